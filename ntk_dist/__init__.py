@@ -1,0 +1,41 @@
+"""Exact kernel regression with infinitely wide neural networks, from a laptop to a cluster.
+
+::
+
+    from ntk_dist import NTKClassifier, stax
+
+    net = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
+    model = NTKClassifier(net).fit(X, y)
+
+Public names are loaded when first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ntk_dist._version import __version__
+
+if TYPE_CHECKING:
+    from ntk_dist import stax
+    from ntk_dist.model import NTKClassifier, NTKRegressor
+
+__all__ = ["NTKClassifier", "NTKRegressor", "__version__", "stax"]
+
+_HOMES = {
+    "NTKClassifier": "ntk_dist.model",
+    "NTKRegressor": "ntk_dist.model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "stax":
+        return importlib.import_module("ntk_dist.stax")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'ntk_dist' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

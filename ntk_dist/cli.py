@@ -1,0 +1,198 @@
+"""The command line.
+
+Exit codes: 0 done, 2 bad input, 3 did not converge (the model is kept and the report says how
+far), 4 engine or store unreachable, 130 interrupted (run the same command again to go on), 1 a
+defect of ours. With ``--json`` the result, or the error, is one JSON object on standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import tempfile
+import traceback
+import uuid
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+
+from ntk_dist._version import __version__
+from ntk_dist.errors import InvalidInputError, NTKDistError
+from ntk_dist.settings import get_settings
+
+__all__ = ["main"]
+
+OK, DEFECT, BAD_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 1, 2, 3, 130
+
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+on_executor = click.option(
+    "--executor", metavar="WHO", help="local, dask, dask://HOST:PORT, ray or ray://HOST:PORT."
+)
+
+
+def main() -> NoReturn:
+    """Entry point of the ``ntk-dist`` command."""
+    arguments = sys.argv[1:]
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        logging.basicConfig(level=get_settings().log_level.upper(), format="%(levelname)s %(message)s")
+        code = cli.main(arguments, prog_name="ntk-dist", standalone_mode=False)
+    except click.ClickException as error:
+        _fail("usage", error.format_message(), BAD_INPUT, "--json" in arguments)
+    except (KeyboardInterrupt, click.Abort):
+        message = "interrupted; finished blocks are kept: run the same command again to go on"
+        _fail("interrupted", message, INTERRUPTED, "--json" in arguments)
+    except NTKDistError as error:
+        _fail(error.code, str(error), error.exit_code, "--json" in arguments)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: never a traceback on screen
+        _fail("defect", _explain_defect(error), DEFECT, "--json" in arguments)
+    sys.exit(code or OK)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """A polite kill is an interruption, so that workers are stopped and temporary files go."""
+    raise KeyboardInterrupt
+
+
+def _fail(code: str, message: str, exit_code: int, as_json: bool) -> NoReturn:
+    if as_json:
+        click.echo(json.dumps({"error": {"code": code, "message": message}}))
+    else:
+        click.echo(f"error: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def _explain_defect(error: Exception) -> str:
+    """One line for the screen, with the place of the traceback."""
+    path = Path(tempfile.gettempdir()) / f"ntk-dist-{uuid.uuid4().hex[:8]}.log"
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return f"unexpected {type(error).__name__}; this is a defect of ntk_dist, details in {path}"
+
+
+def _show(result: dict[str, Any], text: str, as_json: bool) -> None:
+    click.echo(json.dumps(result) if as_json else text)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ntk-dist")
+def cli() -> None:
+    """Exact kernel regression with infinitely wide neural networks."""
+
+
+@cli.command()
+@click.argument("job", type=click.Path(dir_okay=False))
+@on_executor
+@click.option("--workspace", metavar="DIR", help="Instead of the job file's.")
+@as_json
+def fit(job: str, executor: str | None, workspace: str | None, as_json: bool) -> int:
+    """Fit the model of a job file and publish it in the workspace.
+
+    Run it again after an interruption: finished blocks are found and used.
+    """
+    from ntk_dist.jobs.progress import ProgressDisplay
+    from ntk_dist.jobs.runner import run_job
+
+    spec = _job(job, executor=executor, workspace=workspace)
+    with ProgressDisplay(Console(stderr=True)) as display:
+        result = run_job(spec, on_event=display)
+    score = f"\nscore on the test data: {result.score:.4f}" if result.score is not None else ""
+    text = f"{result.report}{score}\nmodel {result.name} version {result.version}: {result.model}"
+    _show(result.to_dict(), text, as_json)
+    return OK if result.report.solve.status.is_success else NOT_CONVERGED
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("inputs", metavar="INPUT")
+@click.option("-o", "--output", required=True, metavar="OUT", help=".npy, .npz, .csv or .parquet")
+@click.option("--scores", is_flag=True, help="Class values instead of labels.")
+@on_executor
+@as_json
+def predict(
+    model: str, inputs: str, output: str, scores: bool, executor: str | None, as_json: bool
+) -> int:
+    """Predict INPUT (PATH, or PATH:array) with the MODEL in a folder."""
+    from ntk_dist.jobs.progress import ProgressDisplay
+    from ntk_dist.model import NTKClassifier
+    from ntk_dist.model.artifact import find_model, load_model
+    from ntk_dist.store.inputs import read_array, write_array
+
+    fitted = load_model(find_model(model), executor=executor or "local")
+    x = read_array(inputs)
+    with ProgressDisplay(Console(stderr=True)) as display:
+        if not scores:
+            y = fitted.predict(x, on_event=display)
+        elif isinstance(fitted, NTKClassifier):
+            y = fitted.decision_function(x, on_event=display)
+        else:
+            raise InvalidInputError("--scores: expected a classifier, got a regressor")
+    write_array(output, y)
+    _show({"output": output, "shape": list(y.shape)}, f"{len(y)} predictions in {output}", as_json)
+    return OK
+
+
+@cli.command()
+@click.argument("job", type=click.Path(dir_okay=False))
+@click.option("--plan", is_flag=True, help="Say what there is to do, and do nothing.")
+@on_executor
+@click.option("--workspace", metavar="DIR", help="Instead of the job file's.")
+@as_json
+def gram(
+    job: str, plan: bool, executor: str | None, workspace: str | None, as_json: bool
+) -> int:
+    """Compute the Gram matrix of a job file, or only plan it."""
+    from ntk_dist.jobs.describe import describe_gram, describe_plan
+    from ntk_dist.jobs.progress import ProgressDisplay
+    from ntk_dist.jobs.runner import compute_job_gram, plan_job
+
+    spec = _job(job, executor=executor, workspace=workspace)
+    if plan:
+        planned = plan_job(spec)
+        _show(planned.to_dict(), describe_plan(planned), as_json)
+        return OK
+    with ProgressDisplay(Console(stderr=True)) as display:
+        report = compute_job_gram(spec, on_event=display)
+    _show(*describe_gram(report), as_json)
+    return OK
+
+
+@cli.command()
+@click.argument("path")
+@as_json
+def info(path: str, as_json: bool) -> int:
+    """Say what a job file, architecture, model, Gram matrix, workspace or data file is."""
+    from ntk_dist.jobs.describe import describe_path
+
+    _show(*describe_path(path), as_json)
+    return OK
+
+
+@cli.command()
+@as_json
+def doctor(as_json: bool) -> int:
+    """Say which devices, executors and libraries were found, and what is missing."""
+    from ntk_dist.jobs.doctor import examine
+
+    _show(*examine(), as_json)
+    return OK
+
+
+@cli.command()
+@click.option("--out", default="demo", metavar="DIR", help="Where the picture and workspace go.")
+def demo(out: str) -> int:
+    """Fit handwritten digits with two infinitely wide networks, and draw the result."""
+    from ntk_dist.jobs.demo import run_demo
+
+    return run_demo(Path(out), Console())
+
+
+def _job(path: str, **overrides: str | None) -> Any:
+    from ntk_dist.jobs.spec import load_job
+
+    spec = load_job(path)
+    return spec.model_copy(update={k: v for k, v in overrides.items() if v is not None})

@@ -1,0 +1,79 @@
+"""Who runs the tasks: threads of this process, Dask workers or Ray workers.
+
+An executor knows nothing of kernels, blocks or stores. It offers two things (:mod:`.base`):
+``map_unordered`` for stateless idempotent tasks, and ``shards`` for objects that live on workers
+and are called many times. One driving loop (:mod:`.drive`) owns the bounded window, the retries
+(:mod:`.retry` decides them from numbers alone), straggler duplicates, events and cancellation, so
+every engine behaves alike; an engine file only says how to submit, wait and cancel. Engines are
+imported when they are named, so neither Dask nor Ray is needed by those who do not use it.
+
+Choose ``local`` on one machine, ``dask`` or ``ray`` for several processes on it, and
+``dask://host:port`` or ``ray://host:port`` for a cluster that is already there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ntk_dist.errors import InvalidInputError
+from ntk_dist.executors.base import AbstractExecutor, AbstractShards
+from ntk_dist.executors.retry import RetryPolicy
+
+__all__ = ["AbstractExecutor", "AbstractShards", "RetryPolicy", "make_executor"]
+
+_CHOICES = (
+    "'local', 'local:THREADS', 'dask', 'dask:WORKERS', 'dask://HOST:PORT', 'tcp://HOST:PORT', "
+    "'tls://HOST:PORT', 'ray', 'ray:WORKERS', 'ray://HOST:PORT'"
+)
+_ADDRESS = re.compile(r"(dask|tcp|tls|ray)://.+:\d+")
+_COUNTED = re.compile(r"(local|dask|ray)(?::([1-9]\d*))?")
+
+
+def make_executor(
+    spec: str | AbstractExecutor, *, env: Mapping[str, str] | None = None
+) -> AbstractExecutor:
+    """The executor that ``spec`` names; an executor object is returned as it is.
+
+    Parameters
+    ----------
+    spec
+        ``"local"`` or ``"local:4"`` (threads of this process); ``"dask"``, ``"dask:3"``, ``"ray"``
+        or ``"ray:3"`` (that many worker processes on this machine, stopped by ``close``);
+        ``"dask://host:port"``, ``"tcp://..."``, ``"tls://..."`` or ``"ray://host:port"`` (a cluster
+        that is already running, left running by ``close``).
+    env
+        Environment variables for the worker processes this call starts.
+
+    Raises
+    ------
+    InvalidInputError
+        ``spec`` is none of these.
+    MissingDependencyError
+        The engine's library is not installed.
+    ExecutorUnreachableError
+        Nothing answers at the address.
+    """
+    if isinstance(spec, AbstractExecutor):
+        return spec
+    address, counted = _ADDRESS.fullmatch(spec), _COUNTED.fullmatch(spec)
+    if address is None and counted is None:
+        raise InvalidInputError(f"executor: expected one of {_CHOICES}, got {spec!r}")
+    place: dict[str, Any]
+    if address is not None:
+        engine, place = address[1], {"address": spec}
+    else:
+        assert counted is not None
+        engine, place = counted[1], {"n_workers": int(counted[2]) if counted[2] else None}
+    if engine == "local":
+        from ntk_dist.executors.local import LocalExecutor
+
+        return LocalExecutor(place["n_workers"])
+    if engine == "ray":
+        from ntk_dist.executors.ray import RayExecutor
+
+        return RayExecutor(**place, env=env)
+    from ntk_dist.executors.dask import DaskExecutor
+
+    return DaskExecutor(**place, env=env)

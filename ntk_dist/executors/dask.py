@@ -1,0 +1,355 @@
+"""Tasks on Dask workers: processes of this machine, or a cluster that is already running."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError, MissingDependencyError
+from ntk_dist.events import EventSink, ignore
+from ntk_dist.executors.base import AbstractExecutor, AbstractShards
+from ntk_dist.executors.drive import Handle
+from ntk_dist.executors.outcome import Outcome, attempt_remotely
+from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
+
+try:
+    import cloudpickle
+    import distributed
+    from dask.sizeof import sizeof
+    from distributed.scheduler import KilledWorker
+except ImportError as error:
+    raise MissingDependencyError(
+        "the dask executor needs Dask, which is not installed; "
+        "pip install 'ntk_dist[dask]', or choose executor 'local'"
+    ) from error
+
+from ntk_dist.executors.dask_cluster import start_cluster
+
+__all__ = ["DaskExecutor"]
+
+Assignment = TypeVar("Assignment")
+
+# A scheduler that is there answers in milliseconds; a person waits ten seconds before doubting.
+_CONNECT_S = 8.0
+# A nanny has a new worker process up within about 3 s; a shard waits this long for an empty one
+# before it moves in with another, which would double that worker's memory.
+_RESTART_S = 10.0
+# A cluster with no worker at all may be scaling up.
+_FIRST_WORKER_S = 30.0
+# Above this, arguments travel once per worker instead of once per shard, in bytes.
+_BROADCAST_BYTES = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class _DaskTry:
+    """A future, and the one worker it must run on if it calls a shard."""
+
+    future: Any
+    worker: str | None = None
+
+
+class DaskExecutor(AbstractExecutor):
+    """Dask workers.
+
+    Parameters
+    ----------
+    address
+        ``dask://host:port``, ``tcp://host:port`` or ``tls://host:port`` of a running scheduler
+        (certificates come from Dask's own configuration). None starts workers on this machine.
+    n_workers
+        Worker processes to start, one thread each; by default one per CPU or GPU. Only without
+        ``address``.
+    env
+        More environment variables for the workers started here.
+
+    Raises
+    ------
+    ExecutorUnreachableError
+        Nothing answers at ``address`` within about ten seconds, or it has no workers.
+    """
+
+    name = "dask"
+    shares_memory = False
+
+    def __init__(
+        self,
+        address: str | None = None,
+        n_workers: int | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        if address is not None and n_workers is not None:
+            raise InvalidInputError(
+                f"n_workers: expected none with an address (the cluster at {address} has its own "
+                f"workers), got {n_workers}"
+            )
+        self._closed = False
+        self._cluster: Any = None if address else start_cluster(n_workers, env or {})
+        self._address: str = address or self._cluster.scheduler_address
+        self._client = self._connect()
+        self._keys = (f"ntk_dist-{uuid.uuid4().hex}-{k}" for k in itertools.count())
+        self._finished = threading.Condition()
+        self._threads_seen: dict[str, int] = {}
+        self._expected = 0
+        """Workers there are when none is being restarted: the most seen, or what came back."""
+        try:
+            self._workers()
+        except ExecutorUnreachableError:
+            self.close()
+            raise
+
+    def _connect(self) -> Any:
+        address = self._address.replace("dask://", "tcp://", 1)
+        try:
+            return distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
+        except (OSError, TypeError, ValueError) as error:
+            # Dask answers TypeError for tls:// without certificates and ValueError for a bad port.
+            raise ExecutorUnreachableError(
+                f"no Dask scheduler answers at {self._address} within {_CONNECT_S:g} s ({error}); "
+                "check host, port and certificates, or use executor 'dask' to start workers here"
+            ) from error
+
+    @property
+    def n_workers(self) -> int:
+        """Worker processes; one that is just being restarted counts."""
+        self._workers()
+        return self._expected
+
+    @property
+    def n_slots(self) -> int:
+        """Threads of all workers, as last seen."""
+        return sum(self._threads_seen.values())
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` has been called."""
+        return self._closed
+
+    def shards(
+        self,
+        factory: Callable[[Assignment], Any],
+        assignments: Sequence[Assignment],
+        *,
+        retry: RetryPolicy = DEFAULT_RETRY,
+        on_event: EventSink = ignore,
+    ) -> AbstractShards:
+        """Objects in a registry of each worker process, called by tasks pinned to that worker."""
+        self._require_open()
+        return _DaskShards(self, factory, assignments, retry, on_event)
+
+    def close(self) -> None:
+        """Disconnect, and stop the workers started here."""
+        if self._closed:
+            return
+        self._closed = True
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def _workers(self) -> dict[str, int]:
+        """Addresses of the workers alive now, with their threads; waits for a first one."""
+        deadline = time.monotonic() + _FIRST_WORKER_S
+        while not (workers := self._alive()):
+            if time.monotonic() > deadline:
+                raise ExecutorUnreachableError(
+                    f"the Dask scheduler at {self._address} had no worker for "
+                    f"{_FIRST_WORKER_S:g} s; start some, or use executor 'dask'"
+                )
+            time.sleep(0.1)
+        return workers
+
+    def _alive(self) -> dict[str, int]:
+        try:
+            self._threads_seen = dict(self._client.nthreads())
+        except (OSError, RuntimeError, TypeError) as error:
+            raise self._disconnected() from error
+        self._expected = max(self._expected, len(self._threads_seen))
+        return self._threads_seen
+
+    def _disconnected(self) -> ExecutorUnreachableError:
+        return ExecutorUnreachableError(
+            f"the Dask scheduler at {self._address} no longer answers; finished work is kept: "
+            "run again when it is back"
+        )
+
+    def _ship(self, task: Callable[..., Any]) -> bytes:
+        self._workers()  # the window follows a cluster that has grown or shrunk
+        pickled: bytes = cloudpickle.dumps(task)
+        return pickled
+
+    def _submit(self, shipped: Any, item: Any) -> Handle:
+        return self._send(None, _run_task, shipped, item)
+
+    def _send(self, worker: str | None, function: Callable[..., Outcome], *args: Any) -> _DaskTry:
+        pinned = {} if worker is None else {"workers": [worker], "allow_other_workers": False}
+        try:
+            future = self._client.submit(
+                function, *args, key=next(self._keys), pure=False, **pinned
+            )
+        except (OSError, RuntimeError) as error:
+            raise self._disconnected() from error
+        future.add_done_callback(self._notify)
+        return _DaskTry(future, worker)
+
+    def _notify(self, future: Any) -> None:
+        with self._finished:
+            self._finished.notify_all()
+
+    def wait(self, handles: Sequence[Handle], timeout_s: float) -> Collection[Handle]:
+        """Those that are done, and those pinned to a worker that is gone."""
+        with self._finished:
+            done = [h for h in handles if h.future.done()]
+            if not done:
+                self._finished.wait(timeout_s)
+                done = [h for h in handles if h.future.done()]
+        if done or all(h.worker is None for h in handles):
+            return done
+        return [h for h in handles if self._is_lost(h, self._alive())]
+
+    def _is_lost(self, handle: _DaskTry, alive: Mapping[str, int]) -> bool:
+        return handle.worker is not None and handle.worker not in alive
+
+    def outcome(self, handle: Handle) -> Outcome:
+        """What the worker sent, or the loss of the worker as a ConnectionResetError."""
+        one: _DaskTry = handle
+        where = one.worker or "a Dask worker"
+        try:
+            while True:
+                if not one.future.done() and self._is_lost(one, self._alive()):
+                    return Outcome.failed(ConnectionResetError("its worker is gone"), where)
+                try:
+                    outcome: Outcome = one.future.result(timeout=2.0)
+                except TimeoutError:
+                    # The result may have gone with its worker after it was announced.
+                    continue
+                return outcome
+        except KilledWorker as error:
+            # Dask has already tried it on several workers, all of which died.
+            return Outcome(error=error, retryable=False, where=where)
+        except (asyncio.CancelledError, concurrent.futures.CancelledError):
+            if self._client.status != "running":
+                return Outcome.failed(self._disconnected(), where)
+            return Outcome.failed(ConnectionResetError("its worker is gone"), where)
+        except Exception as error:
+            return Outcome.failed(error, where)
+
+    def cancel(self, handles: Sequence[Handle], *, by_force: bool) -> None:
+        """Take queued tries back; by force, restart the worker processes that run one."""
+        if self._client.status != "running" or not handles:
+            return
+        hanging: list[str] = []
+        if by_force:
+            keys = {h.future.key for h in handles}
+            processing = self._client.processing()
+            hanging = [worker for worker, running in processing.items() if keys & set(running)]
+        self._client.cancel([h.future for h in handles])
+        if hanging:
+            self._client.restart_workers(hanging, timeout=_RESTART_S, raise_for_error=False)
+
+
+class _DaskShards(AbstractShards):
+    """Where each shard lives, and how to build it."""
+
+    def __init__(
+        self,
+        executor: DaskExecutor,
+        factory: Callable[[Assignment], Any],
+        assignments: Sequence[Assignment],
+        retry: RetryPolicy,
+        on_event: EventSink,
+    ) -> None:
+        super().__init__(executor, len(assignments), retry, on_event)
+        self._dask = executor
+        self._id = uuid.uuid4().hex
+        self._recipes = [cloudpickle.dumps((factory, one)) for one in assignments]
+        self._homes: dict[int, str] = {}
+
+    def _pack(self, args: tuple[Any, ...]) -> Any:
+        """Large arguments as one object that every worker has, small ones as they are."""
+        if sizeof(args) < _BROADCAST_BYTES:
+            return args
+        homes = sorted(set(self._homes.values()) & set(self._dask._alive()))
+        # Before the first call no shard has a home; then any worker may need them.
+        return self._dask._client.scatter(args, workers=homes or None, broadcast=True, hash=False)
+
+    def _submit(
+        self, index: int, method: str, packed: Any, args: tuple[Any, ...], *, fresh: bool
+    ) -> Handle:
+        # The recipe may hold thousands of block indices: it travels only when it is needed.
+        recipe = None
+        if fresh or index not in self._homes:
+            recipe = self._recipes[index]
+            self._homes[index] = self._find_home(index)
+        # A broadcast copy may have gone with the worker that is being replaced.
+        sent = args if fresh else packed
+        return self._dask._send(
+            self._homes[index], _call_shard, (self._id, index), recipe, method, sent
+        )
+
+    def _find_home(self, index: int) -> str:
+        """The shard's own worker if it is alive, else the emptiest one."""
+        deadline = time.monotonic() + _RESTART_S
+        before = self._homes.pop(index, None)
+        while True:
+            alive = self._dask._workers()
+            if before in alive:
+                return str(before)
+            load = Counter(self._homes.values())
+            home = min(sorted(alive), key=lambda worker: load[worker])
+            if load[home] < -(-len(self) // self._dask._expected):
+                return home
+            if time.monotonic() > deadline:
+                # The lost worker does not come back: wait for it once, not once per shard.
+                self._dask._expected = len(alive)
+            time.sleep(0.1)
+
+    def _free(self) -> None:
+        if self._homes and not self._dask.closed:
+            homes = sorted(set(self._homes.values()) & set(self._dask._alive()))
+            self._dask._client.run(_drop_shards, self._id, workers=homes, on_error="ignore")
+
+
+# Below: what runs inside a worker process.
+
+_SHARDS: dict[tuple[str, int], Any] = {}
+
+
+@lru_cache(maxsize=8)
+def _load(pickled: bytes) -> Any:
+    """One task object per worker, however many items it gets."""
+    return cloudpickle.loads(pickled)
+
+
+def _run_task(pickled: bytes, item: Any) -> Outcome:
+    return attempt_remotely(lambda: _load(pickled)(item))
+
+
+def _call_shard(
+    key: tuple[str, int], recipe: bytes | None, method: str, args: tuple[Any, ...]
+) -> Outcome:
+    return attempt_remotely(_answer, key, recipe, method, args)
+
+
+def _answer(key: tuple[str, int], recipe: bytes | None, method: str, args: tuple[Any, ...]) -> Any:
+    if recipe is not None:
+        _SHARDS.pop(key, None)
+        factory, assignment = cloudpickle.loads(recipe)
+        _SHARDS[key] = factory(assignment)
+    elif key not in _SHARDS:
+        # Another process may have come back at the same address.
+        raise ConnectionResetError("the worker process that held this shard is gone")
+    return getattr(_SHARDS[key], method)(*args)
+
+
+def _drop_shards(shards_id: str) -> None:
+    for key in [key for key in _SHARDS if key[0] == shards_id]:
+        del _SHARDS[key]

@@ -1,0 +1,304 @@
+"""Tasks on Ray workers: processes of this machine, or a cluster that is already running."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from ntk_dist.errors import (
+    ExecutorUnreachableError,
+    InvalidInputError,
+    MissingDependencyError,
+)
+from ntk_dist.events import EventSink, ignore
+from ntk_dist.executors.base import AbstractExecutor, AbstractShards
+from ntk_dist.executors.drive import Handle
+from ntk_dist.executors.environment import worker_environment
+from ntk_dist.executors.outcome import Outcome, attempt_remotely
+from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
+from ntk_dist.settings import get_settings
+
+try:
+    import ray
+    from ray import exceptions as ray_errors
+except ImportError as error:
+    raise MissingDependencyError(
+        "the ray executor needs Ray, which is not installed; "
+        "pip install 'ntk_dist[ray]', or choose executor 'local'"
+    ) from error
+
+__all__ = ["RayExecutor"]
+
+Assignment = TypeVar("Assignment")
+
+# Ray itself keeps trying a dead address for more than 60 s; a live one accepts in milliseconds.
+_CONNECT_S = 8.0
+# Shared memory for objects in flight: arguments of a product and results, not Gram blocks. Ray's
+# own default, 30 % of the machine, fails where /dev/shm is small.
+_OBJECT_STORE_BYTES = 512 * 2**20
+
+# What Ray raises when a worker, its node or its objects are gone; all of it is worth another try.
+_LOST = (
+    ray_errors.WorkerCrashedError,
+    ray_errors.ActorDiedError,
+    ray_errors.ActorUnavailableError,
+    ray_errors.ObjectLostError,
+    ray_errors.NodeDiedError,
+    ray_errors.LocalRayletDiedError,
+    ray_errors.OutOfMemoryError,
+    ray_errors.TaskCancelledError,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _RayTry:
+    """A reference to the outcome, and the actor that computes it if it calls a shard."""
+
+    ref: Any
+    actor: Any = None
+
+
+class RayExecutor(AbstractExecutor):
+    """Ray workers.
+
+    Parameters
+    ----------
+    address
+        ``ray://host:port`` (a Ray client server), ``host:port`` (a cluster this machine is part
+        of) or ``auto``. None starts Ray on this machine, unless the process has it already.
+    n_workers
+        Worker processes to use; by default one per CPU or GPU of the cluster.
+    env
+        More environment variables for the workers.
+
+    Raises
+    ------
+    ExecutorUnreachableError
+        Nothing answers at ``address`` within about ten seconds, or it refuses us.
+    """
+
+    name = "ray"
+    shares_memory = False
+
+    def __init__(
+        self,
+        address: str | None = None,
+        n_workers: int | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        if n_workers is not None and n_workers < 1:
+            raise InvalidInputError(f"n_workers: expected at least 1 process, got {n_workers}")
+        self._closed = False
+        self._address = address or "this machine"
+        self._owns_ray = not ray.is_initialized()
+        if self._owns_ray:
+            self._connect(address, n_workers)
+        try:
+            self._prepare(n_workers, env or {})
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, address: str | None, n_workers: int | None) -> None:
+        """Start Ray here, or join the cluster at ``address``."""
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address is None:
+            # "local" in words: without it Ray attaches to whatever cluster last ran here.
+            ray.init(
+                address="local",
+                num_cpus=n_workers or get_settings().threads,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **quiet,
+            )
+            return
+        self._probe(address)
+        try:
+            ray.init(address=address, **({} if "://" in address else quiet))
+        except (OSError, RuntimeError, ValueError, ray_errors.RayError) as error:
+            raise ExecutorUnreachableError(
+                f"the Ray cluster at {address} does not let us in ({error}); check that both "
+                "sides run the same Ray and Python versions and share RAY_AUTH_TOKEN"
+            ) from error
+
+    def _probe(self, address: str) -> None:
+        """Refuse an address at which no one listens, before Ray spends a minute on it."""
+        if address == "auto":
+            return
+        parts = urlsplit(address if "://" in address else f"ray://{address}")
+        try:
+            with socket.create_connection((parts.hostname or "", parts.port or 0), _CONNECT_S):
+                pass
+        except (OSError, ValueError) as error:
+            raise ExecutorUnreachableError(
+                f"no Ray cluster answers at {address} within {_CONNECT_S:g} s ({error}); "
+                "check host and port, or use executor 'ray' to start Ray here"
+            ) from error
+
+    def _prepare(self, n_workers: int | None, env: Mapping[str, str]) -> None:
+        """Divide the cluster: how many workers, and what each may use."""
+        resources = ray.cluster_resources()
+        cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+        self._n_workers = n_workers or gpus or max(1, cpus)
+        per_node = max(1, cpus // max(1, len(ray.nodes())))
+        here = min(self._n_workers, per_node)
+        threads = get_settings().threads if self._owns_ray else per_node
+        # Ray deals devices itself (CUDA_VISIBLE_DEVICES); a task and a shard share one by halves.
+        self._gpu_share = min(1.0, int(1e4 * gpus / self._n_workers) / 1e4) / 2
+        variables = worker_environment(here, threads, extra=env)
+        if gpus:
+            variables.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * self._gpu_share:.3f}")
+        runtime_env = {"env_vars": variables}
+        self._run_task = ray.remote(_run_task).options(
+            num_cpus=1, num_gpus=self._gpu_share, max_retries=0, runtime_env=runtime_env
+        )
+        # An actor that held a CPU for its whole life would leave none for tasks.
+        self._new_actor = ray.remote(_ShardActor).options(
+            num_cpus=0,
+            num_gpus=self._gpu_share,
+            max_restarts=0,
+            scheduling_strategy="SPREAD",
+            runtime_env=runtime_env,
+        )
+
+    @property
+    def n_workers(self) -> int:
+        """Worker processes this executor uses."""
+        return self._n_workers
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` has been called."""
+        return self._closed
+
+    def shards(
+        self,
+        factory: Callable[[Assignment], Any],
+        assignments: Sequence[Assignment],
+        *,
+        retry: RetryPolicy = DEFAULT_RETRY,
+        on_event: EventSink = ignore,
+    ) -> AbstractShards:
+        """One actor per assignment."""
+        self._require_open()
+        return _RayShards(self, factory, assignments, retry, on_event)
+
+    def close(self) -> None:
+        """Stop the Ray started here, or leave the cluster; a Ray that was there before stays."""
+        if not self._closed:
+            self._closed = True
+            if self._owns_ray:
+                ray.shutdown()
+
+    def _ship(self, task: Callable[..., Any]) -> Any:
+        return ray.put(task)
+
+    def _submit(self, shipped: Any, item: Any) -> Handle:
+        return _RayTry(self._run_task.remote(shipped, item))
+
+    def wait(self, handles: Sequence[Handle], timeout_s: float) -> Collection[Handle]:
+        """Those whose outcome, or whose loss, is known."""
+        by_ref = {h.ref: h for h in handles}
+        ready, _ = ray.wait(list(by_ref), num_returns=1, timeout=timeout_s, fetch_local=False)
+        if ready:
+            ready, _ = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0, fetch_local=False)
+        return [by_ref[ref] for ref in ready]
+
+    def outcome(self, handle: Handle) -> Outcome:
+        """What the worker sent, or the loss of the worker as a ConnectionResetError."""
+        one: _RayTry = handle
+        try:
+            outcome: Outcome = ray.get(one.ref)
+        except _LOST as error:
+            lost = ConnectionResetError(f"its worker is gone ({_first_line(error)})")
+            return Outcome.failed(lost, "a Ray worker")
+        except ray_errors.RayTaskError as error:
+            # Our code around the task catches everything, so this is what could not travel: a
+            # result or an argument that does not pickle.
+            return Outcome.failed(error.cause or error, "a Ray worker")
+        except ray_errors.RayError as error:
+            return Outcome.failed(error, "a Ray worker")
+        return outcome
+
+    def cancel(self, handles: Sequence[Handle], *, by_force: bool) -> None:
+        """Interrupt these tries; by force, end the worker process that hangs on one."""
+        if self._closed:
+            return
+        for handle in handles:
+            if handle.actor is None:
+                ray.cancel(handle.ref, force=by_force)
+            elif by_force:
+                ray.kill(handle.actor)
+
+
+class _RayShards(AbstractShards):
+    """One actor per shard; a lost one is replaced, wherever Ray finds room."""
+
+    def __init__(
+        self,
+        executor: RayExecutor,
+        factory: Callable[[Assignment], Any],
+        assignments: Sequence[Assignment],
+        retry: RetryPolicy,
+        on_event: EventSink,
+    ) -> None:
+        super().__init__(executor, len(assignments), retry, on_event)
+        self._ray = executor
+        self._factory = ray.put(factory)
+        self._assignments = list(assignments)
+        self._actors: dict[int, Any] = {}
+
+    def _pack(self, args: tuple[Any, ...]) -> Any:
+        """References into shared memory: each node receives an argument once."""
+        return tuple(map(ray.put, args))
+
+    def _submit(
+        self, index: int, method: str, packed: Any, args: tuple[Any, ...], *, fresh: bool
+    ) -> Handle:
+        if fresh:
+            ray.kill(self._actors.pop(index))
+        if index not in self._actors:
+            new = self._ray._new_actor.remote(self._factory, self._assignments[index])
+            self._actors[index] = new
+        actor = self._actors[index]
+        return _RayTry(actor.call.remote(method, *packed), actor)
+
+    def _free(self) -> None:
+        actors, self._actors = self._actors, {}
+        if not self._ray.closed:
+            for actor in actors.values():
+                ray.kill(actor)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(itertools.chain(str(error).splitlines(), [type(error).__name__]))
+
+
+# Below: what runs inside a worker process.
+
+
+def _run_task(task: Callable[[Any], Any], item: Any) -> Outcome:
+    return attempt_remotely(task, item)
+
+
+class _ShardActor:
+    """A worker process that holds one shard, built by the first call."""
+
+    def __init__(self, factory: Callable[[Any], Any], assignment: Any) -> None:
+        self._recipe = (factory, assignment)
+        self._shard: Any = None
+
+    def call(self, method: str, *args: Any) -> Outcome:
+        return attempt_remotely(self._answer, method, args)
+
+    def _answer(self, method: str, args: tuple[Any, ...]) -> Any:
+        if self._shard is None:
+            factory, assignment = self._recipe
+            self._shard = factory(assignment)
+        return getattr(self._shard, method)(*args)

@@ -1,0 +1,12 @@
+"""How the big matrix is cut: no files, no cluster.
+
+:mod:`~ntk_dist.gram.grid` is integers only: which rows and columns a block covers.
+:mod:`~ntk_dist.gram.plan` says what is missing, projects bytes and flops, and refuses work that
+cannot fit before any of it starts. :mod:`~ntk_dist.gram.block` computes one block on this device,
+in sub-batches that respect a memory budget.
+"""
+
+from ntk_dist.gram.grid import BlockGrid, BlockIndex
+from ntk_dist.gram.plan import GramPlan, default_block_rows, plan_gram
+
+__all__ = ["BlockGrid", "BlockIndex", "GramPlan", "default_block_rows", "plan_gram"]

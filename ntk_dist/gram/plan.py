@@ -1,0 +1,207 @@
+"""What a Gram matrix will cost, and whether to start at all.
+
+Everything here is arithmetic on sizes: no file is opened and no worker asked, so the same plan can
+be printed for a cluster that does not exist yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ntk_dist.errors import DiskBudgetError, MemoryBudgetError
+from ntk_dist.gram.grid import BlockGrid, BlockIndex
+
+__all__ = [
+    "GramPlan",
+    "assign_blocks",
+    "default_block_rows",
+    "format_bytes",
+    "plan_gram",
+]
+
+MAX_BLOCK_ROWS = 4096
+"""64 MB of float32: large enough that a task's overhead (milliseconds) is lost in its seconds."""
+MIN_BLOCK_ROWS = 32
+MAX_BLOCK_FLOPS = 4e12
+"""About a minute on one slow core, so that a killed worker never loses more than that."""
+
+
+def default_block_rows(n_rows: int, flops_per_pair: float) -> int:
+    """The block side used when nobody names one, in rows.
+
+    It depends on the data and the architecture but never on the workers, so that a run resumed
+    on another cluster finds its own blocks.
+
+    Parameters
+    ----------
+    n_rows
+        Rows of the Gram matrix.
+    flops_per_pair
+        Floating-point operations of one entry.
+    """
+    affordable = math.isqrt(int(MAX_BLOCK_FLOPS / max(flops_per_pair, 1.0)))
+    eighth = max(256, -(-n_rows // 8))
+    return max(1, min(n_rows, max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, eighth, affordable))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GramPlan:
+    """A Gram matrix on paper."""
+
+    grid: BlockGrid
+    missing: tuple[BlockIndex, ...]
+    """Blocks still to compute, in order."""
+    kernels: tuple[str, ...]
+    itemsize: int
+    """Bytes of one entry."""
+    flops_per_pair: float
+    input_bytes: int
+    """Bytes of one input row."""
+    working_bytes: int
+    """Scratch memory one block may use beyond inputs and output, in bytes."""
+
+    @property
+    def block_bytes(self) -> int:
+        """One full block, every kernel, in bytes."""
+        return self.grid.block_rows**2 * self.itemsize * len(self.kernels)
+
+    @property
+    def gram_bytes(self) -> int:
+        """All blocks as stored (ragged edges take a whole chunk), in bytes."""
+        return self.grid.n_blocks * self.block_bytes
+
+    @property
+    def missing_bytes(self) -> int:
+        """Blocks still to store, in bytes."""
+        return len(self.missing) * self.block_bytes
+
+    @property
+    def worker_bytes(self) -> int:
+        """Peak memory of one worker while it computes one block, in bytes.
+
+        Two ranges of inputs, the block, its copy on the way into the store, and scratch.
+        """
+        inputs = 2 * self.grid.block_rows * self.input_bytes
+        return inputs + 2 * self.block_bytes + self.working_bytes
+
+    @property
+    def missing_flops(self) -> float:
+        """Floating-point operations still to do."""
+        entries = 0.0
+        for index in self.missing:
+            rows, cols = self.grid.block_shape(index)
+            half = 0.5 if self.grid.is_diagonal(index) else 1.0
+            entries += half * rows * cols
+        return entries * self.flops_per_pair
+
+    def require_room(
+        self, *, free_bytes: int | None = None, memory_bytes: int | None = None
+    ) -> None:
+        """Refuse, before anything starts, what will not fit.
+
+        Parameters
+        ----------
+        free_bytes
+            Free space of the workspace; None when it has no limit that can be asked.
+        memory_bytes
+            Memory a worker may use; None when unknown.
+
+        Raises
+        ------
+        DiskBudgetError, MemoryBudgetError
+            Names projected and available bytes.
+        """
+        if free_bytes is not None and self.missing_bytes > free_bytes:
+            raise DiskBudgetError(
+                f"the Gram matrix needs {format_bytes(self.missing_bytes)} more in the workspace "
+                f"({len(self.missing)} blocks of {format_bytes(self.block_bytes)}), got "
+                f"{format_bytes(free_bytes)} free: free some space or choose another workspace"
+            )
+        if memory_bytes is not None and self.worker_bytes > memory_bytes:
+            raise MemoryBudgetError(
+                f"one block of {self.grid.block_rows} rows needs {format_bytes(self.worker_bytes)} "
+                f"of memory on a worker, got {format_bytes(memory_bytes)}: choose fewer block_rows"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for ``--json``."""
+        return {
+            "n_rows": self.grid.n_rows,
+            "n_cols": self.grid.n_cols,
+            "block_rows": self.grid.block_rows,
+            "symmetric": self.grid.symmetric,
+            "kernels": list(self.kernels),
+            "n_blocks": self.grid.n_blocks,
+            "n_missing": len(self.missing),
+            "block_bytes": self.block_bytes,
+            "gram_bytes": self.gram_bytes,
+            "missing_bytes": self.missing_bytes,
+            "worker_bytes": self.worker_bytes,
+            "flops_per_pair": self.flops_per_pair,
+            "missing_flops": self.missing_flops,
+        }
+
+
+def plan_gram(
+    grid: BlockGrid,
+    present: Collection[BlockIndex],
+    *,
+    kernels: tuple[str, ...],
+    dtype: str,
+    input_shape: tuple[int, ...],
+    flops_per_pair: float,
+    working_bytes: int,
+) -> GramPlan:
+    """The plan for ``grid`` when the blocks in ``present`` are already stored."""
+    itemsize = np.dtype(dtype).itemsize
+    return GramPlan(
+        grid=grid,
+        missing=tuple(index for index in grid if index not in present),
+        kernels=kernels,
+        itemsize=itemsize,
+        flops_per_pair=flops_per_pair,
+        input_bytes=math.prod(input_shape) * itemsize,
+        working_bytes=working_bytes,
+    )
+
+
+def assign_blocks(grid: BlockGrid, n_shards: int) -> list[tuple[BlockIndex, ...]]:
+    """The blocks of every shard: each block once, entries balanced, no shard empty.
+
+    Largest first onto the lightest shard (Graham 1969, within 4/3 of the best split); off-diagonal
+    blocks serve two products, so they weigh double.
+
+    Parameters
+    ----------
+    grid
+        The cut.
+    n_shards
+        How many shards are wanted; fewer come back when there are fewer blocks.
+    """
+
+    def weight(index: BlockIndex) -> int:
+        rows, cols = grid.block_shape(index)
+        return rows * cols * (1 if grid.is_diagonal(index) else 2)
+
+    count = max(1, min(n_shards, grid.n_blocks))
+    shards: list[list[BlockIndex]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for index in sorted(grid, key=lambda b: (-weight(b), b)):
+        lightest = loads.index(min(loads))
+        shards[lightest].append(index)
+        loads[lightest] += weight(index)
+    return [tuple(sorted(shard)) for shard in shards]
+
+
+def format_bytes(n_bytes: float) -> str:
+    """``n_bytes`` for people, in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(n_bytes) < 1024:
+            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.1f} PiB"

@@ -1,0 +1,9 @@
+"""The user's unit of work: a job file in, a fitted model in the workspace out.
+
+:mod:`~ntk_dist.jobs.spec` is the one definition of a job file; :mod:`~ntk_dist.jobs.runner` runs
+one; :mod:`~ntk_dist.jobs.progress` turns its events into a bar on a terminal or lines in a log.
+"""
+
+from ntk_dist.jobs.spec import JobSpec, load_job
+
+__all__ = ["JobSpec", "load_job"]

@@ -1,0 +1,143 @@
+"""Paths, plans and reports in words, with the same facts as plain records beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ntk_dist.errors import NTKDistError, UnreadableDataError
+from ntk_dist.gram.plan import GramPlan, format_bytes
+from ntk_dist.jobs.runner import job_network
+from ntk_dist.jobs.spec import load_job
+from ntk_dist.model import FitReport, GramReport
+from ntk_dist.model.artifact import read_record
+from ntk_dist.model.load import find_model
+from ntk_dist.stax import from_json
+from ntk_dist.store.inputs import read_array
+from ntk_dist.store.workspace import Workspace, is_workspace
+from ntk_dist.store.zarr import ZarrBlockStore, is_gram
+
+__all__ = ["describe_gram", "describe_path", "describe_plan"]
+
+Description = tuple[dict[str, Any], str]
+"""Plain types for JSON, and the same for people."""
+
+
+def describe_plan(plan: GramPlan) -> str:
+    """A plan as a short table."""
+    grid = plan.grid
+    rows = [
+        ("Gram", f"{grid.n_rows:,} x {grid.n_cols:,} {', '.join(plan.kernels)}"),
+        (
+            "blocks",
+            f"{grid.n_blocks:,} of {grid.block_rows} rows, {format_bytes(plan.block_bytes)} each",
+        ),
+        ("missing", f"{len(plan.missing):,} blocks, {format_bytes(plan.missing_bytes)}"),
+        ("stored in all", format_bytes(plan.gram_bytes)),
+        ("memory of a worker", format_bytes(plan.worker_bytes)),
+        ("flops to do", f"{plan.missing_flops:.2e} ({plan.flops_per_pair:.2e} per entry)"),
+    ]
+    return "\n".join(f"{name:<20}{value}" for name, value in rows)
+
+
+def describe_gram(report: GramReport) -> Description:
+    """What computing a Gram matrix came to."""
+    record = {
+        "key": report.key,
+        "block_rows": report.block_rows,
+        "n_blocks": report.n_blocks,
+        "n_computed": report.n_computed,
+        "n_bytes": report.n_bytes,
+    }
+    text = (
+        f"Gram {report.key}: {report.n_blocks} blocks of {report.block_rows} rows, "
+        f"{format_bytes(report.n_bytes)}; {report.n_computed} computed now, "
+        f"{report.n_blocks - report.n_computed} were there"
+    )
+    return record, text
+
+
+def describe_path(path: str) -> Description:
+    """What ``path`` is: job file, architecture, model, Gram matrix, workspace or data.
+
+    Raises
+    ------
+    UnreadableDataError
+        Nothing known here is at ``path``.
+    """
+    place = Path(path)
+    if place.suffix in {".yaml", ".yml"}:
+        return _job(place)
+    if place.suffix == ".json":
+        return _architecture(place)
+    if is_gram(place):
+        return _gram(place)
+    if is_workspace(place):
+        return _workspace(place)
+    try:
+        model = find_model(place)
+    except NTKDistError:
+        return _data(path)
+    return _model(model)
+
+
+def _job(path: Path) -> Description:
+    job = load_job(path)
+    network = job_network(job)
+    record = {"kind": "job", **job.model_dump(), "fingerprint": network.fingerprint}
+    text = (
+        f"job {job.name}: {job.task} on {job.data.x} with {job.executor}\n"
+        f"architecture {network.fingerprint}: {network!r}\n"
+        f"kernel {job.kernel}, {job.gram.dtype}, ridge {job.solver.ridge:g}, "
+        f"tol {job.solver.tol:g}\nworkspace {job.workspace}"
+    )
+    return record, text
+
+
+def _architecture(path: Path) -> Description:
+    network = from_json(path.read_text(encoding="utf-8"))
+    record = {"kind": "architecture", "fingerprint": network.fingerprint, "repr": repr(network)}
+    return record, f"architecture {network.fingerprint}: {network!r}"
+
+
+def _model(folder: Path) -> Description:
+    record = read_record(folder)
+    report = FitReport.from_dict(record["report"])
+    rows = f"{report.n_rows} rows of shape {tuple(record['input_shape'])}"
+    text = f"{record['estimator']} fitted on {rows}\n{report}"
+    return {"kind": "model", "folder": str(folder), **record}, text
+
+
+def _gram(folder: Path) -> Description:
+    store = ZarrBlockStore.open(folder)
+    manifest, present = store.manifest, store.present()
+    record = {"kind": "gram", **manifest.to_dict(), "n_present": len(present)}
+    text = (
+        f"Gram {manifest.key}: {manifest.n_rows:,} x {manifest.n_cols:,} {manifest.dtype}, "
+        f"{', '.join(manifest.kernels)}, {len(present)} of {manifest.grid.n_blocks} blocks of "
+        f"{manifest.block_rows} rows"
+    )
+    return record, text
+
+
+def _workspace(folder: Path) -> Description:
+    workspace = Workspace(folder)
+    models = workspace.models()
+    grams = [_gram(gram) for gram in workspace.grams()]
+    lines = [f"workspace {folder}"]
+    lines += [f"  model {name}: versions {', '.join(map(str, v))}" for name, v in models.items()]
+    lines += [f"  {text}" for _, text in grams]
+    record = {
+        "kind": "workspace",
+        "models": {name: list(versions) for name, versions in models.items()},
+        "grams": [record for record, _ in grams],
+    }
+    return record, "\n".join(lines)
+
+
+def _data(path: str) -> Description:
+    array = read_array(path)
+    if array.size == 0:
+        raise UnreadableDataError(f"{path}: expected some data, got shape {array.shape}")
+    record = {"kind": "data", "shape": list(array.shape), "dtype": str(array.dtype)}
+    return record, f"data {path}: shape {array.shape}, {array.dtype}"

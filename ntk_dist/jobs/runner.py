@@ -1,0 +1,129 @@
+"""Run one job: read, fit, score, publish."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ntk_dist.errors import ArchitectureError
+from ntk_dist.events import EventSink, ignore
+from ntk_dist.gram.plan import GramPlan
+from ntk_dist.jobs.spec import JobSpec
+from ntk_dist.model import FitReport, GramReport, NTKClassifier, NTKRegressor
+from ntk_dist.model.artifact import write_artifact
+from ntk_dist.stax import Network, from_json
+from ntk_dist.store.inputs import read_array
+from ntk_dist.store.workspace import Workspace
+
+__all__ = ["JobResult", "compute_job_gram", "job_estimator", "job_network", "plan_job", "run_job"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """What a finished job leaves behind."""
+
+    name: str
+    version: int
+    model: Path
+    """Folder of the published model."""
+    report: FitReport
+    score: float | None
+    """Accuracy or R^2 on the job's test data, if it names any."""
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "model": str(self.model),
+            "status": self.report.status,
+            "score": self.score,
+            "seconds": self.seconds,
+            "report": self.report.to_dict(),
+        }
+
+
+def run_job(job: JobSpec, on_event: EventSink = ignore) -> JobResult:
+    """Fit the job's model and publish it in the workspace as the next version of its name.
+
+    Blocks that an earlier run of the same job left in the workspace are used, not recomputed. A
+    model that missed its tolerance is published too; its report says so.
+
+    Raises
+    ------
+    NTKDistError
+        As :meth:`NTKClassifier.fit` and :func:`read_array` do.
+    """
+    start = time.perf_counter()
+    model = job_estimator(job)
+    x, y = read_array(job.data.x), read_array(job.data.y)
+    # Read before the work starts: a typo in a file name must not show after hours.
+    held_out = (read_array(job.test.x), read_array(job.test.y)) if job.test else None
+    workspace = Workspace(job.workspace)
+    model.fit(x, y, on_event=on_event)
+    with workspace.new_model(job.name) as draft:
+        write_artifact(draft.folder, model.to_artifact())
+    assert draft.published is not None
+    assert draft.version is not None
+    return JobResult(
+        name=job.name,
+        version=draft.version,
+        model=draft.published,
+        report=model.report_,
+        score=float(model.score(*held_out)) if held_out else None,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def plan_job(job: JobSpec) -> GramPlan:
+    """What the job still has to compute; nothing is started or written."""
+    return job_estimator(job).plan(read_array(job.data.x))
+
+
+def compute_job_gram(job: JobSpec, on_event: EventSink = ignore) -> GramReport:
+    """Compute the job's Gram matrix and stop there."""
+    return job_estimator(job).compute_gram(read_array(job.data.x), on_event=on_event)
+
+
+def job_estimator(job: JobSpec) -> NTKClassifier | NTKRegressor:
+    """The estimator that a job describes, not yet fitted."""
+    estimator = NTKClassifier if job.task == "classification" else NTKRegressor
+    return estimator(
+        job_network(job),
+        kernel=job.kernel,
+        ridge=job.solver.ridge,
+        preprocess=job.preprocess,
+        executor=job.executor,
+        workspace=job.workspace,
+        block_rows=job.gram.block_rows,
+        dtype=job.gram.dtype,
+        tol=job.solver.tol,
+        solver=job.solver.method,
+        preconditioner=job.solver.preconditioner.type,
+        rank=job.solver.preconditioner.rank,
+        max_steps=job.solver.max_steps,
+        random_state=job.solver.seed,
+    )
+
+
+def job_network(job: JobSpec) -> Network:
+    """The job's architecture, from its file or inline.
+
+    Raises
+    ------
+    ArchitectureError
+        The file is missing, or what it holds is no architecture.
+    """
+    given = job.architecture
+    if not isinstance(given, str):
+        return from_json(json.dumps(given))
+    if given.lstrip().startswith("["):
+        return from_json(given)
+    try:
+        return from_json(Path(given).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArchitectureError(f"architecture: expected a JSON file, got {given}: {error}") from error

@@ -1,0 +1,152 @@
+"""The one definition of a job file, and its validation.
+
+Paths inside a job file are relative to the file, so that a job can be run from anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+)
+
+from ntk_dist.errors import JobSpecError
+
+__all__ = ["DataSpec", "GramSpec", "JobSpec", "PreconditionerSpec", "SolverSpec", "load_job"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSpec(_Record):
+    """Where arrays are: ``PATH``, or ``PATH:array`` for one array inside an .npz, table or Zarr group."""
+
+    x: str
+    """Inputs, rows first."""
+    y: str
+    """Targets or labels, one per row (or rows x targets)."""
+
+
+class GramSpec(_Record):
+    """How the Gram matrix is cut and kept."""
+
+    block_rows: PositiveInt | None = None
+    """Side of a block; None chooses from the data and the architecture."""
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+class PreconditionerSpec(_Record):
+    """What speeds the solver up."""
+
+    type: Literal["rpcholesky", "none"] = "rpcholesky"
+    rank: PositiveInt | Literal["auto"] = "auto"
+
+
+class SolverSpec(_Record):
+    """How the linear system is solved."""
+
+    ridge: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    tol: float = Field(default=1e-6, gt=0, lt=1)
+    method: Literal["cg", "direct"] = "cg"
+    max_steps: PositiveInt | None = None
+    seed: int = 0
+    preconditioner: PreconditionerSpec = PreconditionerSpec()
+
+
+def _as_text(value: object) -> object:
+    """YAML reads ``name: 2024`` as a number; names are text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class JobSpec(_Record):
+    """A job: everything needed to fit one model."""
+
+    name: Annotated[
+        str,
+        BeforeValidator(_as_text),
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100),
+    ]
+    """Letters, digits, dot, dash and underscore; the model is published under it."""
+    task: Literal["classification", "regression"]
+    data: DataSpec
+    test: DataSpec | None = None
+    """Held-out data to score the fitted model on."""
+    preprocess: list[str | dict[str, Any]] = []
+    architecture: str | list[Any]
+    """A path to the architecture's JSON, or the JSON itself."""
+    kernel: Literal["ntk", "nngp"] = "ntk"
+    gram: GramSpec = GramSpec()
+    solver: SolverSpec = SolverSpec()
+    executor: str = "local"
+    """``local``, ``dask``, ``dask://HOST:PORT``, ``ray`` or ``ray://HOST:PORT``."""
+    workspace: str = "./ws"
+
+
+def load_job(path: str | Path) -> JobSpec:
+    """The job in a YAML or JSON file, its relative paths resolved against the file's folder.
+
+    Raises
+    ------
+    JobSpecError
+        The file is missing or not YAML, or a key is unknown, missing or of the wrong kind; every
+        problem is named with its place.
+    """
+    path = Path(path)
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobSpecError(f"expected a job file at {path}, got: {error}") from error
+    except yaml.YAMLError as error:
+        raise JobSpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(record, dict):
+        raise JobSpecError(f"{path}: expected a mapping with name, task, data and architecture")
+    try:
+        job = JobSpec.model_validate(record)
+    except ValidationError as error:
+        raise JobSpecError(f"{path}: {_problems(error)}") from error
+    return _resolved(job, path.parent)
+
+
+def _problems(error: ValidationError) -> str:
+    """Every validation problem in one line."""
+    lines = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("list["))
+        kind, given = problem["type"], problem["input"]
+        if kind == "extra_forbidden":
+            lines.append(f"{place}: unknown key")
+        elif kind == "missing":
+            lines.append(f"{place}: missing")
+        else:
+            lines.append(f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {given!r}")
+    return "; ".join(lines)
+
+
+def _resolved(job: JobSpec, folder: Path) -> JobSpec:
+    def resolve(place: str) -> str:
+        return place if re.match(r"[a-z0-9]+://", place) else str(folder / place)
+
+    def resolve_data(data: DataSpec) -> DataSpec:
+        return DataSpec(x=resolve(data.x), y=resolve(data.y))
+
+    architecture = job.architecture
+    if isinstance(architecture, str) and not architecture.lstrip().startswith("["):
+        architecture = resolve(architecture)
+    return job.model_copy(
+        update={
+            "data": resolve_data(job.data),
+            "test": resolve_data(job.test) if job.test else None,
+            "architecture": architecture,
+            "workspace": resolve(job.workspace),
+        }
+    )

@@ -1,0 +1,402 @@
+"""What the regressor and the classifier share: validation, the fit and the decision values."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ntk_dist.errors import (
+    ArchitectureError,
+    ArtifactError,
+    DataShapeError,
+    EmptyDataError,
+    InvalidInputError,
+)
+from ntk_dist.events import EventSink, ignore
+from ntk_dist.executors import AbstractExecutor, make_executor
+from ntk_dist.gram.plan import GramPlan
+from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.model.artifact import Artifact, read_artifact, replace_artifact
+from ntk_dist.model.pipeline import (
+    DualFit,
+    SolveOptions,
+    fit_dual,
+    gram_of_rows,
+    plan_rows,
+    predict_dual,
+)
+from ntk_dist.model.preprocess import Preprocessor
+from ntk_dist.model.report import FitReport, GramReport
+from ntk_dist.settings import get_settings
+from ntk_dist.solver.result import SolveStatus
+from ntk_dist.stax import Network, from_json
+from ntk_dist.store.inputs import check_rows
+from ntk_dist.store.workspace import open_workspace
+
+__all__ = ["AbstractNTKEstimator", "borrowed"]
+
+DTYPES = ("float32", "float64")
+KEPT_PARAMETERS = (
+    "kernel",
+    "ridge",
+    "block_rows",
+    "dtype",
+    "tol",
+    "solver",
+    "preconditioner",
+    "rank",
+    "max_steps",
+    "random_state",
+)
+"""Saved with a model; the rest is saved in a form of its own, or belongs to where the fit ran."""
+
+
+class AbstractNTKEstimator(BaseEstimator):
+    """Ridgeless (or ridge) regression with the kernel of an infinitely wide network.
+
+    Parameters
+    ----------
+    architecture : Network
+        From :mod:`ntk_dist.stax`; its output must have no spatial axes left.
+    kernel : {"ntk", "nngp"}
+        The kernel of the trained network, or of the Gaussian process at initialization.
+    ridge : float
+        Added to the diagonal of the Gram matrix; 0 interpolates (pseudo-inverse).
+    preprocess : sequence of str or dict
+        Steps of :data:`ntk_dist.model.preprocess.STEPS`, fitted on the training rows.
+    executor : str or AbstractExecutor
+        ``"local"``, ``"dask"``, ``"dask://HOST:PORT"``, ``"ray"``, ``"ray://HOST:PORT"``, or an
+        executor object, which stays open for the next call.
+    workspace : str, Path or None
+        Folder that keeps blocks between runs; None keeps everything in memory.
+    block_rows : int or None
+        Side of a Gram block, in rows; None chooses from the data and the architecture.
+    dtype : {"float32", "float64"}
+        Of the Gram matrix. Vectors and sums are float64 either way.
+    tol : float
+        True relative residual to reach, for every target.
+    solver : {"cg", "direct"}
+        Preconditioned conjugate gradients, or a dense factorization for small data.
+    preconditioner : {"rpcholesky", "none"}
+        For ``cg``.
+    rank : int or "auto"
+        Rank of the preconditioner.
+    max_steps : int or None
+        Step limit of ``cg``.
+    random_state : int
+        Seed of the preconditioner's pivots.
+
+    Attributes
+    ----------
+    report_ : FitReport
+        Status, steps, true residuals, Ritz values, bytes and seconds.
+    dual_coef_ : ndarray of shape (n_unique, n_targets)
+        Coefficients of the distinct training rows.
+    n_features_in_ : int
+        Length of the first axis of one input.
+    """
+
+    def __init__(
+        self,
+        architecture: Network | None = None,
+        *,
+        kernel: str = "ntk",
+        ridge: float = 0.0,
+        preprocess: Sequence[str | Mapping[str, Any]] = (),
+        executor: str | AbstractExecutor = "local",
+        workspace: str | Path | None = None,
+        block_rows: int | None = None,
+        dtype: str = "float32",
+        tol: float = 1e-6,
+        solver: str = "cg",
+        preconditioner: str = "rpcholesky",
+        rank: int | str = "auto",
+        max_steps: int | None = None,
+        random_state: int = 0,
+    ) -> None:
+        self.architecture = architecture
+        self.kernel = kernel
+        self.ridge = ridge
+        self.preprocess = preprocess
+        self.executor = executor
+        self.workspace = workspace
+        self.block_rows = block_rows
+        self.dtype = dtype
+        self.tol = tol
+        self.solver = solver
+        self.preconditioner = preconditioner
+        self.rank = rank
+        self.max_steps = max_steps
+        self.random_state = random_state
+
+    @abstractmethod
+    def _encode_targets(self, y: Any, n_rows: int) -> np.ndarray:
+        """Learn the targets' form; returns float64 of shape ``(n_rows, n_targets)``."""
+
+    @abstractmethod
+    def _target_record(self) -> dict[str, Any]:
+        """What was learned of the targets' form, as JSON types."""
+
+    @abstractmethod
+    def _target_arrays(self) -> dict[str, np.ndarray]:
+        """What was learned of the targets' form, as arrays."""
+
+    @abstractmethod
+    def _restore_targets(self, artifact: Artifact) -> None:
+        """The inverse of the two above."""
+
+    def fit(self, X: Any, y: Any, on_event: EventSink = ignore) -> Self:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, *input_shape)
+            Inputs: features, or images with channels last.
+        y : array of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+        on_event : callable
+            Receives :mod:`ntk_dist.events` while the fit runs.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        DataError
+            Rows with NaN or infinity (by index), a wrong rank, labels that do not match.
+        ArchitectureError
+            The architecture does not take inputs of this shape.
+        BudgetError
+            Projected memory or disk use is more than there is; nothing was started.
+        BreakdownError
+            The Gram matrix is indefinite or not finite.
+        """
+        options = SolveOptions(
+            ridge=self.ridge,
+            method=self.solver,
+            tol=self.tol,
+            max_steps=self.max_steps,
+            preconditioner=self.preconditioner,
+            rank=self.rank,
+            seed=self.random_state,
+        )
+        kernel, x = self._prepare(X)
+        targets = self._encode_targets(y, len(x))
+        workspace = open_workspace(self.workspace)
+        with borrowed(self.executor, env=workspace.worker_environment()) as executor:
+            self._adopt(
+                fit_dual(
+                    kernel,
+                    x,
+                    targets,
+                    options=options,
+                    block_rows=self.block_rows,
+                    workspace=workspace,
+                    executor=executor,
+                    settings=get_settings(),
+                    on_event=on_event,
+                )
+            )
+        return self
+
+    def plan(self, X: Any) -> GramPlan:
+        """What :meth:`fit` would have to compute for these inputs; nothing is started or written.
+
+        Raises
+        ------
+        DataError, ArchitectureError
+            As for :meth:`fit`.
+        """
+        kernel, x = self._prepare(X)
+        return plan_rows(
+            kernel, x, block_rows=self.block_rows, location=self.workspace, settings=get_settings()
+        )
+
+    def compute_gram(self, X: Any, on_event: EventSink = ignore) -> GramReport:
+        """Compute the blocks that :meth:`fit` would need and leave them in the workspace.
+
+        Raises
+        ------
+        DataError, ArchitectureError, BudgetError
+            As for :meth:`fit`.
+        """
+        kernel, x = self._prepare(X)
+        workspace = open_workspace(self.workspace)
+        with borrowed(self.executor, env=workspace.worker_environment()) as executor:
+            return gram_of_rows(
+                kernel,
+                x,
+                block_rows=self.block_rows,
+                workspace=workspace,
+                executor=executor,
+                settings=get_settings(),
+                on_event=on_event,
+            )
+
+    def _prepare(self, X: Any) -> tuple[Kernel, np.ndarray]:
+        """The kernel, and the inputs as it will see them; learns the preprocessing."""
+        if self.dtype not in DTYPES:
+            raise InvalidInputError(f"dtype: expected one of {DTYPES}, got {self.dtype!r}")
+        x = self._validated(X, reset=True)
+        kernel = self._make_kernel(x.shape[1:])
+        self.preprocessor_ = Preprocessor.fit(self.preprocess, x)
+        return kernel, self.preprocessor_.transform(x, self.dtype)
+
+    def _decide(self, X: Any, on_event: EventSink) -> np.ndarray:
+        """K(x, X) dual_coef for new inputs, shape ``(n_samples, n_targets)``, float64."""
+        check_is_fitted(self, "dual_coef_")
+        x = self.preprocessor_.transform(self._validated(X, reset=False), self.dtype)
+        kernel = self._make_kernel(x.shape[1:])
+        with borrowed(self.executor) as executor:
+            return predict_dual(
+                kernel,
+                x,
+                self.rows_,
+                self.dual_coef_,
+                executor=executor,
+                settings=get_settings(),
+                on_event=on_event,
+            )
+
+    def _adopt(self, fitted: DualFit) -> None:
+        self.rows_ = fitted.rows
+        self.dual_coef_ = fitted.dual_coef
+        self.report_ = fitted.report
+        if self.report_.solve.status is not SolveStatus.CONVERGED:
+            # To the caller of fit(): two frames up.
+            warnings.warn(self.report_.solve.text, ConvergenceWarning, stacklevel=3)
+
+    def _make_kernel(self, input_shape: tuple[int, ...]) -> Kernel:
+        if not isinstance(self.architecture, Network):
+            raise ArchitectureError(
+                "architecture: expected a network built with ntk_dist.stax, got "
+                f"{type(self.architecture).__name__}"
+            )
+        kernel = Kernel(self.architecture.layer, (self.kernel,), self.dtype)
+        kernel.check(input_shape)
+        return kernel
+
+    def _validated(self, X: Any, *, reset: bool) -> np.ndarray:
+        """``X`` as a numeric array with at least one row, every entry finite."""
+        try:
+            x: np.ndarray = validate_data(
+                self, X, reset=reset, allow_nd=True, dtype="numeric", ensure_all_finite=False
+            )
+        except ValueError as error:
+            kind = EmptyDataError if 0 in np.shape(X) else DataShapeError
+            raise kind(str(error)) from error
+        check_rows(x, "X")
+        return x
+
+    def save(self, path: str | Path) -> None:
+        """Keep the fitted model in the folder ``path``, replacing a model that is there.
+
+        The executor and the workspace stay behind: they belong to where the fit ran.
+
+        Raises
+        ------
+        ArtifactError
+            Something that is no model is at ``path``.
+        StoreFullError, StoreUnreachableError
+            The folder cannot be written.
+        """
+        replace_artifact(path, self.to_artifact())
+
+    @classmethod
+    def load(cls, path: str | Path, *, executor: str | AbstractExecutor = "local") -> Self:
+        """The model that :meth:`save` kept at ``path``, ready to predict.
+
+        Raises
+        ------
+        ArtifactError
+            There is no model, it is damaged, or it is of another kind.
+        """
+        artifact = read_artifact(path)
+        if artifact.record["estimator"] != cls.__name__:
+            raise ArtifactError(
+                f"expected a {cls.__name__} at {path}, got a {artifact.record['estimator']}"
+            )
+        return cls.from_artifact(artifact, executor=executor)
+
+    def to_artifact(self) -> Artifact:
+        """The fitted model as plain records and arrays."""
+        check_is_fitted(self, "dual_coef_")
+        parameters = self.get_params(deep=False)
+        arrays = {
+            f"preprocess.{position}.{name}": values
+            for position, state in enumerate(self.preprocessor_.states)
+            for name, values in state.items()
+        }
+        record = {
+            "estimator": type(self).__name__,
+            "architecture": json.loads(self.architecture.to_json()),
+            "parameters": {name: parameters[name] for name in KEPT_PARAMETERS},
+            "preprocess": list(self.preprocessor_.steps),
+            "input_shape": list(self.preprocessor_.input_shape),
+            "n_features_in": self.n_features_in_,
+            "report": self.report_.to_dict(),
+            **self._target_record(),
+        }
+        if hasattr(self, "feature_names_in_"):
+            arrays["feature_names_in"] = self.feature_names_in_.astype(str)
+        return Artifact(record, {**arrays, **self._target_arrays()}, self.rows_, self.dual_coef_)
+
+    @classmethod
+    def from_artifact(
+        cls, artifact: Artifact, *, executor: str | AbstractExecutor = "local"
+    ) -> Self:
+        """The inverse of :meth:`to_artifact`."""
+        record, arrays = artifact.record, artifact.arrays
+        model = cls(
+            from_json(json.dumps(record["architecture"])),
+            preprocess=record["preprocess"],
+            executor=executor,
+            **record["parameters"],
+        )
+        steps = tuple(record["preprocess"])
+        states = tuple(
+            {
+                name.removeprefix(f"preprocess.{position}."): values
+                for name, values in arrays.items()
+                if name.startswith(f"preprocess.{position}.")
+            }
+            for position in range(len(steps))
+        )
+        model.preprocessor_ = Preprocessor(steps, states, tuple(record["input_shape"]))
+        model.n_features_in_ = record["n_features_in"]
+        if "feature_names_in" in arrays:
+            model.feature_names_in_ = arrays["feature_names_in"].astype(object)
+        model.rows_ = artifact.rows
+        model.dual_coef_ = artifact.dual_coef
+        model.report_ = FitReport.from_dict(record["report"])
+        model._restore_targets(artifact)
+        return model
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
+
+@contextmanager
+def borrowed(
+    spec: str | AbstractExecutor, env: Mapping[str, str] | None = None
+) -> Iterator[AbstractExecutor]:
+    """The executor ``spec`` names, closed afterwards only if it was made here."""
+    executor = make_executor(spec, env=env)
+    try:
+        yield executor
+    finally:
+        if executor is not spec:
+            executor.close()

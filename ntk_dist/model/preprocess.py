@@ -1,0 +1,199 @@
+"""What is done to inputs before the kernel sees them, fitted on training rows and kept with the model.
+
+A step is a pair of pure functions: ``fit(x, **options)`` returns the arrays it learned,
+``apply(x, state)`` transforms rows with them, one chunk at a time and in float64.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ntk_dist.errors import DataShapeError, InvalidInputError
+
+__all__ = ["STEPS", "Preprocessor", "Step", "normalize_steps"]
+
+CHUNK_BYTES = 64 * 2**20
+"""Rows are converted to float64 this much at a time, so that uint8 images never grow eightfold."""
+
+State = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kind of preprocessing."""
+
+    fit: Callable[..., dict[str, np.ndarray]]
+    apply: Callable[[np.ndarray, State], np.ndarray]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Option names and their defaults."""
+        parameters = list(inspect.signature(self.fit).parameters.values())[1:]
+        return {p.name: p.default for p in parameters}
+
+
+def _chunks(x: np.ndarray) -> Iterator[slice]:
+    rows = max(1, CHUNK_BYTES // max(1, 8 * x[:1].size))
+    for start in range(0, len(x), rows):
+        yield slice(start, min(start + rows, len(x)))
+
+
+def _moments(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over ``axes``, in two passes of float64 chunks."""
+    count = np.prod([x.shape[a] for a in axes])
+    mean = sum(x[c].sum(axis=axes, dtype=np.float64) for c in _chunks(x)) / count
+    square = sum(((x[c].astype(np.float64) - mean) ** 2).sum(axis=axes) for c in _chunks(x))
+    std = np.sqrt(square / count)
+    # A constant feature has a deviation of rounding size; dividing by it would amplify noise.
+    constant = std <= 10 * np.finfo(np.float64).eps * np.abs(mean)
+    return mean, np.where(constant, 1.0, std)
+
+
+def _fit_standardize(x: np.ndarray) -> dict[str, np.ndarray]:
+    mean, scale = _moments(x, (0,))
+    return {"mean": mean, "scale": scale}
+
+
+def _fit_standardize_channels(x: np.ndarray) -> dict[str, np.ndarray]:
+    mean, scale = _moments(x, tuple(range(x.ndim - 1)))
+    return {"mean": mean, "scale": scale}
+
+
+def _apply_standardize(x: np.ndarray, state: State) -> np.ndarray:
+    return (x - state["mean"]) / state["scale"]
+
+
+def _fit_unit_norm(x: np.ndarray) -> dict[str, np.ndarray]:
+    return {}
+
+
+def _apply_unit_norm(x: np.ndarray, state: State) -> np.ndarray:
+    flat = x.reshape(len(x), -1)
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    return (flat / np.where(norms > 0, norms, 1.0)).reshape(x.shape)
+
+
+def _fit_zca(x: np.ndarray, ridge: float = 0.1) -> dict[str, np.ndarray]:
+    """Whitening W = U (S + ridge mean(S))^(-1/2) U^T of the centred, flattened rows.
+
+    The ridge keeps directions that carry only noise from being blown up (Shankar et al. 2020,
+    "Neural Kernels Without Tangents", section 4).
+    """
+    if not ridge > 0:
+        raise InvalidInputError(f"zca: expected ridge > 0, got {ridge}")
+    features = x[:1].size
+    mean = sum(x[c].reshape(-1, features).sum(axis=0, dtype=np.float64) for c in _chunks(x)) / len(x)
+    covariance = np.zeros((features, features))
+    for c in _chunks(x):
+        centred = x[c].reshape(-1, features) - mean
+        covariance += centred.T @ centred
+    values, vectors = np.linalg.eigh(covariance / len(x))
+    values = np.maximum(values, 0.0)
+    floor = ridge * values.mean() if values.any() else 1.0
+    whiten = (vectors / np.sqrt(values + floor)) @ vectors.T
+    return {"mean": mean, "whiten": whiten}
+
+
+def _apply_zca(x: np.ndarray, state: State) -> np.ndarray:
+    flat = x.reshape(len(x), -1) - state["mean"]
+    return (flat @ state["whiten"]).reshape(x.shape)
+
+
+STEPS: dict[str, Step] = {
+    "standardize": Step(_fit_standardize, _apply_standardize),
+    "standardize_channels": Step(_fit_standardize_channels, _apply_standardize),
+    "unit_norm": Step(_fit_unit_norm, _apply_unit_norm),
+    "zca": Step(_fit_zca, _apply_zca),
+}
+"""Feature-wise and channel-wise standardization, rows of norm one, regularized ZCA whitening."""
+
+
+def normalize_steps(steps: Sequence[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The steps with every option spelled out: ``{"name": ..., option: ...}``.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the unknown step or option, and those there are.
+    """
+    if isinstance(steps, str):
+        raise InvalidInputError(f"preprocess: expected a list of steps, got {steps!r}: [{steps!r}]")
+    normal = []
+    for given in steps:
+        spec = {"name": given} if isinstance(given, str) else dict(given)
+        name = spec.pop("name", None)
+        if name not in STEPS:
+            close = difflib.get_close_matches(str(name), STEPS, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise InvalidInputError(
+                f"preprocess: expected a step among {', '.join(STEPS)}, got {name!r}{hint}"
+            )
+        options = STEPS[name].options
+        if unknown := sorted(set(spec) - set(options)):
+            raise InvalidInputError(
+                f"preprocess: {name} has no option {unknown[0]!r}; it has: "
+                f"{', '.join(options) or 'none'}"
+            )
+        normal.append({"name": name, **options, **spec})
+    return normal
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Fitted steps, applied in order."""
+
+    steps: tuple[dict[str, Any], ...]
+    states: tuple[dict[str, np.ndarray], ...]
+    input_shape: tuple[int, ...]
+    """Shape of one input the steps were fitted on."""
+
+    @classmethod
+    def fit(cls, steps: Sequence[str | Mapping[str, Any]], x: np.ndarray) -> Preprocessor:
+        """Fit the steps on training inputs ``x`` of shape ``(n, *input_shape)``, one after another.
+
+        Raises
+        ------
+        InvalidInputError
+            A step or an option is unknown or out of range.
+        """
+        specs = normalize_steps(steps)
+        states: list[dict[str, np.ndarray]] = []
+        for position, spec in enumerate(specs):
+            step = STEPS[spec["name"]]
+            states.append(step.fit(x, **{k: v for k, v in spec.items() if k != "name"}))
+            if position + 1 < len(specs):
+                x = _apply(x, [spec], states[-1:], "float64")
+        return cls(tuple(specs), tuple(states), x.shape[1:])
+
+    def transform(self, x: np.ndarray, dtype: str) -> np.ndarray:
+        """Inputs ``x`` after all steps, as a new array of ``dtype``.
+
+        Raises
+        ------
+        DataShapeError
+            The inputs are not shaped like those fitted on.
+        """
+        if x.shape[1:] != self.input_shape:
+            raise DataShapeError(
+                f"expected inputs of shape {self.input_shape}, got {x.shape[1:]}: predict on the "
+                "same kind of rows that the model was fitted on"
+            )
+        return _apply(x, self.steps, self.states, dtype)
+
+
+def _apply(
+    x: np.ndarray, steps: Sequence[Mapping[str, Any]], states: Sequence[State], dtype: str
+) -> np.ndarray:
+    out = np.empty(x.shape, dtype)
+    for chunk in _chunks(x):
+        part = x[chunk].astype(np.float64)
+        for spec, state in zip(steps, states, strict=True):
+            part = STEPS[spec["name"]].apply(part, state)
+        out[chunk] = part
+    return out

@@ -1,0 +1,96 @@
+"""What a fit says about itself: how good the answer is and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ntk_dist.gram.plan import format_bytes
+from ntk_dist.solver.result import SolveReport
+
+__all__ = ["FitReport", "GramReport"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GramReport:
+    """What became of the Gram matrix."""
+
+    key: str
+    """Its name in the workspace."""
+    block_rows: int
+    n_blocks: int
+    n_computed: int
+    """Blocks computed by this fit; the others were found in the workspace."""
+    n_bytes: int
+    """All blocks, in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitReport:
+    """Everything worth knowing about a fitted model."""
+
+    solve: SolveReport
+    gram: GramReport
+    n_rows: int
+    """Training rows given."""
+    n_unique: int
+    """Distinct training inputs; repeated ones were merged and their targets averaged."""
+    executor: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall time of each phase."""
+
+    @property
+    def status(self) -> str:
+        """``converged``, or what went wrong."""
+        return self.solve.status.value
+
+    @property
+    def iterations(self) -> int:
+        """Steps the solver took."""
+        return self.solve.steps
+
+    @property
+    def residuals(self) -> tuple[float, ...]:
+        """True relative residual ||y - K a|| / ||y|| of every target, in float64."""
+        return self.solve.residuals
+
+    @property
+    def ritz_smallest(self) -> float | None:
+        """Smallest Ritz value of the system that was iterated; see :class:`SolveReport`."""
+        return self.solve.ritz_smallest
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return {
+            **{k: v for k, v in asdict(self).items() if k != "solve"},
+            "solve": self.solve.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> FitReport:
+        """The inverse of :meth:`to_dict`."""
+        return cls(
+            **{
+                **record,
+                "solve": SolveReport.from_dict(record["solve"]),
+                "gram": GramReport(**record["gram"]),
+            }
+        )
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.status}: {self.solve.text}",
+            f"  {self.iterations} steps, largest true relative residual "
+            f"{max(self.residuals, default=0.0):.1e} (asked for {self.solve.tol:.0e})",
+            f"  Gram {self.gram.key}: {self.gram.n_blocks} blocks of {self.gram.block_rows} rows, "
+            f"{format_bytes(self.gram.n_bytes)}, {self.gram.n_computed} computed now",
+        ]
+        if self.n_unique < self.n_rows:
+            lines.append(
+                f"  {self.n_rows - self.n_unique} of {self.n_rows} rows repeat an earlier input: "
+                "merged, targets averaged (the pseudo-inverse answer)"
+            )
+        lines += [f"  warning: {text}" for text in self.solve.warnings]
+        phases = ", ".join(f"{name} {s:.1f} s" for name, s in self.seconds.items())
+        return "\n".join([*lines, f"  {phases} on {self.executor}"])

@@ -1,0 +1,82 @@
+"""Targets checked and brought into float64 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, column_or_1d
+
+from ntk_dist.errors import LabelError
+
+__all__ = ["encode_classes", "encode_targets"]
+
+
+def encode_targets(y: Any, n_rows: int) -> np.ndarray:
+    """Regression targets as float64, shape ``(n_rows,)`` or ``(n_rows, n_targets)`` as given.
+
+    Raises
+    ------
+    LabelError
+        Not numeric, not finite, or not one per row.
+    """
+    _require(y)
+    try:
+        targets: np.ndarray = check_array(
+            y, ensure_2d=False, dtype=np.float64, input_name="y", estimator="NTKRegressor"
+        )
+    except ValueError as error:
+        raise LabelError(f"targets: {error}") from error
+    if targets.ndim > 2:
+        raise LabelError(f"targets: expected one or two axes, got shape {targets.shape}")
+    _match(targets, n_rows)
+    return targets
+
+
+def encode_classes(y: Any, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct classes, and the targets one-hot minus 1 / n_classes.
+
+    Two classes need one column (their targets are each other's negative); its sign is that of
+    the second class.
+
+    Returns
+    -------
+    classes : (n_classes,)
+    targets : (n_rows, n_classes) or (n_rows, 1)
+
+    Raises
+    ------
+    LabelError
+        Not one label per row, not labels at all, or a single class.
+    """
+    _require(y)
+    try:
+        check_classification_targets(y)
+        labels = column_or_1d(y, warn=True)
+        if labels.dtype.kind == "f":
+            check_array(labels, ensure_2d=False, input_name="y")
+    except ValueError as error:
+        raise LabelError(f"labels: {error}") from error
+    _match(labels, n_rows)
+    classes, codes = np.unique(labels, return_inverse=True)
+    if classes.dtype == object:
+        # Labels from a table: text or numbers after all, and a model keeps nothing else.
+        classes = np.array(classes.tolist())
+    if len(classes) < 2:
+        raise LabelError(f"labels: expected at least two classes, got one class: {classes[0]!r}")
+    targets = np.eye(len(classes))[codes] - 1.0 / len(classes)
+    return classes, targets[:, 1:] if len(classes) == 2 else targets
+
+
+def _require(y: Any) -> None:
+    if y is None:
+        raise LabelError("this estimator requires y to be passed, but the target y is None")
+
+
+def _match(targets: np.ndarray, n_rows: int) -> None:
+    if len(targets) != n_rows:
+        raise LabelError(
+            f"expected one target per row: {n_rows} rows, got {len(targets)} targets "
+            "(inconsistent numbers of samples)"
+        )

@@ -1,0 +1,42 @@
+"""The linear system (K + ridge I) A = Y: operators that never form K, solvers that report truly.
+
+An *operator* multiplies, a *preconditioner* approximates the inverse, a *solver* puts them
+together; each is chosen apart from the others. Take :func:`~ntk_dist.solver.cg.solve_cg` with
+:class:`~ntk_dist.solver.preconditioners.RPCholeskyPreconditioner` when K lives in blocks on
+workers: one product per step, all targets together. Take
+:func:`~ntk_dist.solver.direct.solve_direct` when K fits one machine: it is the reference, and it
+gives the minimum-norm answer when K is singular. Both answer with a
+:class:`~ntk_dist.solver.result.Solution`, whose report is told in true residuals.
+"""
+
+from ntk_dist.solver.cg import solve_cg
+from ntk_dist.solver.direct import solve_direct
+from ntk_dist.solver.operators import (
+    AbstractOperator,
+    DenseOperator,
+    GramShard,
+    RidgedOperator,
+    StoredGramOperator,
+)
+from ntk_dist.solver.preconditioners import (
+    AbstractPreconditioner,
+    IdentityPreconditioner,
+    RPCholeskyPreconditioner,
+)
+from ntk_dist.solver.result import Solution, SolveReport, SolveStatus
+
+__all__ = [
+    "AbstractOperator",
+    "AbstractPreconditioner",
+    "DenseOperator",
+    "GramShard",
+    "IdentityPreconditioner",
+    "RPCholeskyPreconditioner",
+    "RidgedOperator",
+    "Solution",
+    "SolveReport",
+    "SolveStatus",
+    "StoredGramOperator",
+    "solve_cg",
+    "solve_direct",
+]

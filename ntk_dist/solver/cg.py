@@ -1,0 +1,170 @@
+"""Preconditioned conjugate gradients on many right-hand sides that share each pass over the matrix.
+
+Every target runs its own recurrence, so its answer does not depend on its neighbours; what is
+shared is the product, which is what costs. In each pass a target asks for one product column: of
+its search direction (a step), or of its current answer (a check, which gives the true residual). A
+check therefore costs a target one pass and the engine none extra while others still step, and
+targets that are done ask for nothing.
+
+The recurrence's residual drifts from the true one; nothing is called converged before a check.
+When a check finds them apart, the true residual replaces the other and the direction starts afresh,
+which turns the rest into iterative refinement.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ntk_dist.errors import DataShapeError, InvalidInputError
+from ntk_dist.events import EventSink, StepEvent, ignore
+from ntk_dist.solver.columns import as_columns
+from ntk_dist.solver.direct import spectral_cut_off
+from ntk_dist.solver.operators import AbstractOperator, RidgedOperator
+from ntk_dist.solver.preconditioners import AbstractPreconditioner, IdentityPreconditioner
+from ntk_dist.solver.recurrence import CGRules, CGState, advance, start
+from ntk_dist.solver.result import Solution, SolveReport, describe
+
+__all__ = ["solve_cg"]
+
+
+def solve_cg(
+    operator: AbstractOperator,
+    rhs: ArrayLike,
+    preconditioner: AbstractPreconditioner | None = None,
+    *,
+    tol: float = 1e-6,
+    max_steps: int | None = None,
+    check_every: int = 50,
+    patience: int = 300,
+    x0: ArrayLike | None = None,
+    on_step: EventSink = ignore,
+) -> Solution:
+    """The solution of A X = Y to a true relative residual of ``tol`` in every column.
+
+    Parameters
+    ----------
+    operator
+        A: symmetric and positive semidefinite, its ridge included.
+    rhs : (n,) or (n, n_targets)
+        Y.
+    preconditioner
+        None is the identity.
+    tol
+        Bound on ||y - A x|| / ||y|| for each target, the residual recomputed from x.
+    max_steps
+        Steps allowed to each target; None is max(n, 1000).
+    check_every
+        Steps between checks; each costs a target one pass.
+    patience
+        Steps without a better true residual after which a target has stagnated, if they are also
+        half of all its steps.
+    x0 : same shape as rhs
+        Where to start; zero if None.
+    on_step
+        Told of a :class:`~ntk_dist.events.StepEvent` after each pass.
+
+    Returns
+    -------
+    Solution
+        The best answer of each target, by its true residual, whatever the status. The report's
+        Ritz values belong to the preconditioned matrix P^-1 A: its spectrum is at least that wide,
+        and the steps needed grow with the square root of ``condition``. ``rayleigh_smallest``
+        belongs to A itself, ridge included: the smallest eigenvalue is at most that. Both tell how
+        near to singular the solve came; neither proves that nothing smaller exists.
+
+    Raises
+    ------
+    DataShapeError
+        Y or x0 has another number of rows, or they differ in shape.
+    NonFiniteDataError
+        Y or x0 holds NaN or infinity.
+    InvalidInputError
+        A rule is not positive.
+    """
+    started = time.perf_counter()
+    preconditioner = preconditioner or IdentityPreconditioner()
+    rules = _rules(operator, tol, max_steps, check_every, patience)
+    y = as_columns(rhs, operator.n, "right-hand side")
+    # Unit right-hand sides make absolute and relative residuals one number, at any scale of Y.
+    largest = np.max(np.abs(y), axis=0, initial=0.0)
+    norms = largest * np.linalg.norm(y / np.where(largest > 0, largest, 1.0), axis=0)
+    unit = np.where(norms > 0, norms, 1.0)
+    y = y / unit
+    guess = None if x0 is None else as_columns(x0, operator.n, "x0")
+    if guess is not None and guess.shape != y.shape:
+        raise DataShapeError(f"expected x0 of shape {y.shape}, got {guess.shape}")
+    state = start(y, preconditioner, None if guess is None else guess / unit)
+    while state.live.size:
+        with np.errstate(all="ignore"):  # a product that is not finite gets a verdict
+            product = operator.matmat(state.wanted)
+        state = advance(state, product, y, preconditioner, rules)
+        on_step(
+            StepEvent(
+                step=int(state.steps.max()), tol=tol, residuals=tuple(map(float, state.residual))
+            )
+        )
+    x = state.best_x * unit
+    return Solution(
+        x[:, 0] if np.ndim(rhs) == 1 else x,
+        _report(state, operator, preconditioner, rules, time.perf_counter() - started),
+    )
+
+
+def _report(
+    state: CGState,
+    operator: AbstractOperator,
+    preconditioner: AbstractPreconditioner,
+    rules: CGRules,
+    seconds: float,
+) -> SolveReport:
+    status = state.worst
+    steps = int(np.max(state.steps, initial=0))
+    ritz = state.trace.extremes()
+    seen = np.isfinite(state.rayleigh_smallest)
+    warnings = []
+    rounding = spectral_cut_off(operator.n, operator.dtype) * state.norm_largest
+    if seen and state.rayleigh_smallest <= rounding:
+        warnings.append(
+            f"the matrix is singular to the precision of its {operator.dtype} entries (smallest "
+            f"Rayleigh quotient {state.rayleigh_smallest:.1e}, norm at least "
+            f"{state.norm_largest:.1e}): the answer depends on their rounding"
+        )
+    return SolveReport(
+        status=status,
+        text=describe(status, state.best, rules.tol, f"{steps} steps"),
+        method="cg",
+        n=operator.n,
+        steps=steps,
+        products=state.products,
+        residuals=tuple(map(float, state.best)),
+        tol=rules.tol,
+        ritz_smallest=ritz[0] if ritz else None,
+        ritz_largest=ritz[1] if ritz else None,
+        condition=ritz[1] / ritz[0] if ritz and ritz[0] > 0 else None,
+        rayleigh_smallest=float(state.rayleigh_smallest) if seen else None,
+        preconditioner=preconditioner.name,
+        preconditioner_rank=preconditioner.rank,
+        ridge=float(operator.ridge.max()) if isinstance(operator, RidgedOperator) else 0.0,
+        seconds=seconds,
+        warnings=tuple(warnings),
+    )
+
+
+def _rules(
+    operator: AbstractOperator, tol: float, max_steps: int | None, check_every: int, patience: int
+) -> CGRules:
+    rules = CGRules(
+        tol=tol,
+        max_steps=max(operator.n, 1000) if max_steps is None else max_steps,
+        check_every=check_every,
+        patience=patience,
+        precision=float(np.finfo(operator.dtype).eps),
+    )
+    for name in ("tol", "max_steps", "check_every", "patience"):
+        value = getattr(rules, name)
+        if not value > 0:
+            raise InvalidInputError(f"{name}: expected a positive number, got {value}")
+    return rules

@@ -1,0 +1,180 @@
+"""What a solver hands back: an answer, and a report that says how far it can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntk_dist.errors import BreakdownError, NotConvergedError
+
+__all__ = ["Solution", "SolveReport", "SolveStatus"]
+
+
+class SolveStatus(Enum):
+    """How a solve ended; the explanation says what happened and what to try."""
+
+    CONVERGED = "converged"
+    MINIMUM_NORM = "minimum_norm"
+    MAX_STEPS = "max_steps"
+    STAGNATED = "stagnated"
+    INDEFINITE = "indefinite"
+    NON_FINITE = "non_finite"
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the answer is the one that was asked for."""
+        return self in {SolveStatus.CONVERGED, SolveStatus.MINIMUM_NORM}
+
+    @property
+    def is_breakdown(self) -> bool:
+        """Whether the matrix itself, not the effort spent, is at fault."""
+        return self in {SolveStatus.INDEFINITE, SolveStatus.NON_FINITE}
+
+    @property
+    def explanation(self) -> str:
+        """One or two sentences for a person."""
+        return _EXPLANATIONS[self]
+
+
+_EXPLANATIONS = {
+    SolveStatus.CONVERGED: "The true residual of every target met the tolerance.",
+    SolveStatus.MINIMUM_NORM: (
+        "The matrix is singular to the precision of its entries, so this is the least-squares "
+        "answer of minimum norm (the pseudo-inverse)."
+    ),
+    SolveStatus.MAX_STEPS: (
+        "The step limit came before the tolerance. Allow more steps, give the preconditioner a "
+        "higher rank, or loosen the tolerance."
+    ),
+    SolveStatus.STAGNATED: (
+        "The true residual stopped improving above the tolerance: the matrix is singular or nearly "
+        "so, and the targets are not in its range. Collapse repeated inputs, add a ridge, compute "
+        "the blocks in float64, or solve directly for the minimum-norm answer."
+    ),
+    SolveStatus.INDEFINITE: (
+        "A direction has negative curvature beyond rounding, so this is no Gram matrix to the "
+        "precision of its blocks. Compute the blocks in float64, add a ridge, or check the kernel."
+    ),
+    SolveStatus.NON_FINITE: (
+        "A product with the matrix was NaN or infinite. Check the inputs and the blocks for "
+        "values that are not finite or too large."
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolveReport:
+    """The numbers behind an answer; plain types, so that it travels as JSON."""
+
+    status: SolveStatus
+    """The worst over all targets."""
+    text: str
+    """What happened and what to try, with the numbers of this solve."""
+    method: str
+    """``cg`` or ``direct``."""
+    n: int
+    """Rows of the system."""
+    steps: int
+    """Most steps any target took."""
+    products: int
+    """Passes over the Gram matrix, checks included."""
+    residuals: tuple[float, ...]
+    """True relative residual ||y - A x|| / ||y|| of every target, recomputed from x in float64."""
+    tol: float
+    """What the residuals had to meet."""
+    ritz_smallest: float | None = None
+    """Smallest Ritz value of the preconditioned matrix: above its smallest eigenvalue."""
+    ritz_largest: float | None = None
+    """Largest Ritz value of the preconditioned matrix: below its largest eigenvalue."""
+    condition: float | None = None
+    """Their ratio: a lower bound of the preconditioned condition number, which governs the steps.
+    For ``direct`` the condition of the matrix itself (in the 1-norm when Cholesky was used)."""
+    rayleigh_smallest: float | None = None
+    """Smallest p'Ap / p'p seen, without the preconditioner: an upper bound of the smallest
+    eigenvalue of K + ridge itself (the eigenvalue where ``direct`` computed it)."""
+    rank: int | None = None
+    """Eigenvalues kept by ``direct``; None where none had to be judged."""
+    cut_off: float | None = None
+    """Relative to the largest eigenvalue: those at or below count as zero in ``direct``."""
+    preconditioner: str = "identity"
+    preconditioner_rank: int = 0
+    ridge: float = 0.0
+    """Largest ridge on the diagonal, as the caller asked."""
+    jitter: float = 0.0
+    """What was added to the diagonal unasked."""
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Types that JSON knows."""
+        return {
+            **asdict(self),
+            "status": self.status.value,
+            "residuals": list(self.residuals),
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> SolveReport:
+        """The inverse of :meth:`to_dict`."""
+        return cls(
+            **{
+                **record,
+                "status": SolveStatus(record["status"]),
+                "residuals": tuple(record["residuals"]),
+                "warnings": tuple(record["warnings"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The best answer found, finite whatever happened, and the report on it."""
+
+    x: NDArray[np.float64]
+    """Shape ``(n, n_targets)``, or ``(n,)`` when the right-hand side was that."""
+    report: SolveReport
+
+    def raise_for_status(self) -> Solution:
+        """The same solution, if it is one.
+
+        Raises
+        ------
+        NotConvergedError
+            The tolerance was not met; more effort or a ridge may help.
+        BreakdownError
+            The matrix is indefinite or not finite.
+        """
+        if self.report.status.is_success:
+            return self
+        kind = BreakdownError if self.report.status.is_breakdown else NotConvergedError
+        raise kind(self.report.text)
+
+
+def describe(status: SolveStatus, residuals: NDArray[np.float64], tol: float, effort: str) -> str:
+    """The text of a report: the explanation, and where the worst target stands.
+
+    Parameters
+    ----------
+    status
+        How it ended.
+    residuals : (n_targets,)
+        True relative residuals.
+    tol
+        What they had to meet.
+    effort
+        What was spent, such as ``48 steps``.
+    """
+    if not residuals.size:
+        return status.explanation
+    worst = int(np.argmax(residuals))
+    met = int(np.sum(residuals <= tol))
+    return (
+        f"{status.explanation} {met} of {residuals.size} targets at or below {tol:.1e}; the "
+        f"largest relative residual is {residuals[worst]:.1e} (target {worst}) after {effort}."
+    )

@@ -1,0 +1,156 @@
+"""Low-rank approximation of a Gram matrix from a few of its columns.
+
+Accelerated randomly pivoted Cholesky: Epperly, Tropp and Webber, "Embrace rejection: kernel
+matrix approximation by accelerated randomly pivoted Cholesky", arXiv 2410.03969, algorithm 2.1.
+Pivots have the law of the one-at-a-time method (each drawn with probability proportional to the
+diagonal of the residual), but a whole block is proposed at once and thinned by rejection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+
+from ntk_dist.errors import BreakdownError, InvalidInputError
+from ntk_dist.solver.operators import AbstractOperator
+
+__all__ = ["PartialCholesky", "rpcholesky"]
+
+Array = NDArray[np.float64]
+
+LEAST_PROPOSALS = 32
+"""Proposals of a round are what is still missing, but never fewer than this: at the end of a
+factorization most proposals are rejected, and a round costs a pass over the blocks."""
+
+
+@dataclass(frozen=True)
+class PartialCholesky:
+    """K approximated by F F^T, which never exceeds K."""
+
+    factor: Array
+    """F, of shape ``(n, rank)``."""
+    pivots: NDArray[np.intp]
+    """Rows chosen, in order; shape ``(rank,)``."""
+    residual: Array
+    """Diagonal of K - F F^T, of shape ``(n,)``, never negative."""
+    rounds: int
+    """How often the operator was asked for columns."""
+
+    @property
+    def rank(self) -> int:
+        """Columns of the factor; fewer than asked for when K ran out."""
+        return len(self.pivots)
+
+
+def rpcholesky(
+    operator: AbstractOperator, rank: int, generator: np.random.Generator
+) -> PartialCholesky:
+    """A factor F with F F^T close to the operator, from one call of ``columns`` per round.
+
+    Asking for the columns of all proposals, rejected ones too, costs memory for them but only one
+    pass over the blocks per round; the columns of the accepted ones alone would need two.
+    Stops early once the residual trace is at the precision of the operator's entries.
+
+    Parameters
+    ----------
+    operator
+        K, without a ridge.
+    rank
+        Columns wanted, 0 to n.
+    generator
+        Source of the random pivots: the same state gives the same factor.
+
+    Raises
+    ------
+    InvalidInputError
+        The rank is negative or more than n.
+    BreakdownError
+        The diagonal is negative somewhere, or an entry is not finite.
+    """
+    n = operator.n
+    if not 0 <= rank <= n:
+        raise InvalidInputError(
+            f"expected a preconditioner rank from 0 to n = {n}, got {rank}; lower the rank"
+        )
+    original = operator.diagonal()
+    if not np.all(np.isfinite(original)) or np.any(original < 0):
+        culprit = int(np.argmax(~(original >= 0) | np.isinf(original)))
+        raise BreakdownError(
+            f"expected a finite diagonal of at least 0, got {original[culprit]} in row {culprit}; "
+            "this is no Gram matrix: check the inputs and the kernel"
+        )
+    # What is left of an entry below its own rounding is noise, and no pivot.
+    floor = 4 * float(np.finfo(operator.dtype).eps) * original
+    residual = original.copy()
+    factor = np.empty((n, rank))
+    pivots: list[int] = []
+    rounds = 0
+    while len(pivots) < rank and np.any(residual > floor):
+        done = len(pivots)
+        weights = np.where(residual > floor, residual, 0.0)
+        size = max(rank - done, LEAST_PROPOSALS)
+        # With replacement, as the law needs: a proposal turned down once may be drawn again.
+        proposals = generator.choice(n, size=size, p=weights / weights.sum())
+        distinct, position = np.unique(proposals, return_inverse=True)
+        columns = operator.columns(distinct)
+        rounds += 1
+        if not np.all(np.isfinite(columns)):
+            raise BreakdownError(
+                f"expected finite columns of the Gram matrix, got NaN or infinity among rows "
+                f"{distinct.tolist()[:5]}...; check the inputs and the stored blocks"
+            )
+        columns -= factor[:, :done] @ factor[distinct, :done].T
+        block = columns[np.ix_(proposals, position)]
+        kept, lower = _reject(block, floor[proposals], rank - done, generator)
+        if kept.size == 0:
+            # Only when the columns say that nothing was left here: believe them and draw elsewhere.
+            residual[proposals] = np.clip(block.diagonal(), 0.0, floor[proposals])
+            continue
+        chosen = proposals[kept]
+        fresh = solve_triangular(lower, columns[:, position[kept]].T, lower=True).T
+        factor[:, done : done + len(kept)] = fresh
+        pivots.extend(int(p) for p in chosen)
+        residual = np.maximum(residual - np.einsum("ij,ij->i", fresh, fresh), 0.0)
+        residual[chosen] = 0.0
+    return PartialCholesky(
+        np.ascontiguousarray(factor[:, : len(pivots)]), np.array(pivots, np.intp), residual, rounds
+    )
+
+
+def _reject(
+    block: Array, floor: Array, most: int, generator: np.random.Generator
+) -> tuple[NDArray[np.intp], Array]:
+    """Positions kept among the proposals, and the Cholesky factor of the block they make.
+
+    A proposal is kept with probability (what is left of its diagonal entry after those kept
+    before it) / (what there was when it was proposed).
+
+    Parameters
+    ----------
+    block : (m, m)
+        The residual of K at the proposals.
+    floor : (m,)
+        Entries at or below are noise.
+    most
+        Keep at most this many.
+    generator
+        Source of the coin for each proposal.
+    """
+    left = block.copy()
+    proposed = block.diagonal().copy()
+    thresholds = generator.random(len(block)) * proposed
+    lower = np.zeros_like(block)
+    kept: list[int] = []
+    for i in range(len(block)):
+        if len(kept) == most:
+            break
+        if left[i, i] > max(thresholds[i], floor[i]):
+            column = left[i:, i] / np.sqrt(left[i, i])
+            lower[i:, len(kept)] = column
+            left[i:, i:] -= np.outer(column, column)
+            kept.append(i)
+    chosen = np.array(kept, dtype=np.intp)
+    return chosen, lower[chosen, : len(kept)]

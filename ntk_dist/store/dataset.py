@@ -1,0 +1,243 @@
+"""The rows of a data set: kept once, read a range at a time, equal rows found and merged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from ntk_dist.errors import LabelError, UnreadableDataError
+from ntk_dist.store.base import AbstractRows
+from ntk_dist.store.location import (
+    absolute,
+    create_checked_array,
+    open_zarr_store,
+    read_checked,
+    refusals,
+    row_chunks,
+)
+
+__all__ = [
+    "Collapsed",
+    "MemoryRows",
+    "ZarrRows",
+    "average_targets",
+    "collapse",
+    "fingerprint",
+    "row_pieces",
+    "write_rows",
+]
+
+
+class MemoryRows(AbstractRows):
+    """Rows in the memory of this process; pickling it copies them."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        self._x = x.view()
+        self._x.setflags(write=False)
+        self.shape = x.shape
+        self.dtype = x.dtype
+        self.fingerprint = fingerprint(x)
+
+    def read(self, rows: slice) -> np.ndarray:
+        """Inputs ``rows``, as a read-only view."""
+        return self._x[_bounded(rows, len(self))]
+
+
+class ZarrRows(AbstractRows):
+    """Rows in a Zarr array whose chunks carry checksums; pickled as its location.
+
+    Raises
+    ------
+    UnreadableDataError
+        The location holds no rows, or rows that were never finished.
+    StoreUnreachableError
+        The location cannot be opened.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self.location = absolute(location)
+        """Absolute path of the array."""
+        store = open_zarr_store(self.location)
+        with refusals(self.location):
+            try:
+                array = zarr.open_array(store, mode="r")
+            except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+                raise UnreadableDataError(
+                    f"expected stored rows at {self.location}, got {error}; store them again"
+                ) from error
+        # The fingerprint is written last: without it the writer was cut off.
+        stored = dict(array.attrs).get("fingerprint")
+        if not isinstance(stored, str):
+            raise UnreadableDataError(
+                f"the rows at {self.location} were not written to their end; store them again"
+            )
+        self._array = array
+        self.shape = array.shape
+        self.dtype = array.dtype
+        self.fingerprint = stored
+
+    def read(self, rows: slice) -> np.ndarray:
+        """Inputs ``rows``, every chunk's checksum tested.
+
+        Raises
+        ------
+        UnreadableDataError
+            A chunk is missing or damaged.
+        StoreUnreachableError
+            The store did not answer.
+        """
+        what = f"the stored data set {self.location}"
+        return read_checked(self._array, _bounded(rows, len(self)), UnreadableDataError, what)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return ZarrRows, (self.location,)
+
+    def __repr__(self) -> str:
+        return f"ZarrRows({self.location!r})"
+
+
+def write_rows(location: str | Path, x: np.ndarray) -> ZarrRows:
+    """The rows of ``x`` at ``location``; nothing is written when they are there already.
+
+    Several processes may write the same rows at once.
+
+    Raises
+    ------
+    StoreFullError, StoreUnreachableError
+        The location cannot be written; what is there so far is not taken for rows.
+    """
+    x, mark = _native(x), fingerprint(x)
+    store = open_zarr_store(location, create=True)
+    with suppress(UnreadableDataError):  # then they are written, again where need be
+        rows = ZarrRows(location)
+        if rows.fingerprint == mark:
+            # A look at every checksum costs less than the hash above, and what is damaged can
+            # still be mended here: these are the rows.
+            for piece in row_pieces(x):
+                rows.read(piece)
+            return rows
+    chunks = row_chunks(x.shape, x.itemsize)
+    with refusals(location):
+        try:
+            array = create_checked_array(
+                store, name=None, shape=x.shape, chunks=chunks, dtype=x.dtype
+            )
+        except ValueError:  # there is an array already, half-written or with damaged metadata
+            array = create_checked_array(
+                store, name=None, shape=x.shape, chunks=chunks, dtype=x.dtype, overwrite=True
+            )
+        for piece in row_pieces(x):
+            array[piece] = x[piece]
+        array.update_attributes({"fingerprint": mark})
+    return ZarrRows(location)
+
+
+def row_pieces(x: np.ndarray) -> Iterator[slice]:
+    """Ranges of rows of about 16 MiB each, in order."""
+    step = row_chunks(x.shape, x.itemsize)[0]
+    for start in range(0, x.shape[0], step):
+        yield slice(start, min(start + step, x.shape[0]))
+
+
+def fingerprint(x: np.ndarray) -> str:
+    """Thirty-two hexadecimal digits that tell one array from another: shape, dtype and bytes.
+
+    Byte order and memory layout do not count, the sign of a zero does.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{x.shape} {x.dtype.newbyteorder('=').str}".encode())
+    for piece in row_pieces(x):
+        digest.update(np.ascontiguousarray(_native(x[piece])).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Collapsed:
+    """Which rows of a data set are equal."""
+
+    unique: np.ndarray
+    """Index of the first occurrence of every distinct row, ascending, ``(n_unique,)``."""
+    inverse: np.ndarray
+    """Which distinct row every row is, ``(n_rows,)``: ``x == x[unique][inverse]``."""
+    counts: np.ndarray
+    """How often every distinct row occurs, ``(n_unique,)``."""
+
+
+def collapse(x: np.ndarray) -> Collapsed:
+    """The distinct rows of ``x``: equal in every entry, where -0.0 equals 0.0.
+
+    Beyond ``x`` this needs a few integers per row.
+    """
+    return group_equal_rows(x, hash_rows(x))
+
+
+def hash_rows(x: np.ndarray) -> np.ndarray:
+    """One integer per row, ``(n_rows,)``, the same for equal rows."""
+    hashes = np.empty(len(x), np.int64)
+    for piece in row_pieces(x):
+        rows = _without_negative_zeros(x[piece])
+        hashes[piece] = [hash(row.tobytes()) for row in rows]
+    return hashes
+
+
+def group_equal_rows(x: np.ndarray, hashes: np.ndarray) -> Collapsed:
+    """The distinct rows of ``x``, given hashes that may collide but never part equal rows."""
+    n = len(x)
+    first = np.arange(n)
+    """Of every row, the first row that equals it."""
+    order = np.argsort(hashes, kind="stable")
+    new = np.flatnonzero(np.diff(hashes[order], prepend=hashes[order[:1]] - 1))
+    for start, stop in zip(new, [*new[1:], n], strict=True):
+        if stop - start == 1:
+            continue
+        leaders: list[int] = []
+        for row in order[start:stop]:
+            same = next((k for k in leaders if np.array_equal(x[k], x[row])), None)
+            if same is None:
+                leaders.append(int(row))
+            else:
+                first[row] = same
+    unique, inverse, counts = np.unique(first, return_inverse=True, return_counts=True)
+    return Collapsed(unique, inverse, counts)
+
+
+def average_targets(y: np.ndarray, collapsed: Collapsed) -> np.ndarray:
+    r"""Mean target of every distinct row, ``(n_unique,)`` or ``(n_unique, n_targets)``, float64.
+
+    With :math:`K = E K_u E^T`, E the 0/1 matrix that repeats distinct rows,
+    :math:`K^+ y` predicts as :math:`K_u^{-1} E^+ y` does, and :math:`E^+ y` is this mean.
+
+    Raises
+    ------
+    LabelError
+        There is not one target per row.
+    """
+    n = len(collapsed.inverse)
+    if len(y) != n:
+        raise LabelError(f"expected one target for each of {n} rows, got {len(y)}")
+    sums = np.zeros((len(collapsed.unique), *y.shape[1:]), np.float64)
+    np.add.at(sums, collapsed.inverse, y)
+    means: np.ndarray = sums / collapsed.counts.reshape(-1, *[1] * (y.ndim - 1))
+    return means
+
+
+def _bounded(rows: slice, n_rows: int) -> slice:
+    if rows.step not in (None, 1):
+        raise ValueError(f"expected consecutive rows, got {rows}")
+    start, stop, _ = rows.indices(n_rows)
+    return slice(start, stop)
+
+
+def _native(x: np.ndarray) -> np.ndarray:
+    return x.astype(x.dtype.newbyteorder("="), copy=False)
+
+
+def _without_negative_zeros(x: np.ndarray) -> np.ndarray:
+    return x + x.dtype.type(0) if x.dtype.kind in "fc" else x

@@ -1,0 +1,166 @@
+"""Where things are kept: opening Zarr stores, and refusals of the file system in our words.
+
+Everything else in this folder names a place by a string and comes here to open it, so a place of
+another kind (an object store) is one more branch of :func:`open_zarr_store`.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+from zarr.codecs import Crc32cCodec
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from ntk_dist.errors import NTKDistError, StoreError, StoreFullError, StoreUnreachableError
+
+__all__ = [
+    "CHUNK_BYTES",
+    "absolute",
+    "create_checked_array",
+    "open_zarr_store",
+    "read_checked",
+    "refusals",
+    "row_chunks",
+]
+
+CHUNK_BYTES = 16 * 2**20
+"""Aimed-at size of one chunk of rows: large enough to hide the 0.9 ms that a chunk costs."""
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def absolute(location: str | Path) -> str:
+    """The place as every process sees it, whatever folder that process works in.
+
+    Raises
+    ------
+    StoreUnreachableError
+        The place is of a kind that cannot be opened.
+    """
+    text = str(location)
+    scheme, separator, _ = text.partition("://")
+    if separator:
+        raise StoreUnreachableError(
+            f"expected a folder of this machine, got {text!r}: "
+            f"locations that start with {scheme}:// cannot be opened; give a path"
+        )
+    if not text or "\0" in text:
+        raise StoreUnreachableError(f"expected a folder of this machine, got {text!r}; give a path")
+    return str(Path(text).expanduser().absolute())
+
+
+def open_zarr_store(location: str | Path, *, create: bool = False) -> Store:
+    """The Zarr store at ``location``.
+
+    Raises
+    ------
+    StoreUnreachableError
+        The place cannot be opened, or is not there and ``create`` is false.
+    """
+    folder = Path(absolute(location))
+    with refusals(folder):
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+        elif not folder.is_dir():
+            raise StoreUnreachableError(f"expected a folder at {folder}, got none; check the path")
+    return LocalStore(folder)
+
+
+@contextmanager
+def refusals(location: str | Path) -> Iterator[None]:
+    """Raise what the file system refuses in the body as an error of this package."""
+    try:
+        yield
+    except StoreError:
+        raise  # ours are OSErrors too
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _NO_SPACE:
+            raise StoreFullError(
+                f"no space is left for {location} ({reason}); what was finished before is kept: "
+                "free some space and run the same again"
+            ) from error
+        raise StoreUnreachableError(
+            f"expected to read and write {location}, got: {reason}; "
+            "check that the path exists and that this user may write there"
+        ) from error
+
+
+def row_chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Chunk shape that cuts the first axis only, into pieces of about ``CHUNK_BYTES``."""
+    if not shape:
+        return ()
+    row_bytes = max(1, math.prod(shape[1:]) * itemsize)
+    rows = min(max(1, CHUNK_BYTES // row_bytes), max(1, shape[0]))
+    return (rows, *(max(1, n) for n in shape[1:]))
+
+
+def create_checked_array(
+    store: Store,
+    *,
+    name: str | None,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: np.dtype,
+    fill_value: float = 0,
+    overwrite: bool = False,
+) -> zarr.Array[Any]:
+    """A new Zarr array whose every chunk carries a checksum.
+
+    Nothing is compressed: a Gram matrix of floats shrinks by 1.2 to 1.3 at a third of the speed.
+    """
+    return zarr.create_array(
+        store,
+        name=name,
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        fill_value=fill_value,
+        filters=None,
+        compressors=[Crc32cCodec()],
+        overwrite=overwrite,
+        # A chunk that happens to equal the fill value must exist: no file means lost, not zeros.
+        config={"write_empty_chunks": True},
+    )
+
+
+def read_checked(
+    array: zarr.Array[Any], rows: slice | None, damaged: type[NTKDistError], what: str
+) -> np.ndarray:
+    """Rows of an array (None: all of it), every chunk of them present and with a right checksum.
+
+    Raises
+    ------
+    damaged
+        A chunk is missing or fails its checksum; the message begins with ``what``.
+    StoreUnreachableError
+        The store did not answer.
+    """
+    with refusals(what):
+        for key in _chunk_keys(array, rows):
+            # Zarr answers a missing chunk with fill values and says nothing.
+            if not sync((array.store_path / key).exists()):
+                raise damaged(f"{what} is damaged: chunk {key} is missing; write it again")
+        try:
+            return np.asarray(array[...] if rows is None else array[rows])
+        except ValueError as error:
+            raise damaged(f"{what} is damaged ({error}); write it again") from error
+
+
+def _chunk_keys(array: zarr.Array[Any], rows: slice | None) -> Iterator[str]:
+    if 0 in array.shape:
+        return
+    counts = tuple(-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True))
+    for chunk in np.ndindex(counts):
+        first = chunk[0] * array.chunks[0] if chunk else 0
+        if rows is None or (first < rows.stop and first + array.chunks[0] > rows.start):
+            yield array.metadata.encode_chunk_key(chunk)

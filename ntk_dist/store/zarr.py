@@ -1,0 +1,231 @@
+"""Blocks on disk: one Zarr v3 group per Gram matrix, one array per kernel, one chunk per block.
+
+Any tool that reads Zarr can open ``LOCATION/ntk``; entries of blocks that are absent (the lower
+triangle of a symmetric Gram among them) read as NaN there. The group's attributes hold the
+manifest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.errors import ContainsArrayError, ContainsGroupError
+
+from ntk_dist.errors import (
+    BlockCorruptError,
+    BlockNotFoundError,
+    ManifestMismatchError,
+    StoreUnreachableError,
+)
+from ntk_dist.gram.grid import BlockIndex
+from ntk_dist.store.base import AbstractBlockStore
+from ntk_dist.store.location import absolute, create_checked_array, open_zarr_store, refusals
+from ntk_dist.store.manifest import Manifest
+
+__all__ = ["ZarrBlockStore", "is_gram"]
+
+ORPHAN_AGE_S = 3600.0
+"""A partial file this old has no writer any more: a block is written in seconds."""
+
+
+class ZarrBlockStore(AbstractBlockStore):
+    """Blocks as chunks of Zarr arrays, each written whole under a checksum.
+
+    Any number of threads and processes may share one; it is pickled as its location.
+    """
+
+    def __init__(self, location: str, manifest: Manifest, arrays: Mapping[str, zarr.Array[Any]]):
+        self.location = location
+        """Absolute path of the group."""
+        self.manifest = manifest
+        self._arrays = dict(arrays)
+
+    @classmethod
+    def create_or_open(cls, location: str | Path, manifest: Manifest) -> ZarrBlockStore:
+        """The store at ``location``, made now if there is none.
+
+        Several processes may do so at once: the first manifest stays, and the metadata they
+        write for it is the same.
+
+        Raises
+        ------
+        ManifestMismatchError
+            The location holds the blocks of something else.
+        StoreFullError, StoreUnreachableError
+            The location cannot be written.
+        """
+        location = absolute(location)
+        store = open_zarr_store(location, create=True)
+        with _metadata(location):
+            _sweep_orphans(location)
+            # Zarr writes over metadata that it cannot read, and what blocks belong to would be lost.
+            if not sync(store.exists("zarr.json")):
+                with suppress(ContainsGroupError):
+                    zarr.create_group(store, attributes={"manifest": manifest.to_dict()})
+            manifest.require_same(_read_manifest(store, location), location)
+            for kernel in manifest.kernels:
+                with suppress(ContainsArrayError):
+                    create_checked_array(
+                        store,
+                        name=kernel,
+                        shape=(manifest.n_rows, manifest.n_cols),
+                        chunks=_chunks(manifest),
+                        dtype=np.dtype(manifest.dtype),
+                        # Blocks are finite, so NaN can only mean absent.
+                        fill_value=np.nan,
+                    )
+        return cls.open(location)
+
+    @classmethod
+    def open(cls, location: str | Path) -> ZarrBlockStore:
+        """The store at ``location``.
+
+        Raises
+        ------
+        ManifestMismatchError
+            What is there is no Gram matrix of this version.
+        StoreUnreachableError
+            Nothing is there, or its metadata is damaged.
+        """
+        location = absolute(location)
+        store = open_zarr_store(location)
+        manifest = _read_manifest(store, location)
+        arrays = {}
+        for kernel in manifest.kernels:
+            with _metadata(location):
+                array = zarr.open_array(
+                    store, path=kernel, mode="r+", config={"write_empty_chunks": True}
+                )
+            expected = ((manifest.n_rows, manifest.n_cols), _chunks(manifest), manifest.dtype)
+            got = (array.shape, array.chunks, str(array.dtype))
+            if got != expected:
+                raise ManifestMismatchError(
+                    f"kernel {kernel} at {location}: expected shape, blocks and dtype {expected}, "
+                    f"got {got}; remove that folder"
+                )
+            arrays[kernel] = array
+        return cls(location, manifest, arrays)
+
+    def read(self, kernel: str, index: BlockIndex) -> np.ndarray:
+        """One block, its checksum tested; a damaged one is deleted before the error is raised."""
+        self.require_block(index, kernel)
+        with refusals(self.location):
+            try:
+                block = np.asarray(self._arrays[kernel][self._slices(index)])
+            except ValueError as error:
+                self._delete(kernel, index)
+                raise BlockCorruptError(
+                    f"block {index} of kernel {kernel} at {self.location} was damaged ({error}) "
+                    "and has been deleted; compute it again"
+                ) from error
+        # A chunk is there whole or not at all, and what is there is finite: one entry tells.
+        if np.isnan(block[0, 0]):
+            raise BlockNotFoundError(
+                f"block {index} of kernel {kernel} is not at {self.location}; compute it first"
+            )
+        return block
+
+    def write(self, index: BlockIndex, blocks: Mapping[str, np.ndarray]) -> None:
+        """Keep one block of every kernel; each becomes visible whole or not at all."""
+        self.require_writable(index, blocks)
+        with refusals(self.location):
+            for kernel in self.kernels:
+                self._arrays[kernel][self._slices(index)] = blocks[kernel]
+
+    def delete(self, index: BlockIndex) -> None:
+        """Forget one block of every kernel; absent is fine."""
+        with refusals(self.location):
+            for kernel in self.kernels:
+                self._delete(kernel, index)
+
+    def present(self) -> frozenset[BlockIndex]:
+        """Blocks that are there for every kernel: one listing per row of blocks, no look at any."""
+        with refusals(self.location):
+            listed = [sync(_list_chunks(self._arrays[kernel])) for kernel in self.kernels]
+        return frozenset(index for index in frozenset.intersection(*listed) if index in self.grid)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return ZarrBlockStore.open, (self.location,)
+
+    def __repr__(self) -> str:
+        return f"ZarrBlockStore({self.location!r})"
+
+    def _slices(self, index: BlockIndex) -> tuple[slice, slice]:
+        return self.grid.rows(index), self.grid.cols(index)
+
+    def _delete(self, kernel: str, index: BlockIndex) -> None:
+        array = self._arrays[kernel]
+        sync((array.store_path / array.metadata.encode_chunk_key(tuple(index))).delete())
+
+
+def is_gram(location: str | Path) -> bool:
+    """Whether a Gram matrix of this package, damaged or not, is at ``location``."""
+    metadata = Path(location, "zarr.json")
+    try:
+        return b'"manifest"' in metadata.read_bytes()
+    except (OSError, ValueError):
+        return False
+
+
+def _read_manifest(store: Store, location: str) -> Manifest:
+    with _metadata(location):
+        group = zarr.open_group(store, mode="r", use_consolidated=False)
+        record = dict(group.attrs).get("manifest")
+    if not isinstance(record, dict):
+        raise ManifestMismatchError(
+            f"expected a Gram matrix of ntk_dist at {location}, got another Zarr group; "
+            "use another workspace, or remove that folder"
+        )
+    return Manifest.from_dict(record)
+
+
+@contextmanager
+def _metadata(location: str) -> Iterator[None]:
+    with refusals(location):
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise StoreUnreachableError(
+                f"expected a Gram matrix at {location}, got none ({error}); check the path"
+            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreUnreachableError(
+                f"the metadata of the Gram matrix at {location} is damaged ({error}); "
+                "remove that folder and compute it again"
+            ) from error
+
+
+def _sweep_orphans(location: str) -> None:
+    """Remove what writers that were killed left half-written."""
+    newest = time.time() - ORPHAN_AGE_S
+    for partial in Path(location).rglob("*.partial"):
+        with suppress(FileNotFoundError):  # another process sweeps too
+            if partial.stat().st_mtime < newest:
+                partial.unlink()
+
+
+async def _list_chunks(array: zarr.Array[Any]) -> frozenset[BlockIndex]:
+    store, root = array.store_path.store, f"{array.store_path.path}/c"
+    rows = [name async for name in store.list_dir(root) if name.isdigit()]
+
+    async def columns(row: str) -> list[BlockIndex]:
+        names = store.list_dir(f"{root}/{row}")
+        return [BlockIndex(int(row), int(name)) async for name in names if name.isdigit()]
+
+    listed = await asyncio.gather(*map(columns, rows))
+    return frozenset(index for indices in listed for index in indices)
+
+
+def _chunks(manifest: Manifest) -> tuple[int, int]:
+    # Ragged edge blocks are padded by Zarr; a matrix of less than one block needs no padding.
+    side = manifest.block_rows
+    return min(side, manifest.n_rows), min(side, manifest.n_cols)

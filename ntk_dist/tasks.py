@@ -1,0 +1,147 @@
+"""Every function that is shipped to a worker.
+
+A task is a small frozen record that pickles (where the blocks live, not the blocks) and is called
+with its item. Tasks are idempotent: the same item gives the same bytes, whichever worker runs it
+and however often.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ntk_dist.errors import BlockCorruptError, BlockNotFoundError, InvalidInputError
+from ntk_dist.gram.block import compute_block
+from ntk_dist.gram.grid import BlockIndex
+from ntk_dist.kernels.device import device_kind
+from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.gram.shard import GramShard
+from ntk_dist.store.base import AbstractBlockStore, AbstractRows
+
+__all__ = ["BlockRecord", "GramTask", "PredictTask", "RowBatch", "ShardFactory"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """What a worker says about a block it stored."""
+
+    n_bytes: int
+    """Bytes of the block, every kernel."""
+    seconds: float
+    """Time to compute and store it."""
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class GramTask:
+    """Compute one block of a symmetric Gram matrix and store it whole."""
+
+    kernel: Kernel
+    rows: AbstractRows
+    store: AbstractBlockStore
+    max_bytes: int
+    """Working memory of one block, in bytes."""
+
+    def __call__(self, index: BlockIndex) -> BlockRecord:
+        """Block ``index``: computed, stored, and not returned.
+
+        Raises
+        ------
+        InvalidInputError
+            This worker computes on another kind of device than the Gram's other blocks.
+        StoreFullError
+            No space is left for it; every other block is untouched.
+        """
+        start = time.perf_counter()
+        wanted = self.store.manifest.device_kind
+        if device_kind() != wanted:
+            # Bytes repeat on one kind of device only, and a retried block must repeat.
+            raise InvalidInputError(
+                f"expected every worker of this job to compute on {wanted}, got {device_kind()} "
+                f"on {socket.gethostname()}: start all workers on one kind of device"
+            )
+        grid = self.store.grid
+        x1 = self.rows.read(grid.rows(index))
+        x2 = None if grid.is_diagonal(index) else self.rows.read(grid.cols(index))
+        blocks = compute_block(
+            self.kernel, x1, x2, max_bytes=self.max_bytes, pad_rows=grid.block_rows
+        )
+        self.store.write(index, blocks)
+        return BlockRecord(
+            n_bytes=sum(block.nbytes for block in blocks.values()),
+            seconds=time.perf_counter() - start,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+
+
+@dataclass(frozen=True)
+class ShardFactory:
+    """Build, on a worker, the object that owns some blocks and multiplies by them."""
+
+    gram: GramTask
+    kernel: str
+    """Which of the stored kernels: ``ntk`` or ``nngp``."""
+    max_bytes: int
+    """Blocks kept resident, in bytes."""
+
+    def __call__(self, blocks: Sequence[BlockIndex]) -> GramShard:
+        """The shard that owns ``blocks``."""
+        return GramShard(self.read_block, self.gram.store.grid, blocks, self.max_bytes)
+
+    def read_block(self, index: BlockIndex) -> np.ndarray:
+        """Block ``index`` from the store; one that is lost or damaged is computed again."""
+        try:
+            return self.gram.store.read(self.kernel, index)
+        except (BlockCorruptError, BlockNotFoundError) as error:
+            log.warning("recomputing block %s: %s", index, error)
+            self.gram(index)
+            return self.gram.store.read(self.kernel, index)
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Some inputs to predict, with their place among all of them."""
+
+    start: int
+    x: np.ndarray
+    """Shape ``(n, *input_shape)``."""
+
+    def __str__(self) -> str:
+        return f"rows {self.start} to {self.start + len(self.x) - 1}"
+
+
+@dataclass(frozen=True)
+class PredictTask:
+    """Multiply K(x, X) by the dual coefficients, a range of training rows at a time."""
+
+    kernel: Kernel
+    """Evaluates one kernel only."""
+    rows: AbstractRows
+    """Training inputs X."""
+    dual_coef: AbstractRows
+    """Shape ``(n_rows, n_targets)``, float64."""
+    block_rows: int
+    """Training rows per block of K(x, X)."""
+    max_bytes: int
+
+    def __call__(self, batch: RowBatch) -> np.ndarray:
+        """Predictions for ``batch``, shape ``(n, n_targets)``, summed in float64."""
+        (name,) = self.kernel.kernels
+        out = np.zeros((len(batch.x), self.dual_coef.shape[1]))
+        for start in range(0, len(self.rows), self.block_rows):
+            part = slice(start, min(start + self.block_rows, len(self.rows)))
+            block = compute_block(
+                self.kernel, batch.x, self.rows.read(part), max_bytes=self.max_bytes
+            )[name]
+            out += block.astype(np.float64) @ self.dual_coef.read(part)
+        return out

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("distributed")
+
+from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError
+from ntk_dist.executors import make_executor
+from ntk_dist.executors.dask import DaskExecutor
+
+pytestmark = pytest.mark.dask
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[DaskExecutor]:
+    """Two workers, started here."""
+    with DaskExecutor(n_workers=2, env={"JAX_COMPILATION_CACHE_DIR": "/somewhere"}) as executor:
+        yield executor
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def test_workers_get_their_share_of_the_machine(cluster: DaskExecutor) -> None:
+    names = ["NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "JAX_COMPILATION_CACHE_DIR"]
+    seen = dict(cluster.map_unordered(lambda name: os.environ.get(name), names))
+    share = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert [seen[name] for name in names] == [share, share, share, "/somewhere"]
+
+
+def test_a_running_cluster_is_joined_and_left_running(cluster: DaskExecutor) -> None:
+    address = cluster._address.replace("tcp://", "dask://")
+    with make_executor(address) as guest:
+        assert guest.n_workers == 2
+        assert sorted(guest.map_unordered(abs, [-1, -2])) == [(-2, 2), (-1, 1)]
+    assert list(cluster.map_unordered(abs, [-3])) == [(-3, 3)]
+
+
+def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ntk_dist.executors.dask._CONNECT_S", 1.0)
+    address = f"dask://127.0.0.1:{free_port()}"
+    with pytest.raises(ExecutorUnreachableError, match=f"{address} within 1 s .*check host"):
+        make_executor(address)
+
+
+def test_workers_cannot_be_asked_for_at_an_address() -> None:
+    with pytest.raises(InvalidInputError, match="n_workers"):
+        DaskExecutor("tcp://127.0.0.1:1", n_workers=2)
+
+
+def test_a_plain_script_without_a_guard_runs_once_and_leaves_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "plain.py"
+    script.write_text(
+        "import psutil\n"
+        "from ntk_dist.executors import make_executor\n"
+        "print('started')\n"
+        "def double(x):\n    return 2 * x\n"
+        "with make_executor('dask:1') as executor:\n"
+        "    print(list(executor.map_unordered(double, [21])))\n"
+        "print(len(psutil.Process().children(recursive=True)), 'left')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "started\n[(21, 42)]\n0 left\n"
+    assert done.stderr == ""
+
+
+def test_close_ends_every_process() -> None:
+    before = set(psutil.Process().children(recursive=True))
+    executor = DaskExecutor(n_workers=1)
+    assert list(executor.map_unordered(abs, [-1])) == [(-1, 1)]
+    assert set(psutil.Process().children(recursive=True)) - before
+    executor.close()
+    executor.close()
+    assert not set(psutil.Process().children(recursive=True)) - before

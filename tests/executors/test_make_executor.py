@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import pytest
+
+from ntk_dist.errors import ExecutorError, InvalidInputError
+from ntk_dist.executors import make_executor
+
+
+@pytest.mark.parametrize(("spec", "n_workers"), [("local", 1), ("local:3", 3)])
+def test_local_by_name(spec: str, n_workers: int) -> None:
+    with make_executor(spec) as executor:
+        assert (executor.name, executor.n_workers) == ("local", n_workers)
+
+
+def test_an_executor_is_returned_as_it_is_also_from_a_copy() -> None:
+    with make_executor("local") as executor:
+        assert make_executor(executor) is executor
+        assert copy.deepcopy(executor) is executor
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["", "spark", "local:0", "local:-1", "local:x", "dask:0", "ray:", "dask://host", "http://h:1"],
+)
+def test_an_unknown_name_lists_the_choices(spec: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"'local', .*'ray://HOST:PORT', got"):
+        make_executor(spec)
+
+
+def test_a_closed_executor_says_so() -> None:
+    executor = make_executor("local")
+    executor.close()
+    executor.close()
+    with pytest.raises(ExecutorError, match="closed"):
+        executor.map_unordered(abs, [1])
+    with pytest.raises(ExecutorError, match="closed"):
+        executor.shards(abs, [1])
+
+
+def test_no_engine_is_imported_before_it_is_named() -> None:
+    code = (
+        "import sys; from ntk_dist.executors import make_executor; make_executor('local').close(); "
+        "sys.exit(bool({'distributed', 'ray', 'jax'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("engine", "library"), [("dask", "distributed"), ("ray", "ray")])
+def test_a_missing_library_names_the_extra(engine: str, library: str) -> None:
+    code = (
+        "import sys; sys.modules[sys.argv[2]] = None\n"
+        "from ntk_dist.errors import MissingDependencyError\n"
+        "from ntk_dist.executors import make_executor\n"
+        "try:\n    make_executor(sys.argv[1])\n"
+        "except MissingDependencyError as error:\n"
+        "    sys.exit(0 if f\"pip install 'ntk_dist[{sys.argv[1]}]'\" in str(error) else 1)\n"
+        "sys.exit(2)"
+    )
+    command = [sys.executable, "-c", code, engine, library]
+    assert subprocess.run(command, check=False).returncode == 0

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+
+import ray
+
+from ntk_dist.errors import InvalidInputError
+from ntk_dist.executors import make_executor
+from ntk_dist.executors.ray import RayExecutor
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayExecutor]:
+    """Two workers, started here."""
+    # Workers cannot import this file; what it defines travels whole.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with RayExecutor(n_workers=2, env={"JAX_COMPILATION_CACHE_DIR": "/somewhere"}) as executor:
+        yield executor
+    assert not ray.is_initialized()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class EnvironmentReader:
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def read(self) -> dict[str, str | None]:
+        return {name: os.environ.get(name) for name in self.names}
+
+
+@pytest.mark.parametrize("kind", ["task", "shard"])
+def test_workers_get_their_share_of_the_machine(cluster: RayExecutor, kind: str) -> None:
+    names = ["NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "JAX_COMPILATION_CACHE_DIR"]
+    if kind == "task":
+        seen = dict(cluster.map_unordered(lambda name: os.environ.get(name), names))
+    else:
+        with cluster.shards(EnvironmentReader, [names]) as shards:
+            [seen] = shards.call("read")
+    share = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert [seen[name] for name in names] == [share, share, share, "/somewhere"]
+
+
+def test_a_ray_that_was_there_before_is_used_and_left_alone(cluster: RayExecutor) -> None:
+    with make_executor("ray") as guest:
+        assert guest.n_workers == 2
+        assert list(guest.map_unordered(abs, [-1])) == [(-1, 1)]
+    assert list(cluster.map_unordered(abs, [-3])) == [(-3, 3)]
+
+
+def test_no_workers_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="at least 1"):
+        RayExecutor(n_workers=0)
+
+
+def test_no_cluster_at_the_address() -> None:
+    # In a process of its own: here Ray may already be running, and would be used instead.
+    code = (
+        "import sys\n"
+        "from ntk_dist.errors import ExecutorUnreachableError\n"
+        "from ntk_dist.executors import make_executor\n"
+        "try:\n    make_executor(sys.argv[1])\n"
+        "except ExecutorUnreachableError as error:\n    print(error)\n"
+    )
+    address = f"ray://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-c", code, address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith(f"no Ray cluster answers at {address} within 8 s")
+
+
+def test_a_plain_script_runs_once_and_leaves_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "plain.py"
+    script.write_text(
+        "import time\nimport psutil\n"
+        "from ntk_dist.executors import make_executor\n"
+        "print('started')\n"
+        "def double(x):\n    return 2 * x\n"
+        "with make_executor('ray:1') as executor:\n"
+        "    print(list(executor.map_unordered(double, [21])))\n"
+        "    processes = psutil.Process().children(recursive=True)\n"
+        "    assert processes\n"
+        "print(len(psutil.wait_procs(processes, timeout=20)[1]), 'left')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "started\n[(21, 42)]\n0 left\n"

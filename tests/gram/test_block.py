@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from ntk_dist import stax
+from ntk_dist.errors import MemoryBudgetError
+from ntk_dist.gram.block import compute_block
+from ntk_dist.kernels.dispatch import Kernel
+
+FC = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1)).layer
+CONV = stax.serial(
+    stax.Conv(1, (3, 3), padding="SAME"), stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1)
+).layer
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(3)
+    return {
+        "fc": (Kernel(FC, ("nngp", "ntk"), "float64"), rng.normal(size=(21, 5))),
+        "conv": (Kernel(CONV, ("ntk",), "float64"), rng.normal(size=(9, 4, 4, 2))),
+    }
+
+
+@pytest.mark.parametrize("name", ["fc", "conv"])
+@pytest.mark.parametrize("pairs", [1, 7, 30, 10**6])
+def test_sub_batches_give_the_whole_block(problem, name, pairs):
+    kernel, x = problem[name]
+    x2 = x[: len(x) // 2] + 0.5
+    budget = pairs * kernel.bytes_per_pair(x.shape[1:])
+    whole, parts = kernel.block(x, x2), compute_block(kernel, x, x2, max_bytes=budget)
+    assert sorted(parts) == sorted(kernel.kernels)
+    for key in whole:
+        np.testing.assert_allclose(parts[key], whole[key], rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["fc", "conv"])
+@pytest.mark.parametrize("pairs", [5, 40, 10**6])
+def test_a_symmetric_block_is_exactly_symmetric_and_its_diagonal_is_diag(problem, name, pairs):
+    kernel, x = problem[name]
+    budget = pairs * kernel.bytes_per_pair(x.shape[1:])
+    parts = compute_block(kernel, x, max_bytes=budget)
+    whole, diagonal = kernel.block(x), kernel.diag(x)
+    for key, block in parts.items():
+        np.testing.assert_array_equal(block, block.T)
+        np.testing.assert_allclose(np.diag(block), diagonal[key], rtol=1e-14)
+        np.testing.assert_allclose(block, whole[key], rtol=1e-13)
+
+
+def test_padding_to_the_grid_changes_nothing(problem):
+    kernel, x = problem["fc"]
+    loose = compute_block(kernel, x[:6], x[6:15], max_bytes=10**8)["ntk"]
+    padded = compute_block(kernel, x[:6], x[6:15], max_bytes=10**8, pad_rows=16)["ntk"]
+    np.testing.assert_allclose(padded, loose, rtol=1e-14)
+
+
+def test_a_budget_below_one_pair_is_refused(problem):
+    kernel, x = problem["conv"]
+    with pytest.raises(MemoryBudgetError, match="NTK_DIST_BLOCK_MAX_BYTES"):
+        compute_block(kernel, x, max_bytes=1)

@@ -1,0 +1,92 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntk_dist.errors import DiskBudgetError, MemoryBudgetError
+from ntk_dist.gram.grid import BlockGrid, BlockIndex
+from ntk_dist.gram.plan import assign_blocks, default_block_rows, format_bytes, plan_gram
+
+
+def plan(grid, present=(), **overrides):
+    arguments = {
+        "kernels": ("ntk",),
+        "dtype": "float32",
+        "input_shape": (10,),
+        "flops_per_pair": 100.0,
+        "working_bytes": 1000,
+    }
+    return plan_gram(grid, present, **{**arguments, **overrides})
+
+
+def test_what_is_present_is_not_planned():
+    grid = BlockGrid(10, 10, 4, symmetric=True)
+    planned = plan(grid, {BlockIndex(0, 1), BlockIndex(2, 2)})
+    assert len(planned.missing) == 4
+    assert BlockIndex(0, 1) not in planned.missing
+    assert planned.block_bytes == 4 * 4 * 4
+    assert planned.gram_bytes == 6 * planned.block_bytes
+    assert planned.missing_bytes == 4 * planned.block_bytes
+
+
+def test_flops_count_half_of_a_diagonal_block():
+    planned = plan(BlockGrid(10, 10, 5, symmetric=True))
+    assert planned.missing_flops == 100.0 * (25 + 2 * 12.5)
+
+
+def test_both_kernels_double_the_bytes():
+    grid = BlockGrid(10, 10, 5)
+    both = plan(grid, kernels=("nngp", "ntk"))
+    assert both.gram_bytes == 2 * plan(grid).gram_bytes
+
+
+def test_too_little_disk_is_refused_in_words():
+    planned = plan(BlockGrid(4096, 4096, 1024))
+    planned.require_room(free_bytes=2**26, memory_bytes=2**30)
+    with pytest.raises(DiskBudgetError, match=r"64\.0 MiB more .* got 1\.0 MiB free"):
+        planned.require_room(free_bytes=2**20)
+
+
+def test_finished_blocks_need_no_disk():
+    grid = BlockGrid(100, 100, 50)
+    plan(grid, frozenset(grid)).require_room(free_bytes=0)
+
+
+def test_too_little_memory_is_refused_in_words():
+    with pytest.raises(MemoryBudgetError, match="choose fewer block_rows"):
+        plan(BlockGrid(4096, 4096, 1024)).require_room(memory_bytes=2**20)
+
+
+@given(n=st.integers(1, 10**7), flops=st.floats(1, 1e12))
+def test_default_block_rows_are_bounded_and_never_more_than_the_rows(n, flops):
+    rows = default_block_rows(n, flops)
+    assert 1 <= rows <= min(n, 4096)
+    assert rows >= min(n, 32)
+
+
+def test_dear_pairs_get_small_blocks():
+    assert default_block_rows(50_000, 1e3) == 4096
+    assert default_block_rows(50_000, 1.6e8) < 200
+
+
+@given(n=st.integers(1, 60), block_rows=st.integers(1, 20), n_shards=st.integers(1, 9))
+def test_every_block_has_one_owner_and_no_shard_is_idle(n, block_rows, n_shards):
+    grid = BlockGrid(n, n, block_rows, symmetric=True)
+    shards = assign_blocks(grid, n_shards)
+    assert sorted(block for shard in shards for block in shard) == sorted(grid)
+    assert len(shards) == min(n_shards, grid.n_blocks)
+    assert all(shards)
+
+
+def test_shards_are_balanced():
+    grid = BlockGrid(4000, 4000, 250, symmetric=True)
+    loads = [
+        sum(1 if i == j else 2 for i, j in shard) for shard in assign_blocks(grid, 7)
+    ]
+    assert max(loads) - min(loads) <= 2
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"), [(0, "0 B"), (1536, "1.5 KiB"), (5 * 2**30, "5.0 GiB"), (2**50, "1.0 PiB")]
+)
+def test_bytes_for_people(n_bytes, text):
+    assert format_bytes(n_bytes) == text

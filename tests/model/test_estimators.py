@@ -1,0 +1,233 @@
+"""The estimators against plain linear algebra, scikit-learn's rules, and their own promises."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from ntk_dist import NTKClassifier, NTKRegressor, stax
+from ntk_dist.errors import (
+    ArchitectureError,
+    DataShapeError,
+    EmptyDataError,
+    InvalidInputError,
+    LabelError,
+    NonFiniteDataError,
+)
+
+HIDDEN = {"W_std": 2**0.5, "b_std": 0.1}
+FC = stax.serial(stax.Dense(1, **HIDDEN), stax.Relu(), stax.Dense(1, **HIDDEN))
+CONV = stax.serial(
+    stax.Conv(1, (3, 3), padding="SAME", **HIDDEN), stax.Relu(), stax.Flatten(), stax.Dense(1)
+)
+
+
+@parametrize_with_checks([NTKRegressor(FC), NTKClassifier(FC)])
+def test_scikit_learn_rules(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture
+def problem(rng):
+    x = rng.normal(size=(60, 5))
+    return x, np.sin(x @ rng.normal(size=(5, 2))), rng.normal(size=(20, 5))
+
+
+@pytest.mark.parametrize("solver", ["cg", "direct"])
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+@pytest.mark.parametrize("kernel", ["ntk", "nngp"])
+def test_predictions_are_those_of_dense_linear_algebra(problem, solver, ridge, kernel):
+    x, y, new = problem
+    model = NTKRegressor(
+        FC, kernel=kernel, ridge=ridge, solver=solver, dtype="float64", tol=1e-12, block_rows=17
+    ).fit(x, y)
+    gram, cross = FC.kernel_fn(x, None, kernel), FC.kernel_fn(new, x, kernel)
+    expected = cross @ np.linalg.solve(gram + ridge * np.eye(len(x)), y)
+    np.testing.assert_allclose(model.predict(new), expected, atol=1e-9)
+    assert model.report_.status == "converged"
+    assert max(model.report_.residuals) <= 1e-12
+
+
+def test_ridgeless_interpolates(problem):
+    x, y, _ = problem
+    model = NTKRegressor(FC).fit(x, y[:, 0])
+    np.testing.assert_allclose(model.predict(x), y[:, 0], atol=2e-5)
+    assert model.predict(x).shape == (60,)
+
+
+@pytest.mark.parametrize("solver", ["cg", "direct"])
+@pytest.mark.parametrize("ridge", [0.0, 0.2])
+def test_repeated_inputs_with_conflicting_targets_give_the_pseudo_inverse(problem, solver, ridge):
+    x, y, new = problem
+    again = np.array([0, 0, 3, 59, 3, 3])
+    x, y = np.concatenate([x, x[again]]), np.concatenate([y, y[again] + 1.0])
+    model = NTKRegressor(FC, ridge=ridge, solver=solver, dtype="float64", tol=1e-12).fit(x, y)
+    gram, cross = FC.kernel_fn(x), FC.kernel_fn(new, x)
+    inverse = np.linalg.pinv(gram + ridge * np.eye(len(x)), rcond=1e-11, hermitian=True)
+    np.testing.assert_allclose(model.predict(new), cross @ inverse @ y, atol=1e-7)
+    assert (model.report_.n_rows, model.report_.n_unique) == (66, 60)
+    assert "6 of 66 rows repeat" in str(model.report_)
+
+
+def test_images_are_classified():
+    digits = load_digits()
+    x, y = digits.images[:400, ..., None], digits.target[:400]
+    model = NTKClassifier(CONV, preprocess=["standardize_channels"]).fit(x[:300], y[:300])
+    assert model.score(x[300:], y[300:]) > 0.9
+    values = model.decision_function(x[300:])
+    assert values.shape == (100, 10)
+    np.testing.assert_array_equal(model.classes_[values.argmax(axis=1)], model.predict(x[300:]))
+
+
+def test_two_classes_have_one_decision_value(problem):
+    x, y, new = problem
+    labels = np.where(y[:, 0] > 0, "up", "down")
+    model = NTKClassifier(FC).fit(x, labels)
+    assert model.decision_function(new).shape == (20,)
+    np.testing.assert_array_equal(
+        model.predict(new), np.where(model.decision_function(new) > 0, "up", "down")
+    )
+    np.testing.assert_array_equal(model.predict(x), labels)
+
+
+def test_grid_search_and_pipelines_work(problem):
+    x, y, _ = problem
+    pipeline = make_pipeline(StandardScaler(), NTKRegressor(FC))
+    search = GridSearchCV(pipeline, {"ntkregressor__ridge": [1e-3, 10.0]}, cv=3).fit(x, y[:, 0])
+    assert search.best_params_["ntkregressor__ridge"] == 1e-3
+
+
+def test_clones_and_pickles_predict_the_same(problem):
+    x, y, new = problem
+    model = NTKRegressor(FC).fit(x, y)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict(new), model.predict(new))
+    assert clone(model).architecture == FC
+
+
+def test_a_second_fit_computes_no_block_and_gives_the_same_bytes(problem, tmp_path):
+    x, y, new = problem
+    first = NTKRegressor(FC, workspace=tmp_path, block_rows=20).fit(x, y)
+    second = NTKRegressor(FC, workspace=tmp_path, block_rows=20, ridge=0.0).fit(x, y)
+    other_ridge = NTKRegressor(FC, workspace=tmp_path, block_rows=20, ridge=1.0).fit(x, y)
+    assert first.report_.gram.n_computed == first.report_.gram.n_blocks == 6
+    assert second.report_.gram.n_computed == other_ridge.report_.gram.n_computed == 0
+    np.testing.assert_array_equal(first.predict(new), second.predict(new))
+
+
+def test_a_deleted_block_alone_is_computed_again(problem, tmp_path):
+    x, y, new = problem
+    first = NTKRegressor(FC, workspace=tmp_path, block_rows=20).fit(x, y)
+    (chunk,) = tmp_path.glob("grams/*/ntk/c/1/2")
+    chunk.unlink()
+    second = NTKRegressor(FC, workspace=tmp_path, block_rows=20).fit(x, y)
+    assert second.report_.gram.n_computed == 1
+    np.testing.assert_array_equal(first.predict(new), second.predict(new))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip"])
+def test_a_damaged_block_is_found_and_computed_again(problem, tmp_path, damage, caplog):
+    x, y, new = problem
+    first = NTKRegressor(FC, workspace=tmp_path, block_rows=20).fit(x, y)
+    (chunk,) = tmp_path.glob("grams/*/ntk/c/0/1")
+    data = bytearray(chunk.read_bytes())
+    if damage == "flip":
+        data[100] ^= 1
+    chunk.write_bytes(data if damage == "flip" else data[:50])
+    second = NTKRegressor(FC, workspace=tmp_path, block_rows=20).fit(x, y)
+    np.testing.assert_array_equal(first.predict(new), second.predict(new))
+    assert "recomputing block (0, 1)" in caplog.text
+
+
+def test_models_travel_without_their_executor_and_workspace(problem, tmp_path):
+    x, y, new = problem
+    model = NTKRegressor(FC, preprocess=["standardize", "unit_norm"], workspace=tmp_path / "ws")
+    model.fit(x, y)
+    model.save(tmp_path / "model")
+    again = NTKRegressor.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict(new), model.predict(new))
+    assert again.report_ == model.report_
+    assert again.workspace is None
+    model.save(tmp_path / "model")  # replaces itself
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "ws"]
+
+
+def test_labels_come_back_from_disk_as_they_were(problem, tmp_path):
+    x, y, new = problem
+    model = NTKClassifier(FC).fit(x, np.array(["α", "b", "c"])[np.digitize(y[:, 0], [-0.3, 0.3])])
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(
+        NTKClassifier.load(tmp_path / "model").predict(new), model.predict(new)
+    )
+
+
+def test_a_step_limit_warns_and_keeps_the_model(problem):
+    x, y, new = problem
+    model = NTKRegressor(FC, max_steps=2, preconditioner="none", tol=1e-10)
+    with pytest.warns(ConvergenceWarning, match="step limit"):
+        model.fit(x, y)
+    assert model.report_.status == "max_steps"
+    assert np.isfinite(model.predict(new)).all()
+
+
+def test_the_plan_says_what_fit_will_do_and_starts_nothing(problem, tmp_path):
+    x, y, _ = problem
+    model = NTKRegressor(FC, workspace=tmp_path / "ws", block_rows=20)
+    assert len(model.plan(x).missing) == 6
+    assert not (tmp_path / "ws").exists()
+    report = model.compute_gram(x)
+    assert report.n_computed == 6
+    assert len(model.plan(x).missing) == 0
+    assert model.fit(x, y).report_.gram.n_computed == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (lambda x, y: (np.where(np.arange(60)[:, None] == 7, np.nan, x), y), NonFiniteDataError, "7"),
+        (lambda x, y: (x[:0], y[:0]), EmptyDataError, "0 sample"),
+        (lambda x, y: (x[:, 0], y), DataShapeError, "2D"),
+        (lambda x, y: (x, y[:-1]), LabelError, "60 rows, got 59"),
+        (lambda x, y: (x.reshape(60, 5, 1, 1), y), ArchitectureError, "Flatten"),
+    ],
+)
+def test_bad_data_is_refused_in_words(problem, spoil, error, words):
+    x, y, _ = problem
+    with pytest.raises(error, match=words):
+        NTKRegressor(FC).fit(*spoil(x, y))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "words"),
+    [
+        ({"architecture": None}, ArchitectureError, "built with ntk_dist.stax"),
+        ({"kernel": "ntk2"}, InvalidInputError, "ntk"),
+        ({"dtype": "float16"}, InvalidInputError, "float32"),
+        ({"solver": "lu"}, InvalidInputError, "direct"),
+        ({"preconditioner": "magic"}, InvalidInputError, "rpcholesky"),
+        ({"ridge": -1.0}, InvalidInputError, "ridge"),
+        ({"rank": 1000}, InvalidInputError, "rank"),
+        ({"block_rows": 0}, InvalidInputError, "block_rows"),
+        ({"executor": "slurm"}, InvalidInputError, "local"),
+        ({"preprocess": ["whiten"]}, InvalidInputError, "zca"),
+    ],
+)
+def test_bad_parameters_are_refused_in_words(problem, parameters, error, words):
+    x, y, _ = problem
+    with pytest.raises(error, match=words):
+        NTKRegressor(**{"architecture": FC, **parameters}).fit(x, y)
+
+
+def test_nothing_is_warned_about_in_a_good_fit(problem):
+    x, y, _ = problem
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        NTKRegressor(FC).fit(x, y)

@@ -1,0 +1,198 @@
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ntk_dist.errors import LabelError, StoreUnreachableError, UnreadableDataError
+from ntk_dist.store.dataset import (
+    MemoryRows,
+    ZarrRows,
+    average_targets,
+    collapse,
+    fingerprint,
+    group_equal_rows,
+    write_rows,
+)
+
+IMAGES = np.random.default_rng(0).standard_normal((40, 5, 5, 3)).astype(np.float32)
+WIDE = np.random.default_rng(1).integers(0, 255, (5, 2**22), np.uint8)
+"""Twenty MiB: four rows to a chunk of sixteen."""
+
+
+@pytest.fixture(params=["memory", "zarr"])
+def make_rows(request, tmp_path):
+    if request.param == "memory":
+        return MemoryRows
+    return lambda x: write_rows(tmp_path / "rows", x)
+
+
+@pytest.mark.parametrize("x", [IMAGES, WIDE, np.zeros((3, 2))], ids=["images", "wide", "zeros"])
+def test_rows_read_back(make_rows, x):
+    rows = make_rows(x)
+    assert (rows.shape, rows.dtype, len(rows)) == (x.shape, x.dtype, len(x))
+    assert rows.fingerprint == fingerprint(x)
+    for cut in (slice(0, len(x)), slice(2, len(x)), slice(1, 2), slice(None, 2), slice(2, 999)):
+        np.testing.assert_array_equal(rows.read(cut), x[cut])
+
+
+def test_rows_are_read_in_order_only(make_rows):
+    with pytest.raises(ValueError, match="consecutive"):
+        make_rows(IMAGES).read(slice(0, 10, 2))
+
+
+def test_pickled_rows_are_the_same_rows(make_rows):
+    again = pickle.loads(pickle.dumps(make_rows(IMAGES)))
+    np.testing.assert_array_equal(again.read(slice(3, 7)), IMAGES[3:7])
+    assert again.fingerprint == fingerprint(IMAGES)
+
+
+def test_zarr_rows_travel_as_their_location(tmp_path):
+    assert len(pickle.dumps(write_rows(tmp_path / "rows", WIDE))) < 500
+
+
+def test_memory_rows_cannot_be_written_through():
+    with pytest.raises(ValueError, match="read-only"):
+        MemoryRows(IMAGES).read(slice(0, 1))[...] = 0
+
+
+def test_writing_the_same_rows_again_writes_nothing(tmp_path):
+    write_rows(tmp_path, IMAGES)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    write_rows(tmp_path, IMAGES)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_threads_write_the_same_rows_at_once(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        stored = list(pool.map(lambda _: write_rows(tmp_path / "rows", IMAGES), range(4)))
+    for rows in stored:
+        np.testing.assert_array_equal(rows.read(slice(0, 40)), IMAGES)
+
+
+def spoil_missing(chunk: Path) -> None:
+    chunk.unlink()
+
+
+def spoil_bit(chunk: Path) -> None:
+    content = bytearray(chunk.read_bytes())
+    content[1000] ^= 4
+    chunk.write_bytes(content)
+
+
+def spoil_half(chunk: Path) -> None:
+    chunk.write_bytes(chunk.read_bytes()[:500])
+
+
+@pytest.mark.parametrize("spoil", [spoil_missing, spoil_bit, spoil_half])
+def test_damaged_rows_are_found_and_mended_by_writing_again(tmp_path, spoil):
+    rows = write_rows(tmp_path, WIDE)
+    spoil(tmp_path / "c" / "1" / "0")
+    np.testing.assert_array_equal(rows.read(slice(0, 4)), WIDE[:4])
+    with pytest.raises(UnreadableDataError, match=r"stored data set .* is damaged"):
+        rows.read(slice(3, 5))
+    mended = write_rows(tmp_path, WIDE)
+    np.testing.assert_array_equal(mended.read(slice(3, 5)), WIDE[3:5])
+
+
+def test_rows_without_the_mark_of_completion_are_refused_and_written_again(tmp_path):
+    write_rows(tmp_path, IMAGES)
+    metadata = tmp_path / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"fingerprint"', '"other"'))
+    with pytest.raises(UnreadableDataError, match="not written to their end"):
+        ZarrRows(tmp_path)
+    np.testing.assert_array_equal(write_rows(tmp_path, IMAGES).read(slice(0, 9)), IMAGES[:9])
+
+
+def test_damaged_metadata_is_refused_and_written_again(tmp_path):
+    write_rows(tmp_path, IMAGES)
+    metadata = tmp_path / "zarr.json"
+    metadata.write_text(metadata.read_text()[:60])
+    with pytest.raises(UnreadableDataError, match="expected stored rows"):
+        ZarrRows(tmp_path)
+    np.testing.assert_array_equal(write_rows(tmp_path, IMAGES).read(slice(0, 9)), IMAGES[:9])
+
+
+def test_a_folder_that_is_not_there_is_unreachable(tmp_path):
+    with pytest.raises(StoreUnreachableError, match="got none"):
+        ZarrRows(tmp_path / "nowhere")
+
+
+def test_fingerprints_tell_shape_dtype_and_content_apart():
+    x = np.arange(12.0)
+    different = [x.reshape(3, 4), x.reshape(4, 3), x.astype(np.float32).reshape(3, 4)]
+    different.append(x.reshape(3, 4) + np.eye(3, 4))
+    assert len({fingerprint(y) for y in different}) == 4
+    assert all(len(fingerprint(y)) == 32 for y in different)
+
+
+def test_fingerprints_ignore_layout_and_byte_order():
+    x = np.arange(12.0).reshape(3, 4)
+    same = [x, np.asfortranarray(x), x.astype(">f8"), np.repeat(x, 2, axis=1)[:, ::2]]
+    assert {fingerprint(y) for y in same} == {fingerprint(x)}
+
+
+def test_a_fingerprint_does_not_change_between_versions():
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert fingerprint(x) == "d57196c6a94f7da9d2e5d587454f4de2"
+
+
+small_rows = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 12), st.integers(1, 3)),
+    elements=st.sampled_from([-1.0, -0.0, 0.0, 1.0]),
+)
+
+
+@given(small_rows)
+def test_collapse_agrees_with_comparing_all_pairs(x):
+    collapsed = collapse(x)
+    np.testing.assert_array_equal(x[collapsed.unique][collapsed.inverse], x)
+    first = [next(k for k in range(len(x)) if (x[k] == row).all()) for row in x]
+    np.testing.assert_array_equal(collapsed.unique, sorted(set(first)))
+    np.testing.assert_array_equal(collapsed.unique[collapsed.inverse], first)
+    np.testing.assert_array_equal(collapsed.counts, np.bincount(collapsed.inverse))
+
+
+@given(small_rows)
+def test_colliding_hashes_merge_nothing(x):
+    collided, right = group_equal_rows(x, np.zeros(len(x), np.int64)), collapse(x)
+    for field in ("unique", "inverse", "counts"):
+        np.testing.assert_array_equal(getattr(collided, field), getattr(right, field))
+
+
+@given(small_rows, st.integers(1, 3))
+def test_averaged_targets_are_the_pseudo_inverse_of_repetition(x, n_targets):
+    collapsed = collapse(x)
+    y = np.random.default_rng(len(x)).standard_normal((len(x), n_targets))
+    repeat = np.eye(len(collapsed.unique))[collapsed.inverse]
+    np.testing.assert_allclose(
+        average_targets(y, collapsed), np.linalg.pinv(repeat) @ y, atol=1e-12
+    )
+
+
+def test_targets_of_distinct_rows_are_kept_bit_for_bit():
+    y = np.random.default_rng(2).standard_normal(40)
+    np.testing.assert_array_equal(average_targets(y, collapse(IMAGES)), y)
+
+
+def test_integer_targets_average_in_float64():
+    collapsed = collapse(np.array([[1.0], [1.0], [2.0]]))
+    means = average_targets(np.array([0, 1, 5], np.int8), collapsed)
+    assert means.dtype == np.float64
+    np.testing.assert_array_equal(means, [0.5, 5.0])
+
+
+def test_a_target_for_every_row_is_required():
+    with pytest.raises(LabelError, match="each of 40 rows, got 3"):
+        average_targets(np.zeros(3), collapse(IMAGES))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, np.bool_])
+def test_collapse_takes_any_number(dtype):
+    x = np.array([[0, 1], [1, 1], [0, 1]], dtype)
+    np.testing.assert_array_equal(collapse(x).inverse, [0, 1, 0])
