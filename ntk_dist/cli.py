@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 import uuid
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -25,11 +26,13 @@ from ntk_dist._version import __version__
 from ntk_dist.errors import InvalidInputError, NTKDistError
 from ntk_dist.settings import get_settings
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 OK, DEFECT, BAD_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 1, 2, 3, 130
 
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object on standard output."
+)
 on_executor = click.option(
     "--executor", metavar="WHO", help="local, dask, dask://HOST:PORT, ray or ray://HOST:PORT."
 )
@@ -37,34 +40,40 @@ on_executor = click.option(
 
 def main() -> NoReturn:
     """Entry point of the ``ntk-dist`` command."""
-    arguments = sys.argv[1:]
+    # A polite kill is an interruption, so that workers are stopped and temporary files go.
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; whatever goes wrong ends as one line."""
+    as_json = "--json" in arguments
     try:
-        logging.basicConfig(level=get_settings().log_level.upper(), format="%(levelname)s %(message)s")
+        level = get_settings().log_level.upper()
+        logging.basicConfig(level=level, format="%(levelname)s %(message)s")
         code = cli.main(arguments, prog_name="ntk-dist", standalone_mode=False)
     except click.ClickException as error:
-        _fail("usage", error.format_message(), BAD_INPUT, "--json" in arguments)
+        return _fail("usage", error.format_message(), BAD_INPUT, as_json)
     except (KeyboardInterrupt, click.Abort):
         message = "interrupted; finished blocks are kept: run the same command again to go on"
-        _fail("interrupted", message, INTERRUPTED, "--json" in arguments)
+        return _fail("interrupted", message, INTERRUPTED, as_json)
     except NTKDistError as error:
-        _fail(error.code, str(error), error.exit_code, "--json" in arguments)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: never a traceback on screen
-        _fail("defect", _explain_defect(error), DEFECT, "--json" in arguments)
-    sys.exit(code or OK)
+        return _fail(error.code, str(error), error.exit_code, as_json)
+    except Exception as error:
+        return _fail("defect", _explain_defect(error), DEFECT, as_json)
+    return int(code or OK)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """A polite kill is an interruption, so that workers are stopped and temporary files go."""
     raise KeyboardInterrupt
 
 
-def _fail(code: str, message: str, exit_code: int, as_json: bool) -> NoReturn:
+def _fail(code: str, message: str, exit_code: int, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"error": {"code": code, "message": message}}))
     else:
         click.echo(f"error: {message}", err=True)
-    sys.exit(exit_code)
+    return exit_code
 
 
 def _explain_defect(error: Exception) -> str:
@@ -94,11 +103,14 @@ def fit(job: str, executor: str | None, workspace: str | None, as_json: bool) ->
 
     Run it again after an interruption: finished blocks are found and used.
     """
+    from sklearn.exceptions import ConvergenceWarning
+
     from ntk_dist.jobs.progress import ProgressDisplay
     from ntk_dist.jobs.runner import run_job
 
     spec = _job(job, executor=executor, workspace=workspace)
-    with ProgressDisplay(Console(stderr=True)) as display:
+    with ProgressDisplay(Console(stderr=True)) as display, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the report and exit code say it
         result = run_job(spec, on_event=display)
     score = f"\nscore on the test data: {result.score:.4f}" if result.score is not None else ""
     text = f"{result.report}{score}\nmodel {result.name} version {result.version}: {result.model}"
@@ -119,9 +131,10 @@ def predict(
     """Predict INPUT (PATH, or PATH:array) with the MODEL in a folder."""
     from ntk_dist.jobs.progress import ProgressDisplay
     from ntk_dist.model import NTKClassifier
-    from ntk_dist.model.artifact import find_model, load_model
-    from ntk_dist.store.inputs import read_array, write_array
+    from ntk_dist.model.load import find_model, load_model
+    from ntk_dist.store.inputs import check_output, read_array, write_array
 
+    check_output(output)
     fitted = load_model(find_model(model), executor=executor or "local")
     x = read_array(inputs)
     with ProgressDisplay(Console(stderr=True)) as display:
@@ -142,9 +155,7 @@ def predict(
 @on_executor
 @click.option("--workspace", metavar="DIR", help="Instead of the job file's.")
 @as_json
-def gram(
-    job: str, plan: bool, executor: str | None, workspace: str | None, as_json: bool
-) -> int:
+def gram(job: str, plan: bool, executor: str | None, workspace: str | None, as_json: bool) -> int:
     """Compute the Gram matrix of a job file, or only plan it."""
     from ntk_dist.jobs.describe import describe_gram, describe_plan
     from ntk_dist.jobs.progress import ProgressDisplay

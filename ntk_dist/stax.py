@@ -101,7 +101,7 @@ class Network:
             return block[get]
         return namedtuple("Kernels", names)(*(block[name] for name in names))
 
-    def init_fn(self, rng: jax.Array, input_shape: Sequence[int]) -> tuple[tuple[int, ...], Any]:
+    def init_fn(self, rng: jax.Array, input_shape: Sequence[int]) -> tuple[Any, Any]:
         """The output shape and random parameters of the finite network.
 
         ``rng`` is a JAX random key; ``input_shape`` is that of a batch, and its first entry may

@@ -19,9 +19,9 @@ import numpy as np
 from ntk_dist.errors import BlockCorruptError, BlockNotFoundError, InvalidInputError
 from ntk_dist.gram.block import compute_block
 from ntk_dist.gram.grid import BlockIndex
+from ntk_dist.gram.shard import GramShard
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.gram.shard import GramShard
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows
 
 __all__ = ["BlockRecord", "GramTask", "PredictTask", "RowBatch", "ShardFactory"]

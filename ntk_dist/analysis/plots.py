@@ -51,7 +51,8 @@ def draw_fit(
         ) from error
     figure = Figure(figsize=(12, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25))
+    halves = figure.add_gridspec(1, 2, width_ratios=(1, 1.25))
+    left, right = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
     axes = left.subplots()
     for name, history in residuals.items():
         axes.semilogy(range(1, len(history) + 1), history, marker=".", label=name)
@@ -66,9 +67,7 @@ def draw_fit(
     grid = right.subplots(5, 8)
     for cell in grid.flat:
         cell.axis("off")
-    for cell, image, label, guess in zip(
-        grid.flat, images, labels, predictions, strict=False
-    ):
+    for cell, image, label, guess in zip(grid.flat, images, labels, predictions, strict=False):
         cell.imshow(image, cmap="gray_r", interpolation="nearest")
         right_guess = label == guess
         text = f"{guess}" if right_guess else f"{guess} (is {label})"

@@ -63,7 +63,8 @@ class AbstractExecutor(ABC):
         Parameters
         ----------
         task
-            Idempotent; pickled once unless the executor shares memory.
+            Idempotent. Pickled once unless the executor shares memory; keep what it carries
+            small, for it may travel with every item.
         items
             Consumed lazily: at most four per slot are in flight.
         retry

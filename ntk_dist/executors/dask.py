@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -43,6 +44,8 @@ _CONNECT_S = 8.0
 # A nanny has a new worker process up within about 3 s; a shard waits this long for an empty one
 # before it moves in with another, which would double that worker's memory.
 _RESTART_S = 10.0
+# Time for a nanny to hear that its worker must be restarted.
+_ASK_S = 1.0
 # A cluster with no worker at all may be scaling up.
 _FIRST_WORKER_S = 30.0
 # Above this, arguments travel once per worker instead of once per shard, in bytes.
@@ -93,8 +96,11 @@ class DaskExecutor(AbstractExecutor):
                 f"workers), got {n_workers}"
             )
         self._closed = False
-        self._cluster: Any = None if address else start_cluster(n_workers, env or {})
-        self._address: str = address or self._cluster.scheduler_address
+        self._cluster: Any = None
+        if address is None:
+            self._cluster = start_cluster(n_workers, env or {})
+            address = str(self._cluster.scheduler_address)
+        self._address = address
         self._client = self._connect()
         self._keys = (f"ntk_dist-{uuid.uuid4().hex}-{k}" for k in itertools.count())
         self._finished = threading.Condition()
@@ -170,7 +176,7 @@ class DaskExecutor(AbstractExecutor):
     def _alive(self) -> dict[str, int]:
         try:
             self._threads_seen = dict(self._client.nthreads())
-        except (OSError, RuntimeError, TypeError) as error:
+        except (OSError, RuntimeError) as error:
             raise self._disconnected() from error
         self._expected = max(self._expected, len(self._threads_seen))
         return self._threads_seen
@@ -246,14 +252,16 @@ class DaskExecutor(AbstractExecutor):
         """Take queued tries back; by force, restart the worker processes that run one."""
         if self._client.status != "running" or not handles:
             return
-        hanging: list[str] = []
-        if by_force:
+        # Often called while another error is on its way, which a lost connection must not hide.
+        with suppress(OSError):
             keys = {h.future.key for h in handles}
-            processing = self._client.processing()
-            hanging = [worker for worker, running in processing.items() if keys & set(running)]
-        self._client.cancel([h.future for h in handles])
-        if hanging:
-            self._client.restart_workers(hanging, timeout=_RESTART_S, raise_for_error=False)
+            running = self._client.processing() if by_force else {}
+            hanging = [worker for worker, tasks in running.items() if keys & set(tasks)]
+            self._client.cancel([h.future for h in handles])
+            if hanging:
+                # Its nanny goes on after this time; a hanging task delays it by about 5 s, in
+                # which the other workers must not wait for us.
+                self._client.restart_workers(hanging, timeout=_ASK_S, raise_for_error=False)
 
 
 class _DaskShards(AbstractShards):
@@ -313,7 +321,11 @@ class _DaskShards(AbstractShards):
             time.sleep(0.1)
 
     def _free(self) -> None:
-        if self._homes and not self._dask.closed:
+        if not self._homes or self._dask.closed:
+            return
+        # Freeing runs while another error is on its way: a scheduler that is gone has taken the
+        # workers' tasks with it, and its absence must not hide what came before.
+        with suppress(ExecutorUnreachableError):
             homes = sorted(set(self._homes.values()) & set(self._dask._alive()))
             self._dask._client.run(_drop_shards, self._id, workers=homes, on_error="ignore")
 
@@ -323,7 +335,7 @@ class _DaskShards(AbstractShards):
 _SHARDS: dict[tuple[str, int], Any] = {}
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # few, because a task may hold inputs
 def _load(pickled: bytes) -> Any:
     """One task object per worker, however many items it gets."""
     return cloudpickle.loads(pickled)

@@ -23,6 +23,14 @@ __all__ = ["start_cluster"]
 
 _START_S = 60.0
 _STOP_S = 3.0
+_WORKER_CONFIG = {
+    "DASK_LOGGING__DISTRIBUTED": "error",
+    # Shards are memory that Dask cannot spill: a worker that pauses for it would wait for ever,
+    # where one that is ended at 95 % of its share is noticed and its shards are built again.
+    "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
+}
 
 
 def start_cluster(n_workers: int | None, env: Mapping[str, str]) -> Any:
@@ -97,7 +105,7 @@ class _WorkerProcess(ProcessInterface):  # type: ignore[misc]  # distributed has
             *command,
             json.dumps(spec),
             stdin=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "DASK_LOGGING__DISTRIBUTED": "error", **self._env},
+            env={**os.environ, **_WORKER_CONFIG, **self._env},
             # Ctrl-C is for the driving process, which then stops its workers in order.
             start_new_session=True,
         )

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from ntk_dist.errors import NTKDistError, TaskError
 from ntk_dist.events import EventSink, TaskEvent, ignore
@@ -27,6 +27,7 @@ __all__ = ["Engine", "Handle", "drive"]
 Handle = Any
 """What an engine knows a try by: hashable, and nothing else is asked of it."""
 Item = TypeVar("Item")
+_State = Literal["done", "retried", "duplicated", "failed"]
 
 # Stragglers, timeouts and lost workers are looked for this often: far below the second a worker
 # takes to come back, far above the microseconds a look costs.
@@ -255,7 +256,7 @@ class _Loop(Generic[Item]):
         ) from error
 
     def _emit(
-        self, state: Any, entry: _Entry[Item], number: int, *, seconds: float, error: str = ""
+        self, state: _State, entry: _Entry[Item], number: int, *, seconds: float, error: str = ""
     ) -> None:
         self.on_event(
             TaskEvent(state=state, item=entry.text, attempt=number, seconds=seconds, error=error)

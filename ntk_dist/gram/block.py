@@ -8,12 +8,14 @@ row), and shapes are rounded up, so that compilation happens once per job and no
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
 from ntk_dist.errors import MemoryBudgetError
 from ntk_dist.gram.plan import format_bytes
 from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.kernels.statistics import Statistics
 
 __all__ = ["compute_block"]
 
@@ -52,8 +54,14 @@ def compute_block(
         ``max_bytes`` does not hold a single pair.
     """
     n1, n2 = len(x1), len(x1) if x2 is None else len(x2)
-    rows1, rows2 = _batch_rows(kernel, x1, pad_rows or _round_up(n1), pad_rows or _round_up(n2),
-                               max_bytes, square=x2 is None)
+    rows1, rows2 = _batch_rows(
+        kernel,
+        x1,
+        pad_rows or _round_up(n1),
+        pad_rows or _round_up(n2),
+        max_bytes,
+        square=x2 is None,
+    )
     out = {name: np.empty((n1, n2), kernel.dtype) for name in kernel.kernels}
     batches1 = _Batches(kernel, x1, rows1)
     batches2 = batches1 if x2 is None else _Batches(kernel, x2, rows2)
@@ -79,7 +87,7 @@ class _Batches:
     """Equal ranges of rows, each with its statistics, computed once and kept."""
 
     def __init__(self, kernel: Kernel, x: np.ndarray, rows: int) -> None:
-        self._items = []
+        self._items: list[tuple[int, tuple[np.ndarray, Statistics]]] = []
         for start in range(0, len(x), rows):
             batch = x[start : start + rows]
             if len(batch) < rows:
@@ -87,7 +95,7 @@ class _Batches:
                 batch = np.concatenate([batch, padding])
             self._items.append((start, (batch, kernel.statistics(batch))))
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, tuple[np.ndarray, Statistics]]]:
         return iter(self._items)
 
 
@@ -111,5 +119,5 @@ def _batch_rows(
 
 def _round_up(n: int) -> int:
     """``n`` rounded up to one of four sizes an octave: at most 12.5 % waste, few compilations."""
-    step = max(8, 2 ** max(0, (n - 1).bit_length() - 3))
+    step = max(8, 1 << max(0, (n - 1).bit_length() - 3))
     return -(-n // step) * step

@@ -21,7 +21,7 @@ ColumnPiece = tuple[int, NDArray[np.intp], NDArray[Any]]
 TILE_BYTES = 512 * 2**10
 """A float64 copy of some rows of a block, small enough for L2 and long enough for dgemm: at 10
 targets 3.1 GB/s of float32 blocks in tiles of 512 KiB, 1.7 when a whole block is cast at once
-(2048 rows, 512 KiB of L2 per core, one core of a busy machine)."""
+(2048 rows, one core with 1 MiB of L2, on a busy machine)."""
 LEAST_TILE_ROWS = 16
 """Below this dgemm is mostly overhead: 2.0 GB/s at 8 rows against 2.9 at 32."""
 

@@ -21,17 +21,17 @@ from ntk_dist.model import NTKClassifier
 __all__ = ["run_demo"]
 
 TOL = 1e-6
-HIDDEN = {"W_std": 2**0.5, "b_std": 0.1}
+W_STD, B_STD = 2**0.5, 0.1
 """Weights that keep the signal's size through ReLU layers (He et al. 2015), and a small bias."""
 
 
 def networks() -> dict[str, stax.Network]:
     """The two architectures of the demonstration, by name."""
-    conv = stax.Conv(1, (3, 3), padding="SAME", **HIDDEN)
+    conv = stax.Conv(1, (3, 3), padding="SAME", W_std=W_STD, b_std=B_STD)
     return {
         "fully connected, 3 hidden layers": stax.serial(
             stax.Flatten(),
-            *(layer for _ in range(3) for layer in (stax.Dense(1, **HIDDEN), stax.Relu())),
+            *(layer for _ in range(3) for layer in (stax.Dense(1, W_STD, B_STD), stax.Relu())),
             stax.Dense(1),
         ),
         "convolutional, 4 layers": stax.serial(
@@ -66,7 +66,6 @@ def run_demo(folder: Path, console: Console) -> int:
         console.print(name, style="bold")
         start = time.perf_counter()
         with ProgressDisplay(console) as display:
-
             model.fit(x_train, y_train, on_event=_recording(display, history))
             predictions = model.predict(x_test, on_event=display)
         seconds = time.perf_counter() - start
@@ -84,9 +83,7 @@ def run_demo(folder: Path, console: Console) -> int:
     # Mistakes first: they are what a person wants to see.
     order = np.argsort(predictions == y_test, kind="stable")
     picture = folder / "digits.png"
-    draw_fit(
-        picture, histories, TOL, x_test[order, :, :, 0], y_test[order], predictions[order]
-    )
+    draw_fit(picture, histories, TOL, x_test[order, :, :, 0], y_test[order], predictions[order])
     console.print(
         f"picture: {picture}\nThe blocks are kept in {folder / 'ws'}: a second run computes none.",
         highlight=False,

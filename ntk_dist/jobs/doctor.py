@@ -28,14 +28,14 @@ def examine() -> tuple[dict[str, Any], str]:
         name: all(_version(library) for library in EXTRAS[name]) for name in ("dask", "ray")
     }
     libraries = {name: _version(name) for name in (*REQUIRED, *sum(EXTRAS.values(), ()))}
-    free = shutil.disk_usage(Path.cwd()).free
+    memory, free = available_memory(), shutil.disk_usage(Path.cwd()).free
     record = {
         "version": __version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "devices": devices,
         "threads": settings.threads,
-        "memory_bytes": available_memory(),
+        "memory_bytes": memory,
         "disk_bytes": free,
         "temporary_folder": tempfile.gettempdir(),
         "executors": executors,
@@ -45,7 +45,7 @@ def examine() -> tuple[dict[str, Any], str]:
         f"ntk_dist {__version__} on Python {record['python']}, {record['machine']}",
         f"devices     {', '.join(devices)}",
         f"threads     {settings.threads} for one process (NTK_DIST_THREADS)",
-        f"memory      {format_bytes(record['memory_bytes'])} available",
+        f"memory      {format_bytes(memory)} available",
         f"disk        {format_bytes(free)} free in {Path.cwd()}",
     ]
     for name, found in executors.items():

@@ -126,4 +126,6 @@ def job_network(job: JobSpec) -> Network:
     try:
         return from_json(Path(given).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ArchitectureError(f"architecture: expected a JSON file, got {given}: {error}") from error
+        raise ArchitectureError(
+            f"architecture: expected a JSON file, got {given}: {error}"
+        ) from error

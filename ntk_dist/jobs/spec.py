@@ -29,7 +29,7 @@ class _Record(BaseModel):
 
 
 class DataSpec(_Record):
-    """Where arrays are: ``PATH``, or ``PATH:array`` for one array inside an .npz, table or Zarr group."""
+    """Where arrays are: ``PATH``, or ``PATH:array`` inside an .npz, a table or a Zarr group."""
 
     x: str
     """Inputs, rows first."""

@@ -54,8 +54,8 @@ def build(name: str, arguments: Mapping[str, Any]) -> Layer:
             raise ArchitectureError(_unknown(f"{name} argument", key, [*known, *kind.fixed]))
         elif _tuples(value) not in kind.fixed[key]:
             raise ArchitectureError(
-                f"{name}: {key} must be {' or '.join(map(repr, kind.fixed[key]))} "
-                f"(samples first, channels last), got {value!r}; transpose the data instead"
+                f"{name}: {key} must be {' or '.join(map(repr, kind.fixed[key]))}, got {value!r}"
+                "; samples come first and channels last: transpose the data if they do not"
             )
     missing = [k for k, f in known.items() if f.default is MISSING and k not in kept]
     if missing:
@@ -162,8 +162,9 @@ def _decode(node: Any) -> Layer:
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
+    spelled = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
+    hint = f"; did you mean {spelled[close[0]]!r}?" if close else "."
     return f"unknown {what} {name!r}{hint} Known: {', '.join(known) or 'none'}"
 
 

@@ -13,14 +13,16 @@ from typing import TypeAlias, cast
 from ntk_dist.kernels.branching import FanInSum, FanOut, Parallel, Serial
 from ntk_dist.kernels.layers import Activation, Conv, Layer, Pool
 from ntk_dist.kernels.recursion import layer_needs, needs_all_positions
-from ntk_dist.kernels.shapes import Signal
+from ntk_dist.kernels.shapes import Signal, pads
 
 __all__ = ["Cost", "pair_cost"]
 
 ACTIVATION_FLOPS = 40
 """Two square roots, one arc tangent and the products around them."""
-SCRATCH_ARRAYS = 2
-"""Arrays of the size of a state that XLA keeps besides the inputs and outputs of a layer."""
+POINTWISE_SCRATCH = 2
+"""States that the pointwise programs keep besides input and output (measured: 1 to 2)."""
+WINDOW_SCRATCH = 3
+"""Padded states that one sliding window keeps (measured: 2, and 2.5 when it wraps)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def pair_cost(layer: Layer, input_shape: Iterable[int], itemsize: int, n_kernels
     signal = Signal(spatial=sizes[:-1], channels=sizes[-1], measured=True)
     start = _Size(signal, needs_all_positions(layer))
     meter = _Meter(n_kernels)
-    meter.walk(layer, start, False, 0)
+    # The covariance of the inputs stays with the caller of the walk.
+    meter.walk(layer, start, False, start.elements)
     return Cost(itemsize * meter.peak, 2 * sizes[-1] * start.elements + meter.flops)
 
 
@@ -82,43 +85,67 @@ class _Meter:
         """The sizes after ``layer``, while ``held`` numbers of other branches wait."""
         if isinstance(layer, Parallel):
             branches = cast("tuple[_Sizes, ...]", size)
-            waiting = self.n_kernels * sum(_elements(b) for b in branches)
+            waiting = self._numbers(branches)
             done: list[_Sizes] = []
             for each, branch in zip(layer.layers, branches, strict=True):
                 done.append(self.walk(each, branch, all_positions, held + waiting))
-                waiting += self.n_kernels * _elements(done[-1])
+                waiting += self._numbers(done[-1])
             return tuple(done)
         if isinstance(layer, Serial):
             needs = layer_needs(layer, all_positions)
             for each, need in zip(layer.layers, needs, strict=True):
-                size = self.walk(each, size, need, held)
+                # The outer walk keeps what it has handed to an inner one.
+                outer = self._numbers(size) if isinstance(each, Serial) else 0
+                size = self.walk(each, size, need, held + outer)
             return size
         if isinstance(layer, FanOut):
             return (size,) * layer.num
         if isinstance(layer, FanInSum):
-            branches = cast("tuple[_Sizes, ...]", size)
-            self.flops += self.n_kernels * sum(_elements(b) for b in branches)
+            branches = cast("tuple[_Size, ...]", size)
+            self.flops += self._numbers(size)
+            self.peak = max(self.peak, held + self._numbers(size) + self._numbers(branches[0]))
             return branches[0]
         return self._one(layer, cast("_Size", size), all_positions, held)
 
     def _one(self, layer: Layer, size: _Size, all_positions: bool, held: int) -> _Size:
-        keep = needs_all_positions(layer, all_positions)
+        before = _Size(
+            size.signal, size.all_positions and needs_all_positions(layer, all_positions)
+        )
+        if before.elements < size.elements:
+            held += self._numbers(size)
         signal = cast("Signal", layer.flow(size.signal, ()))
-        after = _Size(signal, size.all_positions and keep and bool(signal.spatial))
-        before, elements = size.elements, after.elements
+        after = _Size(signal, before.all_positions and bool(signal.spatial))
+        inside, outside = self._numbers(before), self._numbers(after)
         match layer:
             case Conv(filter_shape=window):
-                self.flops += self.n_kernels * elements * (sum(window) + 3)
+                self.flops += outside * (sum(window) + 3)
+                # The mean over the filter is held while the affine map makes its output of it.
+                arrays = max(inside + 2 * outside, inside + outside + _scratch(layer, before))
             case Pool(window_shape=window):
-                self.flops += self.n_kernels * before * 2 * (sum(window) + 1)
+                self.flops += inside * 2 * (sum(window) + 1)
+                arrays = inside + outside + _scratch(layer, before)
             case Activation():
-                self.flops += elements * ACTIVATION_FLOPS
+                self.flops += after.elements * ACTIVATION_FLOPS
+                arrays = inside + outside + POINTWISE_SCRATCH * before.elements
             case _:
-                self.flops += self.n_kernels * before * 2
-        arrays = self.n_kernels * (before + elements) + SCRATCH_ARRAYS * max(before, elements)
+                self.flops += 2 * inside
+                arrays = inside + outside + POINTWISE_SCRATCH * before.elements
         self.peak = max(self.peak, held + arrays)
         return after
 
+    def _numbers(self, size: _Sizes) -> int:
+        """Numbers per pair, of all kernels and branches."""
+        if isinstance(size, tuple):
+            return sum(map(self._numbers, size))
+        return self.n_kernels * size.elements
 
-def _elements(size: _Sizes) -> int:
-    return sum(map(_elements, size)) if isinstance(size, tuple) else size.elements
+
+def _scratch(layer: Conv | Pool, size: _Size) -> int:
+    """Numbers that a sliding window needs for its padded copies; one kernel goes at a time."""
+    window = layer.filter_shape if isinstance(layer, Conv) else layer.window_shape
+    sizes = cast("tuple[int, ...]", size.signal.spatial)
+    padded = max(
+        ((n + sum(pads(n, w, stride, layer.padding))) / n) ** (2 if size.all_positions else 1)
+        for n, w, stride in zip(sizes, window, layer.step, strict=True)
+    )
+    return math.ceil(WINDOW_SCRATCH * padded * size.elements)

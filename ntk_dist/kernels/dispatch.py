@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -125,7 +126,12 @@ class Kernel:
             second = self.statistics(right)
         block = self._run(
             lambda: recursion.all_pairs(
-                self.architecture, left, right, first.variances, second.variances, self._want_ntk
+                self.architecture,
+                jnp.asarray(left),
+                jnp.asarray(right),
+                list(map(jnp.asarray, first.variances)),
+                list(map(jnp.asarray, second.variances)),
+                self._want_ntk,
             )
         )
         pairs = coincidence(left, None if x2 is None else right)
@@ -133,7 +139,9 @@ class Kernel:
             values[pairs.equal] = first.kernels[name][pairs.equal[0]]
         if len(rows := np.unique(pairs.opposite[0])):
             known = self._run(
-                lambda: recursion.each_with_opposite(self.architecture, left[rows], self._want_ntk)
+                lambda: recursion.each_with_opposite(
+                    self.architecture, jnp.asarray(left[rows]), self._want_ntk
+                )
             )
             for name, values in block.items():
                 values[pairs.opposite] = known[name][np.searchsorted(rows, pairs.opposite[0])]
@@ -152,7 +160,9 @@ class Kernel:
         variances: list[np.ndarray] = []
 
         def itself() -> recursion.Passed:
-            kernels, met = recursion.each_with_itself(self.architecture, samples, self._want_ntk)
+            kernels, met = recursion.each_with_itself(
+                self.architecture, jnp.asarray(samples), self._want_ntk
+            )
             variances.extend(map(np.asarray, met))
             return kernels
 
@@ -180,7 +190,7 @@ class Kernel:
         self.check(samples.shape[1:])
         return samples
 
-    def _run(self, program: Callable[[], tuple[jax.Array, jax.Array | None]]) -> Arrays:
+    def _run(self, program: Callable[[], recursion.Passed]) -> Arrays:
         """The kernels asked for, as writable arrays."""
         # The precision is the kernel's own, whatever the process or thread is set to.
         with jax.enable_x64(self.dtype == np.float64):

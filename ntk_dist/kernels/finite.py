@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from ntk_dist.kernels.activations import evaluate
@@ -35,13 +36,12 @@ __all__ = ["Parameters", "apply", "init"]
 
 Parameters: TypeAlias = Any
 """A pytree: (weights, bias or None) per Dense and Conv, () per layer without, tuples of these."""
+Shapes: TypeAlias = "tuple[int, ...] | tuple[Shapes, ...]"
 Activations: TypeAlias = "Array | tuple[Activations, ...]"
 
 
-def init(
-    layer: Layer, key: Array, input_shape: tuple[int, ...]
-) -> tuple[tuple[int, ...], Parameters]:
-    """The output shape and random parameters.
+def init(layer: Layer, key: Array, input_shape: tuple[int, ...]) -> tuple[Shapes, Parameters]:
+    """The output shape (one per branch, if it ends in branches) and random parameters.
 
     Parameters
     ----------
@@ -61,12 +61,15 @@ def init(
     state, parameters = _init(
         layer, key, Signal(spatial=tuple(sizes[:-1]), channels=sizes[-1], measured=True)
     )
+    return _shape(batch, state), parameters
+
+
+def _shape(batch: int, state: State) -> Shapes:
+    if isinstance(state, tuple):
+        return tuple(_shape(batch, branch) for branch in state)
     signal = cast("Signal", state)
-    return (
-        batch,
-        *cast("tuple[int, ...]", signal.spatial),
-        cast("int", signal.channels),
-    ), parameters
+    spatial, channels = cast("tuple[int, ...]", signal.spatial), cast("int", signal.channels)
+    return (batch, *spatial, channels)
 
 
 def _init(layer: Layer, key: Array, state: State) -> tuple[State, Parameters]:
@@ -180,7 +183,8 @@ def _pool(layer: Pool, x: Array) -> Array:
             values = _wrap(values, layer.window_shape, layer.step)
         sums: Array = lax.reduce_window(
             values,
-            jnp.zeros((), values.dtype),
+            # A concrete zero: XLA differentiates a window sum, not a reduction of unknown start.
+            np.zeros((), values.dtype),
             lax.add,
             (1, *layer.window_shape, 1),
             (1, *layer.step, 1),

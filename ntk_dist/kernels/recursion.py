@@ -117,11 +117,9 @@ class Pass:
     recorded: list[Array] = field(default_factory=list)
     """The variances met, when none were given."""
 
-    def run(self, layer: Layer, covariance: Array, x: Array) -> Passed:
-        """The kernels of the output, given the covariance of the inputs ``x``."""
-        everywhere = needs_all_positions(layer)
-        state = Kernels(covariance, None, x.shape[1:-1], x.shape[-1], everywhere)
-        result = cast("Kernels", self.walk(layer, state, False))
+    def run(self, layer: Layer, start: Kernels) -> Passed:
+        """The kernels of the output, given the state of the inputs."""
+        result = cast("Kernels", self.walk(layer, start, False))
         if self.want_ntk and result.ntk is None:
             return result.nngp, jnp.zeros_like(result.nngp)
         return result.nngp, result.ntk
@@ -147,7 +145,9 @@ class Pass:
             single = replace(self._map(_diagonal, single), all_positions=False)
         after = self._one(layer, single)
         # Programs are queued: without waiting, the states of many layers would be allocated.
-        jax.block_until_ready((after.nngp, after.ntk))
+        for array in (after.nngp, after.ntk):
+            if array is not None:
+                array.block_until_ready()
         return after
 
     def _one(self, layer: Layer, state: Kernels) -> Kernels:
@@ -223,8 +223,7 @@ def each_with_itself(layer: Layer, x: Array, want_ntk: bool) -> tuple[Passed, li
         The variance that enters each activation and LayerNorm, per position.
     """
     walk = Pass(lead=1, want_ntk=want_ntk)
-    kernels = walk.run(layer, _input_covariance(x, x, 1, needs_all_positions(layer)), x)
-    return kernels, walk.recorded
+    return walk.run(layer, _start(layer, x, x, 1)), walk.recorded
 
 
 def each_with_opposite(layer: Layer, x: Array, want_ntk: bool) -> Passed:
@@ -232,11 +231,11 @@ def each_with_opposite(layer: Layer, x: Array, want_ntk: bool) -> Passed:
 
     The covariance is negated, not computed again, so that a correlation of -1 is exact.
     """
-    covariance = _input_covariance(x, x, 1, needs_all_positions(layer))
-    itself = Pass(lead=1, want_ntk=False)
-    itself.run(layer, covariance, x)
+    itself, start = Pass(lead=1, want_ntk=False), _start(layer, x, x, 1)
+    itself.run(layer, start)
+    start = replace(start, nngp=-start.nngp)
     variances = zip(itself.recorded, itself.recorded, strict=True)
-    return Pass(lead=1, want_ntk=want_ntk, variances=variances).run(layer, -covariance, x)
+    return Pass(lead=1, want_ntk=want_ntk, variances=variances).run(layer, start)
 
 
 def all_pairs(
@@ -252,7 +251,13 @@ def all_pairs(
     The variances are those that ``each_with_itself`` returns for either set.
     """
     walk = Pass(lead=2, want_ntk=want_ntk, variances=zip(variances1, variances2, strict=True))
-    return walk.run(layer, _input_covariance(x1, x2, 2, needs_all_positions(layer)), x1)
+    return walk.run(layer, _start(layer, x1, x2, 2))
+
+
+def _start(layer: Layer, x1: Array, x2: Array, lead: int) -> Kernels:
+    everywhere = needs_all_positions(layer)
+    covariance = _input_covariance(x1, x2, lead, everywhere)
+    return Kernels(covariance, None, x1.shape[1:-1], x1.shape[-1], everywhere)
 
 
 _diagonal = jax.jit(windows.take_diagonal, static_argnums=1)

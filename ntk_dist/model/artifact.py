@@ -29,7 +29,14 @@ from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.dataset import ZarrRows, write_rows
 from ntk_dist.store.location import refusals
 
-__all__ = ["Artifact", "is_model", "read_artifact", "read_record", "replace_artifact", "write_artifact"]
+__all__ = [
+    "Artifact",
+    "is_model",
+    "read_artifact",
+    "read_record",
+    "replace_artifact",
+    "write_artifact",
+]
 
 FORMAT = 1
 RECORD = "model.json"
@@ -109,7 +116,9 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ArtifactError(f"expected a fitted model at {folder}, got no {RECORD} there") from error
+        raise ArtifactError(
+            f"expected a fitted model at {folder}, got no {RECORD} there"
+        ) from error
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -110,17 +110,17 @@ class AbstractNTKEstimator(BaseEstimator):
         self,
         architecture: Network | None = None,
         *,
-        kernel: str = "ntk",
+        kernel: Literal["ntk", "nngp"] = "ntk",
         ridge: float = 0.0,
         preprocess: Sequence[str | Mapping[str, Any]] = (),
         executor: str | AbstractExecutor = "local",
         workspace: str | Path | None = None,
         block_rows: int | None = None,
-        dtype: str = "float32",
+        dtype: Literal["float32", "float64"] = "float32",
         tol: float = 1e-6,
-        solver: str = "cg",
-        preconditioner: str = "rpcholesky",
-        rank: int | str = "auto",
+        solver: Literal["cg", "direct"] = "cg",
+        preconditioner: Literal["rpcholesky", "none"] = "rpcholesky",
+        rank: int | Literal["auto"] = "auto",
         max_steps: int | None = None,
         random_state: int = 0,
     ) -> None:
@@ -277,13 +277,16 @@ class AbstractNTKEstimator(BaseEstimator):
             # To the caller of fit(): two frames up.
             warnings.warn(self.report_.solve.text, ConvergenceWarning, stacklevel=3)
 
-    def _make_kernel(self, input_shape: tuple[int, ...]) -> Kernel:
+    def _network(self) -> Network:
         if not isinstance(self.architecture, Network):
             raise ArchitectureError(
                 "architecture: expected a network built with ntk_dist.stax, got "
                 f"{type(self.architecture).__name__}"
             )
-        kernel = Kernel(self.architecture.layer, (self.kernel,), self.dtype)
+        return self.architecture
+
+    def _make_kernel(self, input_shape: tuple[int, ...]) -> Kernel:
+        kernel = Kernel(self._network().layer, (self.kernel,), self.dtype)
         kernel.check(input_shape)
         return kernel
 
@@ -340,7 +343,7 @@ class AbstractNTKEstimator(BaseEstimator):
         }
         record = {
             "estimator": type(self).__name__,
-            "architecture": json.loads(self.architecture.to_json()),
+            "architecture": json.loads(self._network().to_json()),
             "parameters": {name: parameters[name] for name in KEPT_PARAMETERS},
             "preprocess": list(self.preprocessor_.steps),
             "input_shape": list(self.preprocessor_.input_shape),

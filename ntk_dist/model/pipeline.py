@@ -141,8 +141,16 @@ def fit_dual(
         Inputs of shape ``(n_rows, *input_shape)`` in the kernel's dtype, after preprocessing.
     targets
         Shape ``(n_rows, n_targets)``, float64.
+    options
+        How the system is solved.
     block_rows
         Side of a block; None chooses.
+    workspace, executor
+        Where blocks are kept, and who computes them.
+    settings
+        Limits of one process.
+    on_event
+        Told of phases, tasks and steps.
 
     Raises
     ------
@@ -215,7 +223,9 @@ def plan_rows(
     rows = MemoryRows(distinct(x)[0])
     manifest = gram_manifest(kernel, rows, block_rows, device_kind())
     store = find_gram(location, manifest)
-    return _plan(kernel, rows, manifest, frozenset() if store is None else store.present(), settings)
+    return _plan(
+        kernel, rows, manifest, frozenset() if store is None else store.present(), settings
+    )
 
 
 def gram_of_rows(
@@ -354,10 +364,14 @@ def predict_dual(
 
     Parameters
     ----------
+    kernel
+        Evaluates one kernel.
     x
         New inputs of shape ``(n, *input_shape)`` in the kernel's dtype, after preprocessing.
     rows, dual_coef
         Of the fit.
+    executor, settings, on_event
+        As for :func:`fit_dual`.
 
     Returns
     -------
@@ -366,8 +380,9 @@ def predict_dual(
     """
     block_rows = default_block_rows(len(rows), kernel.flops_per_pair(rows.shape[1:]))
     task = PredictTask(kernel, rows, MemoryRows(dual_coef), block_rows, settings.block_max_bytes)
-    batches = [RowBatch(start, x[start : start + PREDICT_ROWS])
-               for start in range(0, len(x), PREDICT_ROWS)]
+    batches = [
+        RowBatch(start, x[start : start + PREDICT_ROWS]) for start in range(0, len(x), PREDICT_ROWS)
+    ]
     values = np.empty((len(x), dual_coef.shape[1]))
     with Clock(on_event).phase("predict", total=len(batches)):
         for batch, part in executor.map_unordered(task, batches, on_event=on_event):

@@ -1,4 +1,4 @@
-"""What is done to inputs before the kernel sees them, fitted on training rows and kept with the model.
+"""What is done to inputs before the kernel sees them; fitted on training rows, kept with the model.
 
 A step is a pair of pure functions: ``fit(x, **options)`` returns the arrays it learned,
 ``apply(x, state)`` transforms rows with them, one chunk at a time and in float64.
@@ -88,7 +88,9 @@ def _fit_zca(x: np.ndarray, ridge: float = 0.1) -> dict[str, np.ndarray]:
     if not ridge > 0:
         raise InvalidInputError(f"zca: expected ridge > 0, got {ridge}")
     features = x[:1].size
-    mean = sum(x[c].reshape(-1, features).sum(axis=0, dtype=np.float64) for c in _chunks(x)) / len(x)
+    mean = sum(x[c].reshape(-1, features).sum(axis=0, dtype=np.float64) for c in _chunks(x)) / len(
+        x
+    )
     covariance = np.zeros((features, features))
     for c in _chunks(x):
         centred = x[c].reshape(-1, features) - mean

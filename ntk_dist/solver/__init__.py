@@ -14,7 +14,6 @@ from ntk_dist.solver.direct import solve_direct
 from ntk_dist.solver.operators import (
     AbstractOperator,
     DenseOperator,
-    GramShard,
     RidgedOperator,
     StoredGramOperator,
 )
@@ -29,7 +28,6 @@ __all__ = [
     "AbstractOperator",
     "AbstractPreconditioner",
     "DenseOperator",
-    "GramShard",
     "IdentityPreconditioner",
     "RPCholeskyPreconditioner",
     "RidgedOperator",

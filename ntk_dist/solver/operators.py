@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntk_dist.errors import InvalidInputError
-from ntk_dist.solver.shard import GramShard
 
 __all__ = [
     "AbstractOperator",
     "DenseOperator",
-    "GramShard",
     "RidgedOperator",
     "Shards",
     "StoredGramOperator",
@@ -127,7 +125,7 @@ class RidgedOperator(AbstractOperator):
 
 
 class Shards(Protocol):
-    """Long-lived :class:`GramShard` objects, wherever they live."""
+    """Long-lived :class:`~ntk_dist.gram.shard.GramShard` objects, wherever they live."""
 
     def call(self, method: str, *args: Any) -> list[Any]:
         """Every shard's answer, in a fixed order."""
@@ -143,7 +141,8 @@ class StoredGramOperator(AbstractOperator):
     Parameters
     ----------
     shards
-        :class:`GramShard` objects that own every block of the upper triangle exactly once.
+        :class:`~ntk_dist.gram.shard.GramShard` objects that own every block of the upper triangle
+        exactly once.
     n
         Rows of the matrix.
     dtype

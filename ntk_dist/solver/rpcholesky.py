@@ -98,9 +98,10 @@ def rpcholesky(
         columns = operator.columns(distinct)
         rounds += 1
         if not np.all(np.isfinite(columns)):
+            row, column = np.argwhere(~np.isfinite(columns))[0]
             raise BreakdownError(
-                f"expected finite columns of the Gram matrix, got NaN or infinity among rows "
-                f"{distinct.tolist()[:5]}...; check the inputs and the stored blocks"
+                f"expected finite entries, got {columns[row, column]} in row {row}, column "
+                f"{distinct[column]} of the Gram matrix; check the inputs and the stored blocks"
             )
         columns -= factor[:, :done] @ factor[distinct, :done].T
         block = columns[np.ix_(proposals, position)]

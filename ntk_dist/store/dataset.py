@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 
 from ntk_dist.errors import LabelError, UnreadableDataError
 from ntk_dist.store.base import AbstractRows
@@ -123,16 +124,8 @@ def write_rows(location: str | Path, x: np.ndarray) -> ZarrRows:
             for piece in row_pieces(x):
                 rows.read(piece)
             return rows
-    chunks = row_chunks(x.shape, x.itemsize)
     with refusals(location):
-        try:
-            array = create_checked_array(
-                store, name=None, shape=x.shape, chunks=chunks, dtype=x.dtype
-            )
-        except ValueError:  # there is an array already, half-written or with damaged metadata
-            array = create_checked_array(
-                store, name=None, shape=x.shape, chunks=chunks, dtype=x.dtype, overwrite=True
-            )
+        array = _array_for(x, mark, store)
         for piece in row_pieces(x):
             array[piece] = x[piece]
         array.update_attributes({"fingerprint": mark})
@@ -189,16 +182,13 @@ def hash_rows(x: np.ndarray) -> np.ndarray:
 
 def group_equal_rows(x: np.ndarray, hashes: np.ndarray) -> Collapsed:
     """The distinct rows of ``x``, given hashes that may collide but never part equal rows."""
-    n = len(x)
-    first = np.arange(n)
-    """Of every row, the first row that equals it."""
+    first = np.arange(len(x))  # of every row, the first row that equals it
     order = np.argsort(hashes, kind="stable")
-    new = np.flatnonzero(np.diff(hashes[order], prepend=hashes[order[:1]] - 1))
-    for start, stop in zip(new, [*new[1:], n], strict=True):
-        if stop - start == 1:
-            continue
+    starts = np.flatnonzero(np.append(True, np.diff(hashes[order])))
+    sizes = np.diff(np.append(starts, len(x)))
+    for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
         leaders: list[int] = []
-        for row in order[start:stop]:
+        for row in order[start : start + size]:
             same = next((k for k in leaders if np.array_equal(x[k], x[row])), None)
             if same is None:
                 leaders.append(int(row))
@@ -226,6 +216,21 @@ def average_targets(y: np.ndarray, collapsed: Collapsed) -> np.ndarray:
     np.add.at(sums, collapsed.inverse, y)
     means: np.ndarray = sums / collapsed.counts.reshape(-1, *[1] * (y.ndim - 1))
     return means
+
+
+def _array_for(x: np.ndarray, mark: str, store: Store) -> zarr.Array[Any]:
+    layout = (x.shape, row_chunks(x.shape, x.itemsize), x.dtype)
+    shape, chunks, dtype = layout
+    with suppress(ValueError):  # there is one already
+        return create_checked_array(store, name=None, shape=shape, chunks=chunks, dtype=dtype)
+    with suppress(FileNotFoundError, KeyError, TypeError, ValueError):  # its metadata is damaged
+        array = zarr.open_array(store, mode="r+", config={"write_empty_chunks": True})
+        ours = dict(array.attrs).get("fingerprint") in (None, mark)
+        if ours and (array.shape, array.chunks, array.dtype) == layout:
+            return array  # cut off, or still being written: its chunks will be the same as ours
+    return create_checked_array(
+        store, name=None, shape=shape, chunks=chunks, dtype=dtype, overwrite=True
+    )
 
 
 def _bounded(rows: slice, n_rows: int) -> slice:

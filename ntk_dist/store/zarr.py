@@ -67,7 +67,7 @@ class ZarrBlockStore(AbstractBlockStore):
         store = open_zarr_store(location, create=True)
         with _metadata(location):
             _sweep_orphans(location)
-            # Zarr writes over metadata that it cannot read, and what blocks belong to would be lost.
+            # Zarr writes over metadata it cannot read, and adopts the chunks of who knows what.
             if not sync(store.exists("zarr.json")):
                 with suppress(ContainsGroupError):
                     zarr.create_group(store, attributes={"manifest": manifest.to_dict()})
@@ -168,7 +168,7 @@ class ZarrBlockStore(AbstractBlockStore):
 
 
 def is_gram(location: str | Path) -> bool:
-    """Whether a Gram matrix of this package, damaged or not, is at ``location``."""
+    """Whether a Gram matrix of this package is at ``location``."""
     metadata = Path(location, "zarr.json")
     try:
         return b'"manifest"' in metadata.read_bytes()

@@ -5,9 +5,9 @@ import pytest
 
 from ntk_dist.errors import InvalidInputError
 from ntk_dist.gram.grid import BlockGrid
+from ntk_dist.gram.shard import GramShard
 from ntk_dist.solver.operators import (
     DenseOperator,
-    GramShard,
     RidgedOperator,
     StoredGramOperator,
 )

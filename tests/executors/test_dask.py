@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import psutil
 import pytest
 
 pytest.importorskip("distributed")
+
+import dask
 
 from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError
 from ntk_dist.executors import make_executor
@@ -39,6 +42,12 @@ def test_workers_get_their_share_of_the_machine(cluster: DaskExecutor) -> None:
     assert [seen[name] for name in names] == [share, share, share, "/somewhere"]
 
 
+def test_workers_never_wait_for_memory_that_shards_hold(cluster: DaskExecutor) -> None:
+    names = [f"distributed.worker.memory.{name}" for name in ("target", "spill", "pause")]
+    seen = dict(cluster.map_unordered(lambda name: dask.config.get(name), names))
+    assert seen == dict.fromkeys(names, False)
+
+
 def test_a_running_cluster_is_joined_and_left_running(cluster: DaskExecutor) -> None:
     address = cluster._address.replace("tcp://", "dask://")
     with make_executor(address) as guest:
@@ -52,6 +61,19 @@ def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"dask://127.0.0.1:{free_port()}"
     with pytest.raises(ExecutorUnreachableError, match=f"{address} within 1 s .*check host"):
         make_executor(address)
+
+
+def test_a_scheduler_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ntk_dist.executors.dask._CONNECT_S", 1.0)
+    with DaskExecutor(n_workers=1) as host, DaskExecutor(host._address) as guest:
+        shards = guest.shards(dict, [()])
+        shards.call("keys")
+        results = guest.map_unordered(lambda x: time.sleep(0.05), range(10_000))
+        next(results)
+        host.close()
+        with pytest.raises(ExecutorUnreachableError, match="no longer answers; finished work"):
+            list(results)
+        shards.close()
 
 
 def test_workers_cannot_be_asked_for_at_an_address() -> None:

@@ -83,6 +83,7 @@ def test_no_cluster_at_the_address() -> None:
     assert done.stdout.startswith(f"no Ray cluster answers at {address} within 8 s")
 
 
+@pytest.mark.slow
 def test_a_plain_script_runs_once_and_leaves_nothing(tmp_path: Path) -> None:
     script = tmp_path / "plain.py"
     script.write_text(

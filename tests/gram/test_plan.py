@@ -79,9 +79,7 @@ def test_every_block_has_one_owner_and_no_shard_is_idle(n, block_rows, n_shards)
 
 def test_shards_are_balanced():
     grid = BlockGrid(4000, 4000, 250, symmetric=True)
-    loads = [
-        sum(1 if i == j else 2 for i, j in shard) for shard in assign_blocks(grid, 7)
-    ]
+    loads = [sum(1 if i == j else 2 for i, j in shard) for shard in assign_blocks(grid, 7)]
     assert max(loads) - min(loads) <= 2
 
 

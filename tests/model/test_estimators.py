@@ -192,7 +192,11 @@ def test_the_plan_says_what_fit_will_do_and_starts_nothing(problem, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "error", "words"),
     [
-        (lambda x, y: (np.where(np.arange(60)[:, None] == 7, np.nan, x), y), NonFiniteDataError, "7"),
+        (
+            lambda x, y: (np.where(np.arange(60)[:, None] == 7, np.nan, x), y),
+            NonFiniteDataError,
+            "7",
+        ),
         (lambda x, y: (x[:0], y[:0]), EmptyDataError, "0 sample"),
         (lambda x, y: (x[:, 0], y), DataShapeError, "2D"),
         (lambda x, y: (x, y[:-1]), LabelError, "60 rows, got 59"),

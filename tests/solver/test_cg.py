@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from ntk_dist.errors import DataShapeError, InvalidInputError, NonFiniteDataError
 from ntk_dist.gram.grid import BlockGrid
+from ntk_dist.gram.shard import GramShard
 from ntk_dist.solver import (
     DenseOperator,
-    GramShard,
     IdentityPreconditioner,
     RidgedOperator,
     RPCholeskyPreconditioner,

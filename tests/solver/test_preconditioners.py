@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -93,6 +95,20 @@ def test_automatic_rank_is_bounded_by_rows_memory_and_a_thousand(systems):
         DenseOperator(systems.kernel(80)), generator=np.random.default_rng(0)
     )
     assert preconditioner.rank == 10
+
+
+def test_building_stays_within_the_memory_that_the_rank_was_chosen_for(systems):
+    operator, max_bytes = DenseOperator(systems.kernel(1000)), 4 * 10**6
+    tracemalloc.start()
+    try:
+        preconditioner = RPCholeskyPreconditioner.of(
+            operator, max_bytes=max_bytes, generator=np.random.default_rng(0)
+        )
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert preconditioner.rank == 100
+    assert peak <= max_bytes
 
 
 @settings(max_examples=25, deadline=None)

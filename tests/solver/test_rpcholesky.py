@@ -94,7 +94,7 @@ def test_a_diagonal_of_no_gram_matrix_is_refused(bad):
 def test_columns_that_are_not_finite_are_refused():
     matrix = np.eye(5)
     matrix[0, 1:] = matrix[1:, 0] = np.nan
-    with pytest.raises(BreakdownError, match="NaN or infinity"):
+    with pytest.raises(BreakdownError, match=r"got nan in row \d, column \d"):
         rpcholesky(DenseOperator(matrix), 2, np.random.default_rng(0))
 
 

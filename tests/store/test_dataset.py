@@ -108,6 +108,21 @@ def test_rows_without_the_mark_of_completion_are_refused_and_written_again(tmp_p
     np.testing.assert_array_equal(write_rows(tmp_path, IMAGES).read(slice(0, 9)), IMAGES[:9])
 
 
+def test_a_second_writer_does_not_delete_what_the_first_is_writing(tmp_path):
+    write_rows(tmp_path, IMAGES)
+    metadata = tmp_path / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"fingerprint"', '"other"'))
+    being_written = tmp_path / "c" / "0.0123.partial"
+    being_written.touch()
+    write_rows(tmp_path, IMAGES)
+    assert being_written.exists()
+
+
+def test_a_location_can_be_given_other_rows(tmp_path):
+    for x in (IMAGES, WIDE[:2], WIDE[2:4]):
+        np.testing.assert_array_equal(write_rows(tmp_path, x).read(slice(0, 2)), x[:2])
+
+
 def test_damaged_metadata_is_refused_and_written_again(tmp_path):
     write_rows(tmp_path, IMAGES)
     metadata = tmp_path / "zarr.json"
@@ -173,6 +188,10 @@ def test_averaged_targets_are_the_pseudo_inverse_of_repetition(x, n_targets):
     np.testing.assert_allclose(
         average_targets(y, collapsed), np.linalg.pinv(repeat) @ y, atol=1e-12
     )
+
+
+def test_no_rows_collapse_to_no_rows():
+    assert len(collapse(np.zeros((0, 3))).unique) == 0
 
 
 def test_targets_of_distinct_rows_are_kept_bit_for_bit():

@@ -1,0 +1,246 @@
+"""The command line as a person meets it: by exit code and by words."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ntk_dist import cli, stax
+
+NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
+JOB = """
+name: waves
+task: regression
+data: {x: data.npz:x, y: data.npz:y}
+test: {x: data.npz:x_test, y: data.npz:y_test}
+preprocess: [standardize]
+architecture: arch.json
+gram: {block_rows: 40}
+workspace: ./ws
+"""
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process; starting one for each would cost seconds of imports."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = cli.run([str(argument) for argument in arguments])
+        told = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, told.out, told.err)
+
+    return run
+
+
+@pytest.fixture
+def job(tmp_path, rng):
+    x = rng.normal(size=(100, 4))
+    y = np.sin(x[:, 0]) + x[:, 1]
+    np.savez(tmp_path / "data.npz", x=x, y=y, x_test=x[:30] + 0.01, y_test=y[:30])
+    (tmp_path / "arch.json").write_text(NET.to_json())
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB)
+    return path
+
+
+def test_from_plan_to_predictions(job, tmp_path, run):
+    planned = run("gram", job, "--plan", "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)["n_missing"] == 6
+    assert not (tmp_path / "ws").exists()
+
+    computed = run("gram", job)
+    assert computed.returncode == 0, computed.stderr
+    assert "6 computed now" in computed.stdout
+
+    fitted = run("fit", job, "--json")
+    assert fitted.returncode == 0, fitted.stderr
+    record = json.loads(fitted.stdout)
+    assert record["report"]["gram"]["n_computed"] == 0
+    assert record["status"] == "converged"
+    assert record["score"] > 0.9
+    assert record["version"] == 1
+
+    again = run("fit", job)
+    assert "model waves version 2" in again.stdout
+
+    with np.load(tmp_path / "data.npz") as data:
+        truth = data["y_test"]
+    predicted = run(
+        "predict",
+        tmp_path / "ws/models/waves",
+        f"{tmp_path / 'data.npz'}:x_test",
+        "-o",
+        tmp_path / "out.npy",
+    )
+    assert predicted.returncode == 0, predicted.stderr
+    assert np.corrcoef(np.load(tmp_path / "out.npy"), truth)[0, 1] > 0.95
+
+    for path, words in {
+        "job.yaml": "job waves",
+        "arch.json": NET.fingerprint,
+        "ws": "model waves: versions 1, 2",
+        "ws/models/waves": "NTKRegressor fitted on 100 rows",
+        "data.npz:x_test": "shape (30, 4)",
+    }.items():
+        told = run("info", tmp_path / path)
+        assert told.returncode == 0, told.stderr
+        assert words in told.stdout
+
+
+def test_doctor_knows_this_machine():
+    told = subprocess.run(
+        [sys.executable, "-m", "ntk_dist", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    record = json.loads(told.stdout)
+    assert record["devices"]
+    assert record["executors"]["local"] is True
+    assert record["libraries"]["jax"]
+
+
+def spoil_data(folder, **arrays):
+    with np.load(folder / "data.npz") as data:
+        kept = {name: data[name] for name in data.files}
+    np.savez(folder / "data.npz", **{**kept, **arrays})
+
+
+def with_nan(folder):
+    spoil_data(folder, x=np.where(np.arange(100)[:, None] == 17, np.nan, np.ones((100, 4))))
+
+
+def with_fewer_labels(folder):
+    spoil_data(folder, y=np.ones(99))
+
+
+def with_no_rows(folder):
+    spoil_data(folder, x=np.ones((0, 4)), y=np.ones(0))
+
+
+def with_truncated_data(folder):
+    path = folder / "data.npz"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def edit(name, old, new):
+    def change(folder):
+        path = folder / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "exit_code", "code", "words"),
+    [
+        (with_nan, 2, "non_finite_data", "17"),
+        (with_fewer_labels, 2, "invalid_labels", "100 rows, got 99"),
+        (with_no_rows, 2, "empty_data", "0 sample"),
+        (with_truncated_data, 2, "unreadable_data", "data.npz"),
+        (edit("job.yaml", "regression", "classification"), 2, "invalid_labels", "class"),
+        (edit("job.yaml", "data.npz:x,", "nowhere.npz,"), 2, "unreadable_data", "nowhere.npz"),
+        (edit("job.yaml", "task:", "tusk:"), 2, "invalid_job", "tusk: unknown key"),
+        (edit("job.yaml", "arch.json", "no.json"), 2, "invalid_architecture", "no.json"),
+        (edit("arch.json", "Relu", "Reul"), 2, "invalid_architecture", "Relu"),
+        (edit("arch.json", "W_std", "w_std"), 2, "invalid_architecture", "W_std"),
+        (edit("job.yaml", "./ws", "./arch.json/ws"), 4, "store_unreachable", "arch.json"),
+        (
+            edit("job.yaml", "workspace:", "executor: dask://127.0.0.1:9\nworkspace:"),
+            4,
+            "executor_unreachable",
+            "127.0.0.1:9",
+        ),
+    ],
+)
+def test_bad_input_gets_one_line_and_its_exit_code(
+    job, tmp_path, change, exit_code, code, words, run
+):
+    change(tmp_path)
+    told = run("fit", job, "--json")
+    assert told.returncode == exit_code, told.stderr
+    error = json.loads(told.stdout)["error"]
+    assert error["code"] == code
+    assert words in error["message"]
+    assert "Traceback" not in told.stderr
+
+
+def test_errors_for_people_are_one_line(job, tmp_path, run):
+    with_nan(tmp_path)
+    told = run("fit", job)
+    assert told.returncode == 2
+    (line,) = told.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+
+
+def test_a_step_limit_keeps_the_model_and_says_how_far_it_came(job, tmp_path, run):
+    edit(
+        "job.yaml", "workspace:", "solver: {max_steps: 1, preconditioner: {type: none}}\nworkspace:"
+    )(tmp_path)
+    told = run("fit", job, "--json")
+    assert told.returncode == 3, told.stderr
+    record = json.loads(told.stdout)
+    assert record["status"] == "max_steps"
+    assert Path(record["model"], "model.json").is_file()
+
+
+def test_a_predict_that_cannot_write_is_refused_before_it_computes(job, tmp_path, run):
+    run("fit", job)
+    told = run(
+        "predict",
+        tmp_path / "ws/models/waves",
+        f"{tmp_path / 'data.npz'}:x_test",
+        "-o",
+        tmp_path / "out.docx",
+        "--json",
+    )
+    assert told.returncode == 2
+    assert "docx" in json.loads(told.stdout)["error"]["message"]
+
+
+@pytest.mark.parametrize("arguments", [["fit"], ["juggle"], ["fit", "a.yaml", "--loud"]])
+def test_usage_errors_exit_with_2(arguments, run):
+    told = run(*arguments)
+    assert told.returncode == 2
+    assert told.stderr.startswith("error: ")
+
+
+def test_an_interrupted_fit_exits_with_130_and_goes_on_from_its_blocks(tmp_path, rng, run):
+    images = rng.normal(size=(150, 8, 8, 1))
+    np.savez(tmp_path / "data.npz", x=images, y=images.sum(axis=(1, 2, 3)))
+    conv = stax.Conv(1, (3, 3), padding="SAME")
+    net = stax.serial(conv, stax.Relu(), conv, stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1))
+    (tmp_path / "arch.json").write_text(net.to_json())
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "name: slow\ntask: regression\ndata: {x: data.npz:x, y: data.npz:y}\n"
+        "architecture: arch.json\ngram: {block_rows: 15}\nworkspace: ./ws\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ntk_dist", "fit", str(job)], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("ws/grams/*/ntk/c/*/*"))) < 3:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "run the same command again" in stderr
+    kept = len(list(tmp_path.glob("ws/grams/*/ntk/c/*/*")))
+    assert 3 <= kept < 55
+    again = run("fit", job, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["report"]["gram"]["n_computed"] == 55 - kept

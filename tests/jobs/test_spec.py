@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from ntk_dist.errors import JobSpecError
+from ntk_dist.jobs.spec import load_job
+
+JOB = """
+name: digits
+task: classification
+data: {x: data.npz:x_train, y: data.npz:y_train}
+preprocess: [standardize, {name: zca, ridge: 0.2}]
+architecture: arch.json
+kernel: ntk
+gram: {block_rows: 1000, dtype: float32}
+solver: {ridge: 0.0, tol: 1.0e-6, preconditioner: {type: rpcholesky, rank: auto}}
+executor: dask://scheduler:8786
+workspace: ./ws
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="job.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_full_job_file_is_read_and_its_paths_are_relative_to_it(write, tmp_path):
+    job = load_job(write(JOB))
+    assert job.gram.block_rows == 1000
+    assert job.solver.preconditioner.rank == "auto"
+    assert job.data.x == f"{tmp_path / 'data.npz'}:x_train"
+    assert job.architecture == str(tmp_path / "arch.json")
+    assert job.workspace == str(tmp_path / "ws")
+    assert job.executor == "dask://scheduler:8786"
+
+
+def test_json_is_yaml_too(write):
+    record = {
+        "name": 7,
+        "task": "regression",
+        "data": {"x": "/x.npy", "y": "s3://bucket/y.npy"},
+        "architecture": ["serial", ["Dense"]],
+    }
+    job = load_job(write(json.dumps(record), "job.json"))
+    assert (job.name, job.data.x, job.data.y) == ("7", "/x.npy", "s3://bucket/y.npy")
+    assert job.architecture == ["serial", ["Dense"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "words"),
+    [
+        ("name: digits", "name: ../digits", "name: string should match"),
+        ("task: classification", "task: clustering", "task: .*'clustering'"),
+        ("task: classification", "", "task: missing"),
+        ("kernel: ntk", "kernle: ntk", "kernle: unknown key"),
+        ("block_rows: 1000", "block_rows: 0", r"gram.block_rows: .*greater than 0.*, got 0"),
+        ("ridge: 0.0,", "ridge: -1,", "solver.ridge: .*greater than or equal to 0, got -1"),
+        ("rank: auto", "rank: big", "solver.preconditioner.rank"),
+        ("x: data.npz:x_train, ", "", "data.x: missing"),
+    ],
+)
+def test_every_mistake_is_named_with_its_place(write, line, instead, words):
+    assert line in JOB
+    with pytest.raises(JobSpecError, match=words):
+        load_job(write(JOB.replace(line, instead)))
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "just words", ""])
+def test_what_is_no_mapping_is_refused(write, text):
+    with pytest.raises(JobSpecError):
+        load_job(write(text))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(JobSpecError, match=r"none\.yaml"):
+        load_job(tmp_path / "none.yaml")

@@ -1,0 +1,207 @@
+import pickle
+import threading
+
+import hypothesis.strategies as st
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from ntk_dist import stax
+from ntk_dist.errors import ArchitectureError, DataShapeError
+from ntk_dist.kernels.architecture import build
+from ntk_dist.kernels.dispatch import Kernel, explain
+from ntk_dist.kernels.statistics import Statistics
+
+FC = stax.serial(
+    stax.Dense(1, 1.4, 0.1), stax.Relu(), stax.Dense(1, 1.4), stax.Relu(), stax.Dense(1)
+)
+CONV = stax.serial(
+    stax.Conv(1, (3, 3), padding="SAME", W_std=1.4, b_std=0.1),
+    stax.Relu(),
+    stax.AvgPool((2, 2), (2, 2)),
+    stax.Flatten(),
+    stax.Dense(1),
+)
+BOTH = ("nngp", "ntk")
+
+
+@pytest.fixture(params=["fc", "conv"])
+def case(request, rng):
+    if request.param == "fc":
+        return FC.layer, rng.normal(size=(6, 5))
+    return CONV.layer, rng.normal(size=(6, 4, 4, 2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_symmetric_block_is_exactly_symmetric_with_the_diagonal_of_diag(case, dtype):
+    layer, x = case
+    kernel = Kernel(layer, BOTH, dtype)
+    block, diag = kernel.block(x), kernel.diag(x)
+    for name in BOTH:
+        assert block[name].dtype == diag[name].dtype == dtype
+        assert np.array_equal(block[name], block[name].T)
+        assert np.array_equal(np.diag(block[name]), diag[name])
+        assert np.linalg.eigvalsh(block[name].astype("float64")).min() > 0
+
+
+def test_block_with_a_copy_agrees_with_the_symmetric_block(case):
+    layer, x = case
+    kernel = Kernel(layer, BOTH, "float64")
+    for name, values in kernel.block(x, x.copy()).items():
+        np.testing.assert_allclose(values, kernel.block(x)[name], rtol=1e-14)
+
+
+def test_block_does_not_depend_on_its_neighbours(case):
+    layer, x = case
+    kernel = Kernel(layer, BOTH, "float64")
+    statistics = kernel.statistics(x)
+    whole = kernel.block(x, None, statistics)
+    order = np.array([4, 0, 5])
+    part = kernel.block(x[order], x[:2], statistics[order], statistics[:2])
+    for name in BOTH:
+        np.testing.assert_allclose(part[name], whole[name][order][:, :2], rtol=1e-13)
+
+
+def test_opposite_equal_and_zero_rows_are_finite_and_exact(case):
+    layer, x = case
+    kernel = Kernel(layer, BOTH, "float64")
+    other = np.stack([x[0], -x[1], 0 * x[2]])
+    block, single = kernel.block(x, other), kernel.diag(x)
+    for name in BOTH:
+        assert np.isfinite(block[name]).all()
+        assert block[name][0, 0] == single[name][0]
+    zeros = kernel.block(np.zeros_like(x))
+    for name in BOTH:
+        assert np.isfinite(zeros[name]).all()
+        np.testing.assert_allclose(zeros[name], zeros[name][0, 0])
+
+
+def test_float32_agrees_with_float64(case):
+    layer, x = case
+    x = x.astype("float32")
+    single, double = (Kernel(layer, BOTH, d).block(x) for d in ("float32", "float64"))
+    for name in BOTH:
+        np.testing.assert_allclose(single[name], double[name], rtol=3e-6)
+
+
+def test_one_kernel_is_a_part_of_both(case):
+    layer, x = case
+    both = Kernel(layer, BOTH, "float64").block(x)
+    for name in BOTH:
+        alone = Kernel(layer, (name,), "float64").block(x)
+        assert list(alone) == [name]
+        np.testing.assert_allclose(alone[name], both[name], rtol=1e-14)
+
+
+def test_statistics_are_slices_of_one_whole(case):
+    layer, x = case
+    kernel = Kernel(layer)
+    whole = kernel.statistics(x)
+    again = Statistics.concatenate([whole[:2], whole[2:]])
+    assert len(again) == len(x)
+    assert again.nbytes == whole.nbytes
+    assert np.array_equal(kernel.block(x, None, again)["ntk"], kernel.block(x)["ntk"])
+
+
+def test_frozen_layers_add_nothing_to_the_ntk(rng):
+    x = rng.normal(size=(3, 4))
+    dense = {"W_std": 1.5, "b_std": 0.3}
+
+    def ntk(first, last, hidden=()):
+        layers = (stax.Dense(1, **dense, trainable=first), *hidden, stax.Dense(1, trainable=last))
+        return Kernel(stax.serial(*layers).layer, BOTH, "float64").block(x)
+
+    relu = (stax.Relu(),)
+    inner = 2.25 * x @ x.T / 4 + 0.09
+    everything = ntk(True, True, relu)
+    np.testing.assert_allclose(ntk(False, True, relu)["ntk"], everything["nngp"], rtol=1e-13)
+    np.testing.assert_allclose(ntk(True, False)["ntk"], inner, rtol=1e-13)
+    np.testing.assert_allclose(ntk(False, True)["ntk"], inner, rtol=1e-13)
+    np.testing.assert_allclose(ntk(True, True)["ntk"], 2 * inner, rtol=1e-13)
+    assert (ntk(False, False, relu)["ntk"] == 0).all()
+    split = ntk(True, False, relu)["ntk"] + ntk(False, True, relu)["ntk"]
+    np.testing.assert_allclose(split, everything["ntk"], rtol=1e-13)
+
+
+def test_empty_sides_give_empty_blocks():
+    assert Kernel(FC.layer).block(np.ones((0, 5)), np.ones((2, 5)))["ntk"].shape == (0, 2)
+
+
+def test_equal_by_value_and_picklable():
+    kernel = Kernel(FC.layer, ["ntk"], "float64")
+    again = pickle.loads(pickle.dumps(kernel))
+    assert again == kernel
+    assert hash(again) == hash(kernel)
+    assert again.fingerprint == FC.fingerprint
+    assert kernel != Kernel(FC.layer, ["ntk"], "float32")
+
+
+def test_precision_is_that_of_the_kernel_in_any_thread(rng):
+    x = rng.normal(size=(4, 5))
+    kernel = Kernel(FC.layer, BOTH, "float64")
+    expected = kernel.block(x)["ntk"]
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(kernel.block(x)["ntk"])) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(np.array_equal(r, expected) for r in results)
+    assert not jax.config.jax_enable_x64
+
+
+def test_what_does_not_fit_is_refused():
+    kernel = Kernel(FC.layer)
+    with pytest.raises(DataShapeError, match="rows"):
+        kernel.block(np.ones(5))
+    with pytest.raises(DataShapeError, match="one shape"):
+        kernel.block(np.ones((2, 5)), np.ones((2, 6)))
+    with pytest.raises(ArchitectureError, match="expected some of"):
+        Kernel(FC.layer, ("ntkk",))
+    with pytest.raises(ArchitectureError, match="float16"):
+        Kernel(FC.layer, ("ntk",), "float16")
+
+
+def test_explains_its_choice():
+    assert "no spatial axes" in explain(FC.layer, (5,))
+    assert "all pairs of the 4 × 4 positions" in explain(CONV.layer, (4, 4, 2))
+
+
+def layers_of(draw):
+    """A small architecture of Dense or Conv layers and activations."""
+    convolutional = draw(st.booleans())
+    activation = st.sampled_from(
+        [build("Relu", {}), build("Abs", {}), build("LeakyRelu", {"alpha": 0.2}), build("Erf", {})]
+    )
+    affine = {"W_std": 1.4, "b_std": draw(st.sampled_from([None, 0.2]))}
+    nodes = []
+    for _ in range(draw(st.integers(1, 2))):
+        if convolutional:
+            padding = draw(st.sampled_from(["SAME", "CIRCULAR"]))
+            nodes.append(stax.Conv(1, (3,), padding=padding, **affine))
+        else:
+            nodes.append(stax.Dense(1, **affine))
+        nodes.append(stax.Network(draw(activation)))
+    if convolutional:
+        nodes.append(draw(st.sampled_from([stax.Flatten(), stax.GlobalAvgPool()])))
+    return stax.serial(*nodes, stax.Dense(1)), convolutional
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_random_architectures_permute_and_are_positive(data):
+    net, convolutional = layers_of(data.draw)
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(4, 5, 2) if convolutional else (4, 5))
+    kernel = Kernel(net.layer, BOTH, "float64")
+    block, order = kernel.block(x), rng.permutation(4)
+    shuffled = kernel.block(x[order])
+    for name in BOTH:
+        np.testing.assert_allclose(shuffled[name], block[name][np.ix_(order, order)], rtol=1e-12)
+        eigenvalues = np.linalg.eigvalsh(block[name])
+        assert eigenvalues[0] > -1e-12 * eigenvalues[-1]

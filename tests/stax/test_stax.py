@@ -1,0 +1,98 @@
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntk_dist import stax
+from ntk_dist.errors import ArchitectureError
+
+NET = stax.serial(
+    stax.Conv(6, (3, 3), (1, 1), "SAME", 2**0.5, 0.1),
+    stax.Relu(),
+    stax.AvgPool((2, 2), (2, 2)),
+    stax.Flatten(),
+    stax.Dense(1, W_std=1.2),
+)
+
+
+def test_kernel_fn_returns_what_was_asked_for(rng):
+    x1, x2 = rng.normal(size=(3, 4, 4, 2)), rng.normal(size=(2, 4, 4, 2))
+    both = NET.kernel_fn(x1, x2, ("nngp", "ntk"))
+    assert both._fields == ("nngp", "ntk")
+    assert both.ntk.shape == (3, 2)
+    assert both.ntk.dtype == np.float64
+    assert np.array_equal(NET.kernel_fn(x1, x2), both.ntk)
+    assert np.array_equal(NET.kernel_fn(x1, x2, get="nngp"), both.nngp)
+    single = NET.kernel_fn(x1.astype("float32"), jnp.asarray(x2))
+    np.testing.assert_allclose(single, both.ntk, rtol=1e-5)
+
+
+def test_float32_and_integers_are_computed_in_float32(rng):
+    x = rng.integers(0, 255, size=(2, 4, 4, 2))
+    assert NET.kernel_fn(x).dtype == np.float32
+    assert np.array_equal(NET.kernel_fn(x), NET.kernel_fn(x.astype("float32")))
+
+
+def test_a_network_unpacks_as_three_functions(rng):
+    init_fn, apply_fn, kernel_fn = NET
+    shape, parameters = init_fn(jax.random.key(0), (-1, 4, 4, 2))
+    assert shape == (-1, 1)
+    assert apply_fn(parameters, jnp.ones((3, 4, 4, 2))).shape == (3, 1)
+    assert kernel_fn(rng.normal(size=(2, 4, 4, 2))).shape == (2, 2)
+
+
+def test_repr_is_the_code_that_builds_it():
+    nets = [
+        NET,
+        stax.serial(stax.FanOut(2), stax.parallel(stax.Identity(), stax.Dense(3)), stax.FanInSum()),
+        stax.LayerNorm(eps=1e-5),
+        stax.ABRelu(-1, 2),
+    ]
+    for net in nets:
+        assert eval(repr(net)) == net
+        assert hash(eval(repr(net))) == hash(net)
+        assert stax.from_json(net.to_json()) == net
+    assert repr(stax.Dense(3, b_std=0.1)) == "stax.Dense(3, b_std=0.1)"
+
+
+def test_every_layer_is_public_and_its_signature_builds_it():
+    required = {
+        "ABRelu": (1, 2),
+        "AvgPool": ((2, 2),),
+        "SumPool": ((2, 2),),
+        "Conv": (1, (3, 3)),
+        "Dense": (1,),
+        "FanOut": (2,),
+        "LeakyRelu": (0.1,),
+    }
+    functions = set(stax.__all__) - {"Network", "from_json", "serial", "parallel", "repeat"}
+    for name in functions:
+        function = getattr(stax, name)
+        net = function(*required.get(name, ()))
+        assert type(net.layer).__name__ == name
+        defaults = {
+            p.name: p.default
+            for p in inspect.signature(function).parameters.values()
+            if p.default is not p.empty
+        }
+        assert function(*required.get(name, ()), **defaults) == net
+
+
+def test_do_stabilize_is_accepted_and_changes_nothing():
+    assert stax.Relu(do_stabilize=True) == stax.Relu()
+
+
+def test_repeat_is_a_row_of_copies():
+    block = stax.serial(stax.Dense(1), stax.Relu())
+    assert stax.repeat(block, 3).layer == stax.serial(block, block, block).layer
+    with pytest.raises(ArchitectureError, match="at least 1"):
+        stax.repeat(block, 0)
+
+
+def test_only_networks_can_be_combined():
+    with pytest.raises(ArchitectureError, match=r"call it: Relu\(\)"):
+        stax.serial(stax.Dense(1), stax.Relu)
+    with pytest.raises(ArchitectureError, match="as layer 1"):
+        stax.parallel("Relu")

@@ -1,0 +1,54 @@
+"""Who may import what: layers are checked by import-linter, foreign libraries here."""
+
+import ast
+from pathlib import Path
+
+import ntk_dist
+
+ROOT = Path(ntk_dist.__file__).parent
+
+HOMES = {
+    "click": ["cli.py"],
+    "dask": ["executors/dask.py", "executors/dask_cluster.py"],
+    "distributed": ["executors/dask.py", "executors/dask_cluster.py"],
+    "jax": ["kernels/", "stax.py"],
+    "matplotlib": ["analysis/"],
+    "psutil": ["executors/dask_cluster.py", "settings.py"],
+    "pyarrow": ["store/"],
+    "pydantic": ["jobs/spec.py", "settings.py"],
+    "ray": ["executors/ray.py"],
+    "rich": ["cli.py", "jobs/"],
+    "sklearn": ["cli.py", "jobs/demo.py", "model/"],
+    "yaml": ["jobs/spec.py"],
+    "zarr": ["store/"],
+}
+
+
+def imports():
+    for path in sorted(ROOT.rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from ((name, alias.name.split(".")[0]) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                yield name, (node.module or "").split(".")[0]
+
+
+def test_every_foreign_library_has_its_place():
+    strays = {
+        (name, library)
+        for name, library in imports()
+        if library in HOMES and not any(name.startswith(home) for home in HOMES[library])
+    }
+    assert strays == set()
+    assert {library for _, library in imports()} >= set(HOMES)
+
+
+def test_there_are_no_drawers_for_everything():
+    banned = {"utils", "helpers", "common", "misc", "manager"}
+    assert not banned & {path.stem for path in ROOT.rglob("*.py")}
+
+
+def test_files_have_one_job():
+    lengths = {p.name: len(p.read_text(encoding="utf-8").splitlines()) for p in ROOT.rglob("*.py")}
+    assert {name for name, lines in lengths.items() if lines > 500} == set()
