@@ -21,6 +21,7 @@ def draw_fit(
     images: np.ndarray,
     labels: np.ndarray,
     predictions: np.ndarray,
+    title: str,
 ) -> None:
     """Write a picture of the residual per step and of some predicted images.
 
@@ -36,6 +37,8 @@ def draw_fit(
         Shape ``(n, height, width)``; the first 40 are drawn.
     labels, predictions
         Shape ``(n,)``: what they are and what was predicted.
+    title
+        Above the images.
 
     Raises
     ------
@@ -63,7 +66,7 @@ def draw_fit(
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
-    right.suptitle("Held-out images, with predictions (the truth in red where wrong)", fontsize=11)
+    right.suptitle(title, fontsize=11)
     grid = right.subplots(5, 8)
     for cell in grid.flat:
         cell.axis("off")

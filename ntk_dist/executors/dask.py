@@ -60,6 +60,19 @@ class _DaskTry:
     worker: str | None = None
 
 
+@dataclass(frozen=True)
+class _Shipped:
+    """A pickled task, which every worker also holds if it is large."""
+
+    pickled: bytes
+    broadcast: Any = None
+
+    def best(self) -> Any:
+        """The broadcast copy, unless all workers that held one are gone."""
+        held = self.broadcast is not None and self.broadcast.status == "finished"
+        return self.broadcast if held else self.pickled
+
+
 class DaskExecutor(AbstractExecutor):
     """Dask workers.
 
@@ -187,13 +200,15 @@ class DaskExecutor(AbstractExecutor):
             "run again when it is back"
         )
 
-    def _ship(self, task: Callable[..., Any]) -> bytes:
+    def _ship(self, task: Callable[..., Any]) -> _Shipped:
         self._workers()  # the window follows a cluster that has grown or shrunk
         pickled: bytes = cloudpickle.dumps(task)
-        return pickled
+        if len(pickled) < _BROADCAST_BYTES:
+            return _Shipped(pickled)
+        return _Shipped(pickled, self._client.scatter(pickled, broadcast=True, hash=False))
 
     def _submit(self, shipped: Any, item: Any) -> Handle:
-        return self._send(None, _run_task, shipped, item)
+        return self._send(None, _run_task, shipped.best(), item)
 
     def _send(self, worker: str | None, function: Callable[..., Outcome], *args: Any) -> _DaskTry:
         pinned = {} if worker is None else {"workers": [worker], "allow_other_workers": False}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import socket
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -109,14 +110,17 @@ class RayExecutor(AbstractExecutor):
         """Start Ray here, or join the cluster at ``address``."""
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
-            # "local" in words: without it Ray attaches to whatever cluster last ran here.
-            ray.init(
-                address="local",
-                num_cpus=n_workers or get_settings().threads,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **quiet,
-            )
+            # Ray forks to start other programs at once, which is safe; JAX warns of every fork.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+                # "local" in words: without it Ray attaches to whatever cluster last ran here.
+                ray.init(
+                    address="local",
+                    num_cpus=n_workers or get_settings().threads,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    **quiet,
+                )
             return
         self._probe(address)
         try:

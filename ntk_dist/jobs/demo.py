@@ -81,9 +81,19 @@ def run_demo(folder: Path, console: Console) -> int:
         )
     console.print(table)
     # Mistakes first: they are what a person wants to see.
-    order = np.argsort(predictions == y_test, kind="stable")
+    wrong = predictions != y_test
+    order = np.argsort(~wrong, kind="stable")
     picture = folder / "digits.png"
-    draw_fit(picture, histories, TOL, x_test[order, :, :, 0], y_test[order], predictions[order])
+    draw_fit(
+        picture,
+        histories,
+        TOL,
+        x_test[order, :, :, 0],
+        y_test[order],
+        predictions[order],
+        title=f"Held-out digits as the convolutional network reads them: its {wrong.sum()} "
+        f"mistakes of {len(y_test)} first",
+    )
     console.print(
         f"picture: {picture}\nThe blocks are kept in {folder / 'ws'}: a second run computes none.",
         highlight=False,

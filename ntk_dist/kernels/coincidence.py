@@ -47,31 +47,26 @@ def coincidence(x1: np.ndarray, x2: np.ndarray | None = None) -> Coincidence:
 
 
 def _groups(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the first row it equals up to sign, and that sign: (n,) and (n,)."""
-    _, first, inverse = np.unique(_keys(rows), return_index=True, return_inverse=True)
+    """For each row the first row it equals up to sign, and its sign: (n,) and (n,)."""
+    leading = np.take_along_axis(rows, (rows != 0).argmax(axis=1)[:, None], axis=1)
+    sign = np.where(leading < 0, -1, 1).astype(rows.dtype)
+    # + 0: no negative zeros, whose bits differ.
+    positive = rows * sign + 0
+    _, first, inverse = np.unique(_keys(positive), return_index=True, return_inverse=True)
     group = first[inverse]
-    sign = np.ones(len(rows), np.int8)
-    followers = (group != np.arange(len(rows))).nonzero()[0]
-    for i in followers:
-        leader = rows[group[i]]
-        if np.array_equal(rows[i], leader):
-            continue
-        if np.array_equal(rows[i], -leader):
-            sign[i] = -1
-        else:
-            # Two rows with one 64-bit key: the row stands alone, and loses no more than accuracy.
+    for i in (group != np.arange(len(rows))).nonzero()[0]:
+        if not np.array_equal(positive[i], positive[group[i]]):
+            # Another row with the same 64-bit key: it stands alone, and loses only accuracy.
             group[i] = i
-    return group, sign
+    return group, sign[:, 0]
 
 
 def _keys(rows: np.ndarray) -> np.ndarray:
-    """One 64-bit number per row that equal and opposite rows share: (n,).
+    """One 64-bit number per row, the same for the same bits: (n,).
 
-    A sum of the bits below the sign, weighted by fixed random odd numbers, modulo 2^64.
+    A sum of the bits weighted by fixed random odd numbers, modulo 2^64.
     """
-    bits = rows.view(np.dtype(f"u{rows.itemsize}")) & np.array(
-        (1 << (8 * rows.itemsize - 1)) - 1, f"u{rows.itemsize}"
-    )
+    bits = rows.view(np.dtype(f"u{rows.itemsize}"))
     weights = np.random.default_rng(0).integers(2**64, size=rows.shape[1], dtype=np.uint64)
     keys: np.ndarray = np.einsum("ij,j->i", bits, weights | np.uint64(1), dtype=np.uint64)
     return keys

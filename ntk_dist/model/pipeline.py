@@ -18,7 +18,7 @@ import numpy as np
 
 from ntk_dist.errors import BreakdownError, InvalidInputError
 from ntk_dist.events import EventSink, PhaseEvent, ignore
-from ntk_dist.executors import AbstractExecutor
+from ntk_dist.executors import AbstractExecutor, RetryPolicy
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.plan import GramPlan, assign_blocks, default_block_rows, plan_gram
 from ntk_dist.kernels.architecture import fingerprint
@@ -299,7 +299,8 @@ def _compute_missing(
     task = GramTask(kernel, rows, store, settings.block_max_bytes)
     done = plan.grid.n_blocks - len(plan.missing)
     with clock.phase("gram", total=plan.grid.n_blocks, done=done):
-        for _ in executor.map_unordered(task, plan.missing, on_event=clock.on_event):
+        retry = RetryPolicy(timeout_s=settings.task_timeout_s)
+        for _ in executor.map_unordered(task, plan.missing, retry=retry, on_event=clock.on_event):
             pass
     return GramReport(
         key=store.manifest.key,
@@ -385,7 +386,8 @@ def predict_dual(
     ]
     values = np.empty((len(x), dual_coef.shape[1]))
     with Clock(on_event).phase("predict", total=len(batches)):
-        for batch, part in executor.map_unordered(task, batches, on_event=on_event):
+        retry = RetryPolicy(timeout_s=settings.task_timeout_s)
+        for batch, part in executor.map_unordered(task, batches, retry=retry, on_event=on_event):
             values[batch.start : batch.start + len(part)] = part
     return values
 

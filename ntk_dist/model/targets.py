@@ -52,10 +52,10 @@ def encode_classes(y: Any, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
     """
     _require(y)
     try:
-        check_classification_targets(y)
         labels = column_or_1d(y, warn=True)
         if labels.dtype.kind == "f":
             check_array(labels, ensure_2d=False, input_name="y")
+        check_classification_targets(labels)
     except ValueError as error:
         raise LabelError(f"labels: {error}") from error
     _match(labels, n_rows)

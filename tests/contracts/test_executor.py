@@ -299,6 +299,12 @@ def test_large_arguments_reach_every_shard(executor: AbstractExecutor) -> None:
         assert shards.call("total", 2 * array) == [600_000.0] * 3
 
 
+def test_a_large_task_reaches_every_worker(executor: AbstractExecutor) -> None:
+    array = np.arange(300_000.0)  # 2.4 MB: above what is sent with every item
+    found = executor.map_unordered(lambda k: float(array[k]), range(0, 300_000, 10_000))
+    assert sorted(found) == [(k, float(k)) for k in range(0, 300_000, 10_000)]
+
+
 def test_tasks_run_beside_living_shards(executor: AbstractExecutor) -> None:
     with executor.shards(Tally, ["a", "b", "c", "d"]) as shards:
         shards.call("ask")

@@ -101,7 +101,7 @@ def test_two_classes_have_one_decision_value(problem):
 def test_grid_search_and_pipelines_work(problem):
     x, y, _ = problem
     pipeline = make_pipeline(StandardScaler(), NTKRegressor(FC))
-    search = GridSearchCV(pipeline, {"ntkregressor__ridge": [1e-3, 10.0]}, cv=3).fit(x, y[:, 0])
+    search = GridSearchCV(pipeline, {"ntkregressor__ridge": [1e-3, 1e4]}, cv=3).fit(x, y[:, 0])
     assert search.best_params_["ntkregressor__ridge"] == 1e-3
 
 
