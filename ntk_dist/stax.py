@@ -24,6 +24,7 @@ from ntk_dist.errors import ArchitectureError
 from ntk_dist.kernels import architecture
 from ntk_dist.kernels.branching import Parallel, Serial
 from ntk_dist.kernels.layers import Layer
+from ntk_dist.settings import get_settings
 
 if TYPE_CHECKING:
     import jax
@@ -364,9 +365,12 @@ def _evaluate(
     layer: Layer, names: tuple[str, ...], dtype: str, x1: np.ndarray, x2: np.ndarray | None
 ) -> dict[str, np.ndarray]:
     # Imported late, so that reading and checking an architecture starts no JAX.
+    from ntk_dist.gram.block import compute_block
     from ntk_dist.kernels.dispatch import Kernel
 
-    return Kernel(layer, names, dtype).block(x1, x2)
+    return compute_block(
+        Kernel(layer, names, dtype), x1, x2, max_bytes=get_settings().block_max_bytes
+    )
 
 
 def _source(layer: Layer) -> str:

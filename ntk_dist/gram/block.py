@@ -53,7 +53,10 @@ def compute_block(
     MemoryBudgetError
         ``max_bytes`` does not hold a single pair.
     """
+    kernel.check(x1.shape[1:])
     n1, n2 = len(x1), len(x1) if x2 is None else len(x2)
+    if not (n1 and n2):
+        return kernel.block(x1, x2)
     rows1, rows2 = _batch_rows(
         kernel,
         x1,

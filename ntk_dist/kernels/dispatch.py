@@ -1,7 +1,14 @@
-"""One block of a Gram matrix, by the cheapest exact evaluation there is for its architecture."""
+"""One block of a Gram matrix, by the cheapest exact evaluation there is for its architecture.
+
+Blocks are float32 or float64; the arithmetic behind both is float64. Near correlation 1 the arc
+cosine loses half of the digits, and in float32 what is left is not enough: on 80 ordinary points
+in the plane entries were off by 8e-5 and the Gram matrix was indefinite, where rounding float64
+entries to float32 errs by 6e-8. It costs a factor of two in time and memory.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,9 +21,10 @@ import numpy.typing as npt
 from ntk_dist.errors import ArchitectureError, DataShapeError
 from ntk_dist.kernels import architecture as architectures
 from ntk_dist.kernels import recursion
+from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.coincidence import coincidence
 from ntk_dist.kernels.cost import Cost, pair_cost
-from ntk_dist.kernels.layers import Layer
+from ntk_dist.kernels.layers import Flatten, Identity, Layer
 from ntk_dist.kernels.statistics import Statistics
 
 __all__ = ["DTYPES", "KERNELS", "Kernel", "explain"]
@@ -29,9 +37,9 @@ Arrays: TypeAlias = dict[str, np.ndarray]
 
 def explain(architecture: Layer, input_shape: Iterable[int]) -> str:
     """Which evaluation is chosen for samples of this shape, and why, in one sentence."""
-    sizes = tuple(input_shape)
+    sizes = _seen(architecture, input_shape)
     if len(sizes) == 1:
-        return "reference recursion on whole matrices: samples have no spatial axes"
+        return "reference recursion on whole matrices: no layer sees spatial axes"
     pixels = " × ".join(map(str, sizes[:-1]))
     if recursion.needs_all_positions(architecture):
         return f"reference recursion over all pairs of the {pixels} positions: pooling mixes them"
@@ -50,7 +58,7 @@ class Kernel:
     kernels: tuple[str, ...]
     """``"ntk"``, ``"nngp"`` or both; both cost little more than the NTK alone."""
     dtype: np.dtype[Any]
-    """Of blocks and of the arithmetic inside: float32 or float64."""
+    """Of blocks: float32 or float64."""
 
     def __init__(
         self,
@@ -70,11 +78,6 @@ class Kernel:
     def fingerprint(self) -> str:
         """That of the architecture: see ``architecture.fingerprint``."""
         return architectures.fingerprint(self.architecture)
-
-    @property
-    def device_kind(self) -> str:
-        """What the blocks are computed on; the last bits repeat only on one kind of device."""
-        return str(jax.local_devices()[0].device_kind)
 
     def check(self, input_shape: Iterable[int]) -> None:
         """Refuse samples of this shape unless the architecture has a kernel for them.
@@ -177,23 +180,35 @@ class Kernel:
         return self._cost(input_shape).flops
 
     def _cost(self, input_shape: Iterable[int]) -> Cost:
-        return pair_cost(self.architecture, input_shape, self.dtype.itemsize, 1 + self._want_ntk)
+        shape = _seen(self.architecture, input_shape)
+        return pair_cost(self.architecture, shape, np.float64().itemsize, 1 + self._want_ntk)
 
     @property
     def _want_ntk(self) -> bool:
         return "ntk" in self.kernels
 
     def _samples(self, x: np.ndarray) -> np.ndarray:
-        samples = np.ascontiguousarray(x, self.dtype)
+        samples = np.ascontiguousarray(x, np.float64)
         if samples.ndim < 2:
             raise DataShapeError(f"expected samples in rows, got an array of shape {samples.shape}")
         self.check(samples.shape[1:])
-        return samples
+        return samples.reshape(len(samples), *_seen(self.architecture, samples.shape[1:]))
 
     def _run(self, program: Callable[[], recursion.Passed]) -> Arrays:
         """The kernels asked for, as writable arrays."""
-        # The precision is the kernel's own, whatever the process or thread is set to.
-        with jax.enable_x64(self.dtype == np.float64):
+        with jax.enable_x64(True):  # whatever the process or thread is set to
             nngp, ntk = program()
             both = {"nngp": nngp, "ntk": ntk}
-            return {name: np.array(both[name]) for name in self.kernels}
+            return {name: np.array(both[name], self.dtype) for name in self.kernels}
+
+
+def _seen(architecture: Layer, input_shape: Iterable[int]) -> tuple[int, ...]:
+    """The shape in which samples enter the recursion: flat at once if Flatten comes first.
+
+    Otherwise Flatten would average the pixels' products over a thousandfold larger array.
+    """
+    sizes = tuple(input_shape)
+    first = architecture
+    while isinstance(first, Serial):
+        first = next((each for each in first.layers if not isinstance(each, Identity)), Identity())
+    return (math.prod(sizes),) if isinstance(first, Flatten) else sizes

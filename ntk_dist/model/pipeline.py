@@ -21,7 +21,6 @@ from ntk_dist.events import EventSink, PhaseEvent, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.plan import GramPlan, assign_blocks, default_block_rows, plan_gram
-from ntk_dist.kernels.architecture import fingerprint
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.report import FitReport, GramReport
@@ -198,7 +197,7 @@ def gram_manifest(
     elif block_rows < 1:
         raise InvalidInputError(f"block_rows: expected at least 1, got {block_rows}")
     return Manifest(
-        architecture=fingerprint(kernel.architecture),
+        architecture=kernel.fingerprint,
         data_rows=rows.fingerprint,
         data_cols=rows.fingerprint,
         n_rows=len(rows),

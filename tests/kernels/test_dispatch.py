@@ -166,8 +166,27 @@ def test_what_does_not_fit_is_refused():
         Kernel(FC.layer, ("ntk",), "float16")
 
 
+def test_flatten_before_all_else_is_the_flat_network(rng):
+    x = rng.normal(size=(4, 3, 3, 2))
+    dense = stax.serial(stax.Dense(1, W_std=1.4, b_std=0.1), stax.Relu(), stax.Dense(1))
+    flat = Kernel(dense.layer, BOTH, "float64").block(x.reshape(4, -1))
+    image = Kernel(stax.serial(stax.Flatten(), dense).layer, BOTH, "float64")
+    assert image.bytes_per_pair((3, 3, 2)) == Kernel(dense.layer, BOTH).bytes_per_pair((18,))
+    for name, values in image.block(x).items():
+        np.testing.assert_allclose(values, flat[name], rtol=1e-14)
+
+
+def test_near_duplicates_keep_their_digits_in_float32(rng):
+    x = rng.normal(size=(40, 3)) + 100  # all directions within a degree or two
+    single, double = (Kernel(FC.layer, BOTH, d).block(x) for d in ("float32", "float64"))
+    for name in BOTH:
+        np.testing.assert_allclose(single[name], double[name], rtol=1e-7)
+
+
 def test_explains_its_choice():
-    assert "no spatial axes" in explain(FC.layer, (5,))
+    assert "no layer sees spatial axes" in explain(FC.layer, (5,))
+    flat = stax.serial(stax.Identity(), stax.serial(stax.Flatten(), stax.Dense(1)))
+    assert "no layer sees spatial axes" in explain(flat.layer, (4, 4, 2))
     assert "all pairs of the 4 × 4 positions" in explain(CONV.layer, (4, 4, 2))
 
 
