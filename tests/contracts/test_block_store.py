@@ -379,19 +379,3 @@ class TestZarrBlockStore(BlockStoreContract):
         for index in kept:
             expected = blocks_of(manifest, index)["ntk"]
             np.testing.assert_array_equal(store.read("ntk", index), expected)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 512 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip("this user may not mount a small file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
