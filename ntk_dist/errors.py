@@ -6,7 +6,7 @@ machines, the process ``exit_code`` of the command line and the ``http_status`` 
 
     NTKDistError                            1  500
      ├── InvalidInputError (ValueError)     2  422   what was asked for makes no sense
-     │    ├── ArchitectureError                      layers that cannot follow each other, bad arguments
+     │    ├── ArchitectureError                      layers that cannot follow each other
      │    ├── DataError                              the numbers given
      │    │    ├── UnreadableDataError               missing, truncated or unknown file
      │    │    ├── EmptyDataError                    no rows, or no features

@@ -6,11 +6,13 @@ logs or services; :mod:`ntk_dist.jobs.progress` turns them into something to loo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Event", "EventSink", "PhaseEvent", "StepEvent", "TaskEvent", "ignore"]
+__all__ = ["Clock", "Event", "EventSink", "PhaseEvent", "StepEvent", "TaskEvent", "ignore"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +62,20 @@ EventSink = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """The sink that drops everything."""
+
+
+class Clock:
+    """Seconds of every phase, announced as events."""
+
+    def __init__(self, on_event: EventSink = ignore) -> None:
+        self.on_event = on_event
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None, done: int = 0) -> Iterator[None]:
+        """Time what happens inside."""
+        self.on_event(PhaseEvent(phase=name, state="started", total=total, done=done))
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        self.on_event(PhaseEvent(phase=name, state="finished", seconds=self.seconds[name]))

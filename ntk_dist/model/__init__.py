@@ -1,9 +1,11 @@
 """Estimators: an architecture and data in, predictions of the infinitely wide network out.
 
 :class:`NTKRegressor` and :class:`NTKClassifier` follow scikit-learn's rules.
-:mod:`~ntk_dist.model.pipeline` is the main job without the estimator: merge repeated rows, plan,
-compute blocks, solve, predict. :mod:`~ntk_dist.model.preprocess` holds the steps applied to inputs
-first; :mod:`~ntk_dist.model.artifact` keeps a fitted model on disk.
+:mod:`~ntk_dist.model.pipeline` is the main job without the estimator: merge repeated rows, solve,
+predict; :mod:`~ntk_dist.model.gram` plans and computes the Gram matrix for it.
+:mod:`~ntk_dist.model.preprocess` holds the steps applied to inputs first,
+:mod:`~ntk_dist.model.targets` brings targets into columns, and
+:mod:`~ntk_dist.model.artifact` keeps a fitted model on disk.
 """
 
 from ntk_dist.model.classifier import NTKClassifier

@@ -27,14 +27,8 @@ from ntk_dist.executors import AbstractExecutor, make_executor
 from ntk_dist.gram.plan import GramPlan
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.artifact import Artifact, read_artifact, replace_artifact
-from ntk_dist.model.pipeline import (
-    DualFit,
-    SolveOptions,
-    fit_dual,
-    gram_of_rows,
-    plan_rows,
-    predict_dual,
-)
+from ntk_dist.model.gram import Resources, gram_of_rows, plan_rows
+from ntk_dist.model.pipeline import DualFit, SolveOptions, fit_dual, predict_dual
 from ntk_dist.model.preprocess import Preprocessor
 from ntk_dist.model.report import FitReport, GramReport
 from ntk_dist.settings import get_settings
@@ -202,9 +196,7 @@ class AbstractNTKEstimator(BaseEstimator):
                     targets,
                     options=options,
                     block_rows=self.block_rows,
-                    workspace=workspace,
-                    executor=executor,
-                    settings=get_settings(),
+                    resources=Resources(workspace, executor, get_settings()),
                     on_event=on_event,
                 )
             )
@@ -238,9 +230,7 @@ class AbstractNTKEstimator(BaseEstimator):
                 kernel,
                 x,
                 block_rows=self.block_rows,
-                workspace=workspace,
-                executor=executor,
-                settings=get_settings(),
+                resources=Resources(workspace, executor, get_settings()),
                 on_event=on_event,
             )
 

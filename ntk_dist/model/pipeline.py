@@ -1,30 +1,24 @@
 """From inputs and targets to dual coefficients, and from those to predictions.
 
-The driver's side of the main job: merge repeated rows, plan, compute the missing blocks, solve.
+The driver's side of the main job: merge repeated rows, have the Gram matrix computed, solve.
 Estimators and jobs are thin layers over these functions.
 """
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from ntk_dist.errors import BreakdownError, InvalidInputError
-from ntk_dist.events import EventSink, PhaseEvent, ignore
+from ntk_dist.events import Clock, EventSink, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
-from ntk_dist.gram.grid import BlockIndex
-from ntk_dist.gram.plan import GramPlan, assign_blocks, default_block_rows, plan_gram
-from ntk_dist.kernels.device import device_kind
+from ntk_dist.gram.plan import assign_blocks, default_block_rows
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.model.report import FitReport, GramReport
-from ntk_dist.settings import Settings, available_memory
+from ntk_dist.model.gram import Resources, compute_gram, distinct, open_gram
+from ntk_dist.model.report import FitReport
+from ntk_dist.settings import Settings
 from ntk_dist.solver import (
     AbstractOperator,
     AbstractPreconditioner,
@@ -36,25 +30,11 @@ from ntk_dist.solver import (
     solve_cg,
     solve_direct,
 )
-from ntk_dist.store.base import AbstractBlockStore, AbstractRows
-from ntk_dist.store.dataset import Collapsed, MemoryRows, average_targets, collapse
-from ntk_dist.store.manifest import Manifest
-from ntk_dist.store.workspace import (
-    AbstractWorkspace,
-    MemoryWorkspace,
-    Workspace,
-    find_gram,
-)
+from ntk_dist.store.base import AbstractRows
+from ntk_dist.store.dataset import MemoryRows, average_targets
 from ntk_dist.tasks import GramTask, PredictTask, RowBatch, ShardFactory
 
-__all__ = [
-    "DualFit",
-    "SolveOptions",
-    "fit_dual",
-    "gram_of_rows",
-    "plan_rows",
-    "predict_dual",
-]
+__all__ = ["DualFit", "SolveOptions", "fit_dual", "predict_dual"]
 
 PREDICT_ROWS = 256
 """Rows of one prediction task: enough for a GEMM, and a progress bar that moves."""
@@ -97,23 +77,6 @@ class DualFit:
     report: FitReport
 
 
-class Clock:
-    """Seconds of every phase, announced as events."""
-
-    def __init__(self, on_event: EventSink = ignore) -> None:
-        self.on_event = on_event
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str, total: int | None = None, done: int = 0) -> Iterator[None]:
-        """Time what happens inside."""
-        self.on_event(PhaseEvent(phase=name, state="started", total=total, done=done))
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
-        self.on_event(PhaseEvent(phase=name, state="finished", seconds=self.seconds[name]))
-
-
 def fit_dual(
     kernel: Kernel,
     x: np.ndarray,
@@ -121,9 +84,7 @@ def fit_dual(
     *,
     options: SolveOptions,
     block_rows: int | None,
-    workspace: AbstractWorkspace,
-    executor: AbstractExecutor,
-    settings: Settings,
+    resources: Resources,
     on_event: EventSink = ignore,
 ) -> DualFit:
     """Solve (K + ridge I) A = Y for the kernel of the training rows.
@@ -144,10 +105,8 @@ def fit_dual(
         How the system is solved.
     block_rows
         Side of a block; None chooses.
-    workspace, executor
-        Where blocks are kept, and who computes them.
-    settings
-        Limits of one process.
+    resources
+        Where blocks are kept, who computes them, within which limits.
     on_event
         Told of phases, tasks and steps.
 
@@ -163,18 +122,14 @@ def fit_dual(
     clock = Clock(on_event)
     with clock.phase("ingest"):
         x, merged = distinct(x)
-        rows = workspace.rows(x)
+        rows = resources.workspace.rows(x)
         y = average_targets(targets, merged)
-    manifest = gram_manifest(kernel, rows, block_rows, worker_device_kind(executor))
-    with shared_gram(workspace, manifest, executor) as store:
-        gram = _compute_missing(kernel, rows, store, executor, settings, workspace, clock)
-        shards = ShardFactory(
-            GramTask(kernel, rows, store, settings.block_max_bytes),
-            kernel=kernel.kernels[0],
-            max_bytes=settings.shard_max_bytes,
-        )
+    with open_gram(kernel, rows, block_rows, resources) as store:
+        gram = compute_gram(kernel, rows, store, resources, clock)
+        task = GramTask(kernel, rows, store, resources.settings.block_max_bytes)
+        factory = ShardFactory(task, kernel.kernels[0], resources.settings.shard_max_bytes)
         ridge = options.ridge / merged.counts
-        solution = _solve(shards, y, ridge, options, executor, clock)
+        solution = _solve(factory, y, ridge, options, resources.executor, clock)
     if solution.report.status.is_breakdown:
         raise BreakdownError(solution.report.text)
     report = FitReport(
@@ -182,132 +137,10 @@ def fit_dual(
         gram=gram,
         n_rows=len(targets),
         n_unique=len(merged.unique),
-        executor=executor.name,
+        executor=resources.executor.name,
         seconds=clock.seconds,
     )
     return DualFit(rows, solution.x, report)
-
-
-def gram_manifest(
-    kernel: Kernel, rows: AbstractRows, block_rows: int | None, device: str
-) -> Manifest:
-    """The identity of the symmetric Gram matrix of ``rows`` computed on one kind of device."""
-    if block_rows is None:
-        block_rows = default_block_rows(len(rows), kernel.flops_per_pair(rows.shape[1:]))
-    elif block_rows < 1:
-        raise InvalidInputError(f"block_rows: expected at least 1, got {block_rows}")
-    return Manifest(
-        architecture=kernel.fingerprint,
-        data_rows=rows.fingerprint,
-        data_cols=rows.fingerprint,
-        n_rows=len(rows),
-        n_cols=len(rows),
-        block_rows=min(block_rows, len(rows)),
-        symmetric=True,
-        kernels=kernel.kernels,
-        dtype=kernel.dtype.name,
-        device_kind=device,
-    )
-
-
-def plan_rows(
-    kernel: Kernel,
-    x: np.ndarray,
-    *,
-    block_rows: int | None,
-    location: str | Path | None,
-    settings: Settings,
-) -> GramPlan:
-    """What is missing for the Gram matrix of ``x``; a workspace that is not there is not made."""
-    rows = MemoryRows(distinct(x)[0])
-    manifest = gram_manifest(kernel, rows, block_rows, device_kind())
-    store = find_gram(location, manifest)
-    return _plan(
-        kernel, rows, manifest, frozenset() if store is None else store.present(), settings
-    )
-
-
-def gram_of_rows(
-    kernel: Kernel,
-    x: np.ndarray,
-    *,
-    block_rows: int | None,
-    workspace: AbstractWorkspace,
-    executor: AbstractExecutor,
-    settings: Settings,
-    on_event: EventSink = ignore,
-) -> GramReport:
-    """Compute and store the blocks of the Gram matrix of ``x`` that are missing.
-
-    Raises
-    ------
-    BudgetError
-        They do not fit; nothing was started.
-    """
-    clock = Clock(on_event)
-    with clock.phase("ingest"):
-        rows = workspace.rows(distinct(x)[0])
-    manifest = gram_manifest(kernel, rows, block_rows, worker_device_kind(executor))
-    with shared_gram(workspace, manifest, executor) as store:
-        return _compute_missing(kernel, rows, store, executor, settings, workspace, clock)
-
-
-def worker_device_kind(executor: AbstractExecutor) -> str:
-    """What a worker computes on; the driver of a GPU cluster need not have one itself."""
-    if executor.shares_memory:
-        return device_kind()
-    ((_, kind),) = executor.map_unordered(device_kind, [0])
-    return kind
-
-
-def distinct(x: np.ndarray) -> tuple[np.ndarray, Collapsed]:
-    """The distinct rows of ``x``, and which of them every row is."""
-    merged = collapse(x)
-    return (x if len(merged.unique) == len(x) else x[merged.unique]), merged
-
-
-def _plan(
-    kernel: Kernel,
-    rows: AbstractRows,
-    manifest: Manifest,
-    present: frozenset[BlockIndex],
-    settings: Settings,
-) -> GramPlan:
-    return plan_gram(
-        manifest.grid,
-        present,
-        kernels=manifest.kernels,
-        dtype=manifest.dtype,
-        input_shape=rows.shape[1:],
-        flops_per_pair=kernel.flops_per_pair(rows.shape[1:]),
-        working_bytes=settings.block_max_bytes,
-    )
-
-
-def _compute_missing(
-    kernel: Kernel,
-    rows: AbstractRows,
-    store: AbstractBlockStore,
-    executor: AbstractExecutor,
-    settings: Settings,
-    workspace: AbstractWorkspace,
-    clock: Clock,
-) -> GramReport:
-    plan = _plan(kernel, rows, store.manifest, store.present(), settings)
-    plan.require_room(free_bytes=workspace.free_bytes(), memory_bytes=available_memory())
-    task = GramTask(kernel, rows, store, settings.block_max_bytes)
-    done = plan.grid.n_blocks - len(plan.missing)
-    with clock.phase("gram", total=plan.grid.n_blocks, done=done):
-        retry = RetryPolicy(timeout_s=settings.task_timeout_s)
-        for _ in executor.map_unordered(task, plan.missing, retry=retry, on_event=clock.on_event):
-            pass
-    return GramReport(
-        key=store.manifest.key,
-        block_rows=plan.grid.block_rows,
-        n_blocks=plan.grid.n_blocks,
-        n_computed=len(plan.missing),
-        n_bytes=plan.gram_bytes,
-    )
 
 
 def _solve(
@@ -370,8 +203,10 @@ def predict_dual(
         New inputs of shape ``(n, *input_shape)`` in the kernel's dtype, after preprocessing.
     rows, dual_coef
         Of the fit.
-    executor, settings, on_event
-        As for :func:`fit_dual`.
+    executor, settings
+        Who computes, within which limits.
+    on_event
+        Told of phases and tasks.
 
     Returns
     -------
@@ -389,19 +224,3 @@ def predict_dual(
         for batch, part in executor.map_unordered(task, batches, retry=retry, on_event=on_event):
             values[batch.start : batch.start + len(part)] = part
     return values
-
-
-@contextmanager
-def shared_gram(
-    workspace: AbstractWorkspace, manifest: Manifest, executor: AbstractExecutor
-) -> Iterator[AbstractBlockStore]:
-    """The block store of a Gram, somewhere that the executor's workers reach.
-
-    Blocks in this process's memory are out of reach of other processes; those get a temporary
-    folder of this machine instead.
-    """
-    if executor.shares_memory or not isinstance(workspace, MemoryWorkspace):
-        yield workspace.gram(manifest)
-        return
-    with tempfile.TemporaryDirectory(prefix="ntk_dist-") as folder:
-        yield Workspace(folder).gram(manifest)

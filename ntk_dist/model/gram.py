@@ -1,0 +1,199 @@
+"""The Gram matrix of some rows: identified, planned, computed where it is missing.
+
+The driver's side; what workers do stands in :mod:`ntk_dist.tasks`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ntk_dist.errors import InvalidInputError
+from ntk_dist.events import Clock, EventSink, ignore
+from ntk_dist.executors import AbstractExecutor, RetryPolicy
+from ntk_dist.gram.grid import BlockIndex
+from ntk_dist.gram.plan import GramPlan, default_block_rows, plan_gram
+from ntk_dist.kernels.device import device_kind
+from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.model.report import GramReport
+from ntk_dist.settings import Settings, available_memory
+from ntk_dist.store.base import AbstractBlockStore, AbstractRows
+from ntk_dist.store.dataset import Collapsed, MemoryRows, collapse
+from ntk_dist.store.manifest import Manifest
+from ntk_dist.store.workspace import AbstractWorkspace, MemoryWorkspace, Workspace, find_gram
+from ntk_dist.tasks import GramTask
+
+__all__ = [
+    "Resources",
+    "compute_gram",
+    "distinct",
+    "gram_of_rows",
+    "open_gram",
+    "plan_rows",
+]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job may use."""
+
+    workspace: AbstractWorkspace
+    """Where rows and blocks are kept."""
+    executor: AbstractExecutor
+    """Who computes."""
+    settings: Settings
+    """Limits of one process."""
+
+
+def plan_rows(
+    kernel: Kernel,
+    x: np.ndarray,
+    *,
+    block_rows: int | None,
+    location: str | Path | None,
+    settings: Settings,
+) -> GramPlan:
+    """What is missing for the Gram matrix of ``x``; a workspace that is not there is not made."""
+    rows = MemoryRows(distinct(x)[0])
+    manifest = _manifest(kernel, rows, block_rows, device_kind())
+    store = find_gram(location, manifest)
+    present = frozenset[BlockIndex]() if store is None else store.present()
+    return _plan(kernel, rows, manifest, present, settings)
+
+
+def gram_of_rows(
+    kernel: Kernel,
+    x: np.ndarray,
+    *,
+    block_rows: int | None,
+    resources: Resources,
+    on_event: EventSink = ignore,
+) -> GramReport:
+    """Compute and store the blocks of the Gram matrix of ``x`` that are missing.
+
+    Raises
+    ------
+    BudgetError
+        They do not fit; nothing was started.
+    """
+    clock = Clock(on_event)
+    with clock.phase("ingest"):
+        rows = resources.workspace.rows(distinct(x)[0])
+    with open_gram(kernel, rows, block_rows, resources) as store:
+        return compute_gram(kernel, rows, store, resources, clock)
+
+
+def distinct(x: np.ndarray) -> tuple[np.ndarray, Collapsed]:
+    """The distinct rows of ``x``, and which of them every row is."""
+    merged = collapse(x)
+    return (x if len(merged.unique) == len(x) else x[merged.unique]), merged
+
+
+@contextmanager
+def open_gram(
+    kernel: Kernel, rows: AbstractRows, block_rows: int | None, resources: Resources
+) -> Iterator[AbstractBlockStore]:
+    """The block store of the symmetric Gram of ``rows``, where the executor's workers reach it.
+
+    Blocks in this process's memory are out of reach of other processes; those get a temporary
+    folder of this machine instead.
+
+    Raises
+    ------
+    InvalidInputError
+        ``block_rows`` is not positive.
+    """
+    workspace, executor = resources.workspace, resources.executor
+    manifest = _manifest(kernel, rows, block_rows, _worker_device_kind(executor))
+    if executor.shares_memory or not isinstance(workspace, MemoryWorkspace):
+        yield workspace.gram(manifest)
+        return
+    with tempfile.TemporaryDirectory(prefix="ntk_dist-") as folder:
+        yield Workspace(folder).gram(manifest)
+
+
+def compute_gram(
+    kernel: Kernel,
+    rows: AbstractRows,
+    store: AbstractBlockStore,
+    resources: Resources,
+    clock: Clock,
+) -> GramReport:
+    """Compute and store the blocks that ``store`` does not have, and only those.
+
+    Raises
+    ------
+    BudgetError
+        They do not fit; nothing was started.
+    TaskError
+        A block failed for good; finished ones are kept.
+    """
+    settings = resources.settings
+    plan = _plan(kernel, rows, store.manifest, store.present(), settings)
+    plan.require_room(free_bytes=resources.workspace.free_bytes(), memory_bytes=available_memory())
+    task = GramTask(kernel, rows, store, settings.block_max_bytes)
+    retry = RetryPolicy(timeout_s=settings.task_timeout_s)
+    done = plan.grid.n_blocks - len(plan.missing)
+    with clock.phase("gram", total=plan.grid.n_blocks, done=done):
+        for _ in resources.executor.map_unordered(
+            task, plan.missing, retry=retry, on_event=clock.on_event
+        ):
+            pass
+    return GramReport(
+        key=store.manifest.key,
+        block_rows=plan.grid.block_rows,
+        n_blocks=plan.grid.n_blocks,
+        n_computed=len(plan.missing),
+        n_bytes=plan.gram_bytes,
+    )
+
+
+def _manifest(kernel: Kernel, rows: AbstractRows, block_rows: int | None, device: str) -> Manifest:
+    """The identity of the symmetric Gram matrix of ``rows`` computed on one kind of device."""
+    if block_rows is None:
+        block_rows = default_block_rows(len(rows), kernel.flops_per_pair(rows.shape[1:]))
+    elif block_rows < 1:
+        raise InvalidInputError(f"block_rows: expected at least 1, got {block_rows}")
+    return Manifest(
+        architecture=kernel.fingerprint,
+        data_rows=rows.fingerprint,
+        data_cols=rows.fingerprint,
+        n_rows=len(rows),
+        n_cols=len(rows),
+        block_rows=min(block_rows, len(rows)),
+        symmetric=True,
+        kernels=kernel.kernels,
+        dtype=kernel.dtype.name,
+        device_kind=device,
+    )
+
+
+def _plan(
+    kernel: Kernel,
+    rows: AbstractRows,
+    manifest: Manifest,
+    present: frozenset[BlockIndex],
+    settings: Settings,
+) -> GramPlan:
+    return plan_gram(
+        manifest.grid,
+        present,
+        kernels=manifest.kernels,
+        dtype=manifest.dtype,
+        input_shape=rows.shape[1:],
+        flops_per_pair=kernel.flops_per_pair(rows.shape[1:]),
+        working_bytes=settings.block_max_bytes,
+    )
+
+
+def _worker_device_kind(executor: AbstractExecutor) -> str:
+    """What a worker computes on; the driver of a GPU cluster need not have one itself."""
+    if executor.shares_memory:
+        return device_kind()
+    ((_, kind),) = executor.map_unordered(device_kind, [0])
+    return kind
