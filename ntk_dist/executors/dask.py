@@ -90,7 +90,7 @@ class DaskExecutor(AbstractExecutor):
     Raises
     ------
     ExecutorUnreachableError
-        Nothing answers at ``address`` within about ten seconds, or it has no workers.
+        Nothing answers at ``address`` within 8 s, or no worker joins it within 30 s.
     """
 
     name = "dask"

@@ -80,7 +80,7 @@ class RayExecutor(AbstractExecutor):
     Raises
     ------
     ExecutorUnreachableError
-        Nothing answers at ``address`` within about ten seconds, or it refuses us.
+        Nothing answers at ``address`` within 8 s, or it refuses us.
     """
 
     name = "ray"

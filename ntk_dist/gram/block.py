@@ -19,6 +19,11 @@ from ntk_dist.kernels.statistics import Statistics
 
 __all__ = ["compute_block"]
 
+CACHE_BYTES = 16 * 2**20
+"""Working memory of a sub-batch, where more would be allowed: half of a 32 MiB last-level cache.
+Four 3x3 convolutions on 8 x 8 images ran at 62,000 entries/s with 8 to 32 MiB and at 15,000 with
+256 MiB (two cores)."""
+
 
 def compute_block(
     kernel: Kernel,
@@ -38,7 +43,7 @@ def compute_block(
         Inputs of shape ``(n1, *input_shape)`` and ``(n2, *input_shape)``; ``x2=None`` states that
         both sides are ``x1``: the block is then symmetric, exactly, at half the cost.
     max_bytes
-        Working memory beyond inputs and output, in bytes.
+        Most working memory beyond inputs and output, in bytes; what fits the cache is used.
     pad_rows
         Pad both sides to this many rows, so that the ragged blocks of a grid share the shape of
         the whole ones; None rounds each side up a little by itself.
@@ -107,17 +112,22 @@ def _batch_rows(
 ) -> tuple[int, int]:
     """Rows and columns of a sub-batch: as square as the budget and the sizes allow."""
     bytes_per_pair = kernel.bytes_per_pair(x.shape[1:])
-    pairs = max_bytes // bytes_per_pair
-    if pairs < 1:
+    if bytes_per_pair > max_bytes:
         raise MemoryBudgetError(
             f"one pair of inputs needs {format_bytes(bytes_per_pair)} of working memory, got "
             f"{format_bytes(max_bytes)}: raise NTK_DIST_BLOCK_MAX_BYTES"
         )
+    pairs = max(1, min(max_bytes, CACHE_BYTES) // bytes_per_pair)
     side = math.isqrt(pairs)
-    rows1 = min(n1, side)
-    rows2 = min(n2, pairs // rows1)
-    rows1 = min(n1, pairs // rows2)
+    rows1 = _split(n1, min(n1, side))
+    rows2 = _split(n2, min(n2, pairs // rows1))
+    rows1 = _split(n1, min(n1, pairs // rows2))
     return (min(rows1, rows2),) * 2 if square else (rows1, rows2)
+
+
+def _split(n: int, most: int) -> int:
+    """Rows of equal batches of at most ``most`` rows: 1000 rows by 630 are two of 500."""
+    return -(-n // -(-n // most))
 
 
 def _round_up(n: int) -> int:

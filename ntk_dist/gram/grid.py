@@ -52,11 +52,6 @@ class BlockGrid:
         down, across = self.shape
         return down * (down + 1) // 2 if self.symmetric else down * across
 
-    @property
-    def n_entries(self) -> int:
-        """How many numbers those blocks hold (diagonal blocks are held whole)."""
-        return sum(self.block_shape(b)[0] * self.block_shape(b)[1] for b in self)
-
     def __iter__(self) -> Iterator[BlockIndex]:
         down, across = self.shape
         for i in range(down):

@@ -61,7 +61,7 @@ class GramPlan:
     """Bytes of one entry."""
     flops_per_pair: float
     input_bytes: int
-    """Bytes of one input row."""
+    """Bytes of one input row on a worker: as it is read, and in the float64 kernels compute in."""
     working_bytes: int
     """Scratch memory one block may use beyond inputs and output, in bytes."""
 
@@ -84,7 +84,8 @@ class GramPlan:
     def worker_bytes(self) -> int:
         """Peak memory of one worker while it computes one block, in bytes.
 
-        Two ranges of inputs, the block, its copy on the way into the store, and scratch.
+        Two ranges of inputs (each twice, see ``input_bytes``), the block, its copy on the way into
+        the store, and scratch.
         """
         inputs = 2 * self.grid.block_rows * self.input_bytes
         return inputs + 2 * self.block_bytes + self.working_bytes
@@ -165,7 +166,7 @@ def plan_gram(
         kernels=kernels,
         itemsize=itemsize,
         flops_per_pair=flops_per_pair,
-        input_bytes=math.prod(input_shape) * itemsize,
+        input_bytes=math.prod(input_shape) * (itemsize + np.dtype(np.float64).itemsize),
         working_bytes=working_bytes,
     )
 

@@ -101,7 +101,7 @@ def evaluate(layer: Activation, x: Array) -> Array:
 def geometric_mean(v1: Array, v2: Array) -> Array:
     """``√(v1 v2)``, exactly ``v1`` where both are equal, so that correlation 1 is exact.
 
-    The roots are taken first: the product of two float32 variances over- or underflows.
+    The roots are taken first: the product of two variances may overflow where its root does not.
     """
     return jnp.where(v1 == v2, v1, jnp.sqrt(v1) * jnp.sqrt(v2))
 

@@ -67,7 +67,7 @@ class FanInSum(Layer):
 class _Combination(Layer):
     """Base of layers made of layers."""
 
-    layers: tuple[Layer, ...] = field()
+    layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
         name = type(self).__name__.lower()

@@ -1,7 +1,9 @@
 """Which rows of two sets are bitwise equal or opposite.
 
 The kernel of such a pair is known exactly from one row; computed from two it would lose half the
-digits of the derivative, because the arc cosine has an infinite slope at ±1.
+digits of the derivative, because the arc cosine has an infinite slope at ±1. This looks at the
+pairs of one block; the rows that a data set repeats are merged long before, by
+``store.dataset.collapse``.
 """
 
 from __future__ import annotations

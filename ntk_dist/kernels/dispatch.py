@@ -107,8 +107,8 @@ class Kernel:
             Samples, channels last.
         x2 : (n2, ...), optional
             Other samples; ``None`` states that they are ``x1``.
-        statistics1, statistics2
-            What ``statistics`` gave for these samples, when it is already known.
+        statistics1, statistics2 : Statistics of n1 and of n2 samples, optional
+            What ``statistics`` gave for ``x1`` and ``x2``; computed here if None.
 
         Raises
         ------
@@ -162,7 +162,7 @@ class Kernel:
         samples = self._samples(x)
         variances: list[np.ndarray] = []
 
-        def itself() -> recursion.Passed:
+        def itself() -> recursion.BothKernels:
             kernels, met = recursion.each_with_itself(
                 self.architecture, jnp.asarray(samples), self._want_ntk
             )
@@ -190,11 +190,14 @@ class Kernel:
     def _samples(self, x: np.ndarray) -> np.ndarray:
         samples = np.ascontiguousarray(x, np.float64)
         if samples.ndim < 2:
-            raise DataShapeError(f"expected samples in rows, got an array of shape {samples.shape}")
+            raise DataShapeError(
+                f"expected samples in rows, got an array of shape {samples.shape}; "
+                "reshape to (n, 1) if each sample is one number"
+            )
         self.check(samples.shape[1:])
         return samples.reshape(len(samples), *_seen(self.architecture, samples.shape[1:]))
 
-    def _run(self, program: Callable[[], recursion.Passed]) -> Arrays:
+    def _run(self, program: Callable[[], recursion.BothKernels]) -> Arrays:
         """The kernels asked for, as writable arrays."""
         with jax.enable_x64(True):  # whatever the process or thread is set to
             nngp, ntk = program()

@@ -6,16 +6,24 @@ pairs of two sets, or ``(n, ...)`` for the pairs ``(x_i, x_i)``. Positions follo
 ``windows.py``: all pairs of positions where a later pooling needs them, else each position with
 itself only, which is H x W times less. Walking the architecture backwards tells which.
 
+With ``q`` the NNGP and ``t`` the NTK before a layer, the layer leaves (NTK parameterization)::
+
+    Dense, Conv    W_std² q + b_std² =: p,    p + W_std² t    (W_std² t when it is frozen)
+    Activation     E[φ(u) φ(u')],             E[φ'(u) φ'(u')] t
+
+where Conv first takes the mean of both over its filter, and ``(u, u')`` is Gaussian with
+covariance ``q``. Pooling and Flatten act linearly on both; branches that meet add up.
+
 An activation also needs each sample's own variances. The pass over ``(x_i, x_i)`` meets them as
-the diagonal of its state and records them, once per data set; a pass over ``(x_i, x_j)`` consumes
-two such records, in the same order of layers.
+the diagonal of its state and records them; a pass over ``(x_i, x_j)`` consumes two such records,
+in the same order of layers.
 
 Each layer is a compiled program of its own, not the whole walk: XLA on CPU orders one big program
 so that up to 28 states are alive at once, and repeated layers compile once this way.
 
-Jacot, Gabriel & Hongler, arXiv:1806.07572 (NTK); Novak et al., arXiv:1810.05148 and Arora et al.,
-arXiv:1904.11955 (convolutions); Sohl-Dickstein, Novak, Schoenholz & Lee, arXiv:2001.07301
-(standard parameterization).
+Jacot, Gabriel & Hongler, arXiv:1806.07572, theorem 1 (NTK); Novak et al., arXiv:1810.05148 and
+Arora et al., arXiv:1904.11955 (convolutions); Sohl-Dickstein, Novak, Schoenholz & Lee,
+arXiv:2001.07301 (standard parameterization).
 """
 
 from __future__ import annotations
@@ -47,7 +55,7 @@ from ntk_dist.kernels.layers import (
 )
 
 __all__ = [
-    "Passed",
+    "BothKernels",
     "all_pairs",
     "each_with_itself",
     "each_with_opposite",
@@ -55,7 +63,7 @@ __all__ = [
     "needs_all_positions",
 ]
 
-Passed: TypeAlias = tuple[Array, Array | None]
+BothKernels: TypeAlias = tuple[Array, Array | None]
 """NNGP and (if asked for) NTK of the output, per pair of samples."""
 
 
@@ -90,7 +98,7 @@ def layer_needs(layer: Serial, after: bool) -> list[bool]:
 
 
 @dataclass(frozen=True)
-class Kernels:
+class KernelState:
     """The state between two layers."""
 
     nngp: Array
@@ -102,7 +110,7 @@ class Kernels:
     all_positions: bool
 
 
-Branches: TypeAlias = "Kernels | tuple[Branches, ...]"
+Branches: TypeAlias = "KernelState | tuple[Branches, ...]"
 
 
 @dataclass
@@ -117,9 +125,9 @@ class Pass:
     recorded: list[Array] = field(default_factory=list)
     """The variances met, when none were given."""
 
-    def run(self, layer: Layer, start: Kernels) -> Passed:
+    def run(self, layer: Layer, start: KernelState) -> BothKernels:
         """The kernels of the output, given the state of the inputs."""
-        result = cast("Kernels", self.walk(layer, start, False))
+        result = cast("KernelState", self.walk(layer, start, False))
         if self.want_ntk and result.ntk is None:
             return result.nngp, jnp.zeros_like(result.nngp)
         return result.nngp, result.ntk
@@ -133,12 +141,12 @@ class Pass:
                 for each, branch in zip(layer.layers, branches, strict=True)
             )
         if isinstance(layer, FanInSum):
-            return _sum(cast("tuple[Kernels, ...]", state))
+            return _sum(cast("tuple[KernelState, ...]", state))
         if isinstance(layer, Serial):
             for each, need in zip(layer.layers, layer_needs(layer, all_positions), strict=True):
                 state = self.walk(each, state, need)
             return state
-        single = cast("Kernels", state)
+        single = cast("KernelState", state)
         if isinstance(layer, FanOut):
             return (single,) * layer.num
         if single.all_positions and not needs_all_positions(layer, all_positions):
@@ -150,7 +158,7 @@ class Pass:
                 array.block_until_ready()
         return after
 
-    def _one(self, layer: Layer, state: Kernels) -> Kernels:
+    def _one(self, layer: Layer, state: KernelState) -> KernelState:
         match layer:
             case Dense() | Conv():
                 return self._affine(layer, state)
@@ -179,7 +187,7 @@ class Pass:
                 return state
         raise NotImplementedError(f"{layer!r} has no kernel")
 
-    def _affine(self, layer: Dense | Conv, state: Kernels) -> Kernels:
+    def _affine(self, layer: Dense | Conv, state: KernelState) -> KernelState:
         if isinstance(layer, Conv):
             state = self._map(functools.partial(_convolve, layer), state)
             step = 2 if state.all_positions else 1
@@ -187,7 +195,7 @@ class Pass:
         nngp, ntk = _affine(layer, state.nngp, state.ntk, state.channels, self.want_ntk)
         return replace(state, nngp=nngp, ntk=ntk, channels=layer.width)
 
-    def _variances(self, state: Kernels) -> tuple[Array, Array]:
+    def _variances(self, state: KernelState) -> tuple[Array, Array]:
         """The variances of both sides, (n, *spatial) each, before a layer that needs them."""
         if self.variances is not None:
             return next(self.variances)
@@ -196,14 +204,14 @@ class Pass:
         self.recorded.append(v)
         return v, v
 
-    def _map(self, program: Callable[[Array, int], Array], state: Kernels) -> Kernels:
+    def _map(self, program: Callable[[Array, int], Array], state: KernelState) -> KernelState:
         """The state with a linear program applied to both kernels, one after the other."""
         nngp = program(state.nngp, self.lead)
         ntk = None if state.ntk is None else program(state.ntk, self.lead)
         return replace(state, nngp=nngp, ntk=ntk)
 
 
-def each_with_itself(layer: Layer, x: Array, want_ntk: bool) -> tuple[Passed, list[Array]]:
+def each_with_itself(layer: Layer, x: Array, want_ntk: bool) -> tuple[BothKernels, list[Array]]:
     """The kernels of each sample with itself, and the variances met on the way.
 
     Parameters
@@ -226,7 +234,7 @@ def each_with_itself(layer: Layer, x: Array, want_ntk: bool) -> tuple[Passed, li
     return walk.run(layer, _start(layer, x, x, 1)), walk.recorded
 
 
-def each_with_opposite(layer: Layer, x: Array, want_ntk: bool) -> Passed:
+def each_with_opposite(layer: Layer, x: Array, want_ntk: bool) -> BothKernels:
     """The kernels of each sample ``x_i`` with ``-x_i``: a pair of (n,).
 
     The covariance is negated, not computed again, so that a correlation of -1 is exact.
@@ -245,7 +253,7 @@ def all_pairs(
     variances1: Sequence[Array],
     variances2: Sequence[Array],
     want_ntk: bool,
-) -> Passed:
+) -> BothKernels:
     """The kernels of every sample of ``x1`` with every sample of ``x2``: a pair of (n1, n2).
 
     The variances are those that ``each_with_itself`` returns for either set.
@@ -254,10 +262,10 @@ def all_pairs(
     return walk.run(layer, _start(layer, x1, x2, 2))
 
 
-def _start(layer: Layer, x1: Array, x2: Array, lead: int) -> Kernels:
+def _start(layer: Layer, x1: Array, x2: Array, lead: int) -> KernelState:
     everywhere = needs_all_positions(layer)
     covariance = _input_covariance(x1, x2, lead, everywhere)
-    return Kernels(covariance, None, x1.shape[1:-1], x1.shape[-1], everywhere)
+    return KernelState(covariance, None, x1.shape[1:-1], x1.shape[-1], everywhere)
 
 
 _diagonal = jax.jit(windows.take_diagonal, static_argnums=1)
@@ -291,7 +299,7 @@ def _input_covariance(x1: Array, x2: Array, lead: int, all_positions: bool) -> A
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _affine(
     layer: Dense | Conv, nngp: Array, ntk: Array | None, channels: int, want_ntk: bool
-) -> Passed:
+) -> BothKernels:
     """A random linear layer (after the mean over its filter): what its gradients add, too."""
     variance = layer.W_std**2
     after = nngp * variance
@@ -317,7 +325,7 @@ def _activation(
     v2: Array,
     lead: int,
     all_positions: bool,
-) -> Passed:
+) -> BothKernels:
     left, right = _spread(v1, 0, lead, all_positions), _spread(v2, 1, lead, all_positions)
     after, slope = dual(layer, nngp, left, right)
     return after, None if ntk is None else slope * ntk
@@ -332,7 +340,7 @@ def _layer_norm(
     v2: Array,
     lead: int,
     all_positions: bool,
-) -> Passed:
+) -> BothKernels:
     if axes := tuple(1 + axis for axis in layer.spatial_axes(v1.ndim - 1)):
         v1, v2 = v1.mean(axes, keepdims=True), v2.mean(axes, keepdims=True)
     left, right = _spread(v1, 0, lead, all_positions), _spread(v2, 1, lead, all_positions)
@@ -352,7 +360,7 @@ def _spread(v: Array, side: int, lead: int, all_positions: bool) -> Array:
     return jnp.reshape(v, (*samples, *spatial))
 
 
-def _sum(branches: tuple[Kernels, ...]) -> Kernels:
+def _sum(branches: tuple[KernelState, ...]) -> KernelState:
     """Independent branches: covariances add up, and so do gradient products."""
     ntks = [b.ntk for b in branches if b.ntk is not None]
     return replace(

@@ -1,4 +1,4 @@
-"""What is known of each sample alone: computed once per data set, reused by every block."""
+"""What is known of each sample alone: computed once, reused by every block the sample is in."""
 
 from __future__ import annotations
 

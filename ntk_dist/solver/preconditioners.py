@@ -58,6 +58,9 @@ class RPCholeskyPreconditioner(AbstractPreconditioner):
     Woodbury formula would form G^T G, whose condition number is the square of this one's; Q has
     orthonormal accuracy whatever the spread of G, and applying it is two products.
 
+    Diaz, Epperly, Frangella, Tropp & Webber, "Robust, randomized preconditioning for kernel ridge
+    regression", arXiv:2304.12465; there D is the ridge alone.
+
     Parameters
     ----------
     approximation
@@ -76,7 +79,7 @@ class RPCholeskyPreconditioner(AbstractPreconditioner):
     ) -> None:
         factor = approximation.factor
         n, self.rank = factor.shape
-        self.pivots, self.rounds = approximation.pivots, approximation.rounds
+        self.pivots = approximation.pivots
         diagonal = approximation.residual + np.einsum("ij,ij->i", factor, factor)
         self.shift = max(float(approximation.residual.mean()), precision * float(diagonal.mean()))
         """Added to the ridge on the diagonal of P."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ntk_dist.errors import BreakdownError, NotConvergedError
 
-__all__ = ["Solution", "SolveReport", "SolveStatus"]
+__all__ = ["Solution", "SolveReport", "SolveStatus", "describe"]
 
 
 class SolveStatus(Enum):

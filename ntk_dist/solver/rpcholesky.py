@@ -1,9 +1,10 @@
 """Low-rank approximation of a Gram matrix from a few of its columns.
 
-Accelerated randomly pivoted Cholesky: Epperly, Tropp and Webber, "Embrace rejection: kernel
-matrix approximation by accelerated randomly pivoted Cholesky", arXiv 2410.03969, algorithm 2.1.
-Pivots have the law of the one-at-a-time method (each drawn with probability proportional to the
-diagonal of the residual), but a whole block is proposed at once and thinned by rejection.
+Accelerated randomly pivoted Cholesky: Epperly, Tropp & Webber, "Embrace rejection: kernel matrix
+approximation by accelerated randomly pivoted Cholesky", arXiv:2410.03969. Pivots have the law of
+the one-at-a-time method (each drawn with probability proportional to the diagonal of the
+residual; Chen, Epperly, Tropp & Webber, arXiv:2207.06503), but a whole block is proposed at once
+and thinned by rejection.
 """
 
 from __future__ import annotations

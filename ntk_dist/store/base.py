@@ -110,17 +110,17 @@ class AbstractBlockStore(ABC):
 
 
 class AbstractRows(ABC):
-    """The inputs of a data set, read a range of rows at a time."""
+    """Rows of an array that is kept somewhere (inputs, or coefficients), read a range at a time."""
 
     shape: tuple[int, ...]
-    """Rows first, then the shape of one input."""
+    """Rows first, then the shape of one row."""
     dtype: np.dtype
     fingerprint: str
     """Hash of shape, dtype and bytes."""
 
     @abstractmethod
     def read(self, rows: slice) -> np.ndarray:
-        """Inputs ``rows`` (start and stop only), of shape ``(stop - start, *shape[1:])``."""
+        """Those rows (start and stop only), of shape ``(stop - start, *shape[1:])``."""
 
     def __len__(self) -> int:
         return self.shape[0]

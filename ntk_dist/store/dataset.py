@@ -31,6 +31,7 @@ __all__ = [
     "average_targets",
     "collapse",
     "fingerprint",
+    "group_equal_rows",
     "row_pieces",
     "write_rows",
 ]
@@ -168,16 +169,7 @@ def collapse(x: np.ndarray) -> Collapsed:
 
     Beyond ``x`` this needs a few integers per row.
     """
-    return group_equal_rows(x, hash_rows(x))
-
-
-def hash_rows(x: np.ndarray) -> np.ndarray:
-    """One integer per row, ``(n_rows,)``, the same for equal rows."""
-    hashes = np.empty(len(x), np.int64)
-    for piece in row_pieces(x):
-        rows = _without_negative_zeros(x[piece])
-        hashes[piece] = [hash(row.tobytes()) for row in rows]
-    return hashes
+    return group_equal_rows(x, _hash_rows(x))
 
 
 def group_equal_rows(x: np.ndarray, hashes: np.ndarray) -> Collapsed:
@@ -242,6 +234,15 @@ def _bounded(rows: slice, n_rows: int) -> slice:
 
 def _native(x: np.ndarray) -> np.ndarray:
     return x.astype(x.dtype.newbyteorder("="), copy=False)
+
+
+def _hash_rows(x: np.ndarray) -> np.ndarray:
+    """One integer per row, ``(n_rows,)``, the same for equal rows; differs between processes."""
+    hashes = np.empty(len(x), np.int64)
+    for piece in row_pieces(x):
+        rows = _without_negative_zeros(x[piece])
+        hashes[piece] = [hash(row.tobytes()) for row in rows]
+    return hashes
 
 
 def _without_negative_zeros(x: np.ndarray) -> np.ndarray:

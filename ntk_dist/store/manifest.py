@@ -39,6 +39,10 @@ class Manifest:
     format: int = FORMAT
     package_version: str = __version__
 
+    def __post_init__(self) -> None:
+        # Else the same two kernels in another order would be another Gram.
+        object.__setattr__(self, "kernels", tuple(sorted(self.kernels)))
+
     @property
     def grid(self) -> BlockGrid:
         """How the matrix is cut."""

@@ -140,7 +140,7 @@ class Workspace(AbstractWorkspace):
         """Variables that let workers compile every kernel once for all of them."""
         return {
             "JAX_COMPILATION_CACHE_DIR": str(self.compilation_cache),
-            # JAX keeps what took a second; the many that took less add up to 5 s of 7 s here.
+            # JAX keeps what took a second; the many programs that took less were 5 s out of 7 s.
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }

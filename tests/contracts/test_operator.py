@@ -135,32 +135,6 @@ def test_sums_run_in_float64():
     assert product[-1, 0] == 1 + 599 * 2.0**-20
 
 
-def test_a_shard_answers_only_for_rows_its_blocks_touch():
-    grid = BlockGrid(100, 100, 10, symmetric=True)
-    shard = GramShard(lambda index: np.ones(grid.block_shape(index)), grid, [(2, 5)], 0)
-    segments = shard.matmat(np.ones((100, 1)))
-    assert [(start, values.shape) for start, values in segments] == [(20, (10, 1)), (50, (10, 1))]
-
-
-@pytest.mark.parametrize(
-    "block", [np.ones((3, 3), np.float32), np.ones((10, 10), np.int64), np.ones((10, 10), ">f4")]
-)
-def test_a_block_of_the_wrong_shape_or_kind_is_refused(block):
-    grid = BlockGrid(10, 10, 10, symmetric=True)
-    shard = GramShard(lambda index: block, grid, list(grid), 0)
-    with pytest.raises(ValueError, match=r"block \(0, 0\): expected float32 or float64"):
-        shard.matmat(np.ones((10, 1)))
-
-
-def test_a_failing_read_reaches_the_caller():
-    def read_block(index):
-        raise OSError(f"block {index} is gone")
-
-    grid = BlockGrid(30, 30, 10, symmetric=True)
-    with pytest.raises(OSError, match=r"block \(0, 0\) is gone"):
-        GramShard(read_block, grid, list(grid), 0).matmat(np.ones((30, 1)))
-
-
 def test_what_makes_no_sense_is_refused():
     operator = stored(gram(20), 8, 1, 0)
     with pytest.raises(InvalidInputError, match=r"\(20, k\), got \(19, 2\)"):
@@ -172,5 +146,3 @@ def test_what_makes_no_sense_is_refused():
     for ridge in (-1.0, np.nan, np.ones(19)):
         with pytest.raises(InvalidInputError, match="ridge"):
             RidgedOperator(operator, ridge)
-    with pytest.raises(ValueError, match="symmetric grid"):
-        GramShard(lambda index: None, BlockGrid(4, 4, 2), [], 0)

@@ -46,8 +46,10 @@ def test_no_threads_are_refused() -> None:
 
 def test_an_interrupt_ends_the_process_while_a_task_is_running() -> None:
     code = (
-        "import time\n"
+        "import signal, time\n"
         "from ntk_dist.executors.local import LocalExecutor\n"
+        # A process that a shell started in the background ignores this signal, and so do its own.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def task(x):\n    print('running', flush=True)\n    time.sleep(600)\n"
         "with LocalExecutor() as executor:\n    list(executor.map_unordered(task, [1]))\n"
     )
@@ -57,5 +59,8 @@ def test_an_interrupt_ends_the_process_while_a_task_is_running() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        try:
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert "KeyboardInterrupt" in stderr

@@ -17,7 +17,6 @@ def test_every_entry_is_covered_once(n, m, block_rows):
         assert grid.block_shape(index) == cover[grid.rows(index), grid.cols(index)].shape
     assert (cover == 1).all()
     assert grid.n_blocks == len(list(grid))
-    assert grid.n_entries == n * m
 
 
 @given(n=sizes, block_rows=sizes)

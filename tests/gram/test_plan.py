@@ -56,6 +56,12 @@ def test_too_little_memory_is_refused_in_words():
         plan(BlockGrid(4096, 4096, 1024)).require_room(memory_bytes=2**20)
 
 
+def test_a_worker_holds_its_inputs_again_in_float64():
+    planned = plan(BlockGrid(10, 10, 5), input_shape=(3, 7))
+    assert planned.input_bytes == 3 * 7 * (4 + 8)
+    assert planned.worker_bytes == 2 * 5 * planned.input_bytes + 2 * 5 * 5 * 4 + 1000
+
+
 @given(n=st.integers(1, 10**7), flops=st.floats(1, 1e12))
 def test_default_block_rows_are_bounded_and_never_more_than_the_rows(n, flops):
     rows = default_block_rows(n, flops)

@@ -46,6 +46,12 @@ def test_every_field_but_the_version_is_identity(field):
         MANIFEST.require_same(other, "here")
 
 
+def test_the_order_of_kernels_is_no_identity():
+    other = replace(MANIFEST, kernels=("ntk", "nngp"))
+    assert other == MANIFEST
+    assert other.key == MANIFEST.key
+
+
 def test_the_package_version_is_no_identity():
     newer = replace(MANIFEST, package_version="99")
     assert newer.key == MANIFEST.key
