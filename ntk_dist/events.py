@@ -28,7 +28,6 @@ class PhaseEvent:
     """How many of them were already there when it started (a resumed run)."""
     seconds: float | None = None
     """Wall time, once finished."""
-    message: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

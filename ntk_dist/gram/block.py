@@ -8,7 +8,6 @@ row), and shapes are rounded up, so that compilation happens once per job and no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -55,6 +54,8 @@ def compute_block(
 
     Raises
     ------
+    ArchitectureError, DataShapeError
+        The inputs do not fit the architecture, or each other.
     MemoryBudgetError
         ``max_bytes`` does not hold a single pair.
     """
@@ -63,19 +64,18 @@ def compute_block(
     if not (n1 and n2):
         return kernel.block(x1, x2)
     rows1, rows2 = _batch_rows(
-        kernel,
-        x1,
+        kernel.bytes_per_pair(x1.shape[1:]),
         pad_rows or _round_up(n1),
         pad_rows or _round_up(n2),
         max_bytes,
         square=x2 is None,
     )
     out = {name: np.empty((n1, n2), kernel.dtype) for name in kernel.kernels}
-    batches1 = _Batches(kernel, x1, rows1)
-    batches2 = batches1 if x2 is None else _Batches(kernel, x2, rows2)
-    for start1, (a, a_statistics) in batches1:
+    batches1 = _batches(kernel, x1, rows1)
+    batches2 = batches1 if x2 is None else _batches(kernel, x2, rows2)
+    for start1, a, a_statistics in batches1:
         stop1 = min(start1 + rows1, n1)
-        for start2, (b, b_statistics) in batches2:
+        for start2, b, b_statistics in batches2:
             if x2 is None and start2 < start1:
                 continue
             stop2 = min(start2 + rows2, n2)
@@ -91,27 +91,22 @@ def compute_block(
     return out
 
 
-class _Batches:
-    """Equal ranges of rows, each with its statistics, computed once and kept."""
-
-    def __init__(self, kernel: Kernel, x: np.ndarray, rows: int) -> None:
-        self._items: list[tuple[int, tuple[np.ndarray, Statistics]]] = []
-        for start in range(0, len(x), rows):
-            batch = x[start : start + rows]
-            if len(batch) < rows:
-                padding = np.broadcast_to(batch[-1:], (rows - len(batch), *batch.shape[1:]))
-                batch = np.concatenate([batch, padding])
-            self._items.append((start, (batch, kernel.statistics(batch))))
-
-    def __iter__(self) -> Iterator[tuple[int, tuple[np.ndarray, Statistics]]]:
-        return iter(self._items)
+def _batches(kernel: Kernel, x: np.ndarray, rows: int) -> list[tuple[int, np.ndarray, Statistics]]:
+    """Ranges of exactly ``rows`` rows, the last one padded: first row, inputs and statistics."""
+    batches = []
+    for start in range(0, len(x), rows):
+        batch = x[start : start + rows]
+        if len(batch) < rows:
+            padding = np.broadcast_to(batch[-1:], (rows - len(batch), *batch.shape[1:]))
+            batch = np.concatenate([batch, padding])
+        batches.append((start, batch, kernel.statistics(batch)))
+    return batches
 
 
 def _batch_rows(
-    kernel: Kernel, x: np.ndarray, n1: int, n2: int, max_bytes: int, *, square: bool
+    bytes_per_pair: int, n1: int, n2: int, max_bytes: int, *, square: bool
 ) -> tuple[int, int]:
     """Rows and columns of a sub-batch: as square as the budget and the sizes allow."""
-    bytes_per_pair = kernel.bytes_per_pair(x.shape[1:])
     if bytes_per_pair > max_bytes:
         raise MemoryBudgetError(
             f"one pair of inputs needs {format_bytes(bytes_per_pair)} of working memory, got "

@@ -9,7 +9,6 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
@@ -23,9 +22,9 @@ from ntk_dist.events import Event, PhaseEvent, StepEvent, TaskEvent
 __all__ = ["ProgressDisplay"]
 
 LABELS = {
-    "ingest": "reading and merging rows",
+    "ingest": "merging repeated rows",
     "gram": "computing Gram blocks",
-    "precondition": "building the preconditioner",
+    "precondition": "preconditioning",
     "solve": "solving",
     "predict": "predicting",
 }
@@ -42,12 +41,11 @@ class ProgressDisplay:
         if console.is_terminal:
             self._bars = Progress(
                 SpinnerColumn(),
-                TextColumn("{task.description:<28}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.description:<21}"),
+                BarColumn(bar_width=16),
+                TextColumn("{task.fields[note]:<24}"),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(compact=True),
                 console=console,
             )
         self._phase = ""
@@ -86,42 +84,46 @@ class ProgressDisplay:
 
     def _start(self, event: PhaseEvent) -> None:
         self._phase, self._done, self._total = event.phase, event.done, event.total
-        label = LABELS.get(event.phase, event.phase)
         if self._bars:
-            total = event.total if event.phase != "solve" else 100
-            self._task = self._bars.add_task(label, total=total, completed=event.done, note="")
+            total = 1.0 if event.phase == "solve" else event.total
+            self._task = self._bars.add_task(self._label, total=total, note=self._count)
+            self._bars.update(self._task, completed=event.done)
         elif event.total is not None:
             found = f", {event.done} already there" if event.done else ""
-            self._say(f"{label}: {event.total} to do{found}")
+            self._say(f"{self._label}: {event.total - event.done} to do{found}")
         self._last_line = time.monotonic()
 
     def _finish(self, event: PhaseEvent) -> None:
-        label = LABELS.get(event.phase, event.phase)
         if self._bars and self._task is not None:
-            task = self._bars.tasks[self._task]
-            note = event.message or task.fields["note"]
-            total = task.total if task.total is not None else 1
-            self._bars.update(self._task, total=total, completed=total, note=note)
+            total = self._bars.tasks[self._task].total or 1.0
+            self._bars.update(self._task, total=total, completed=total)
         else:
-            detail = f" ({event.message})" if event.message else ""
-            self._say(f"{label}: done in {event.seconds or 0.0:.1f} s{detail}")
+            self._say(f"{self._label}: done in {event.seconds or 0.0:.1f} s")
 
     def _advance(self) -> None:
         self._done += 1
         if self._bars and self._task is not None:
-            self._bars.update(self._task, completed=self._done)
+            self._bars.update(self._task, completed=self._done, note=self._count)
         elif self._due():
-            self._say(f"{LABELS.get(self._phase, self._phase)}: {self._done} of {self._total}")
+            self._say(f"{self._label}: {self._count}")
 
     def _step(self, event: StepEvent) -> None:
         worst = max(event.residuals, default=0.0)
-        note = f"step {event.step}, residual {worst:.1e}"
+        note = f"step {event.step}, residual {worst:.0e}"
         if self._bars and self._task is not None:
             # The residual falls geometrically, so its logarithm is the honest progress.
             fraction = math.log(max(worst, event.tol)) / math.log(event.tol) if worst < 1 else 0.0
-            self._bars.update(self._task, completed=int(100 * fraction), note=note)
+            self._bars.update(self._task, completed=fraction, note=note)
         elif self._due():
-            self._say(f"{LABELS['solve']}: {note}")
+            self._say(f"{self._label}: {note}")
+
+    @property
+    def _label(self) -> str:
+        return LABELS.get(self._phase, self._phase)
+
+    @property
+    def _count(self) -> str:
+        return f"{self._done} of {self._total}" if self._total is not None else ""
 
     def _due(self) -> bool:
         now = time.monotonic()

@@ -14,6 +14,9 @@ import numpy as np
 
 __all__ = ["Coincidence", "coincidence"]
 
+PIECE_BYTES = 2**17
+"""Rows are looked at this much at a time, so that the integers made of them stay in L2."""
+
 
 @dataclass(frozen=True)
 class Coincidence:
@@ -34,9 +37,8 @@ def coincidence(x1: np.ndarray, x2: np.ndarray | None = None) -> Coincidence:
         Samples of one shape and dtype, float32 or float64.
     """
     a = np.ascontiguousarray(x1).reshape(len(x1), -1)
-    b = a if x2 is None else np.ascontiguousarray(x2).reshape(len(x2), -1)
-    rows = a if x2 is None else np.concatenate([a, b])
-    group, sign = _groups(rows)
+    b = a[:0] if x2 is None else np.ascontiguousarray(x2).reshape(len(x2), -1)
+    group, sign = _groups(a, b)
     n = len(a)
     group1, sign1 = group[:n], sign[:n]
     group2, sign2 = (group1, sign1) if x2 is None else (group[n:], sign[n:])
@@ -48,27 +50,51 @@ def coincidence(x1: np.ndarray, x2: np.ndarray | None = None) -> Coincidence:
     return Coincidence((here[i], there[j]), (here[k], there[m]))
 
 
-def _groups(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the first row it equals up to sign, and its sign: (n,) and (n,)."""
-    leading = np.take_along_axis(rows, (rows != 0).argmax(axis=1)[:, None], axis=1)
-    sign = np.where(leading < 0, -1, 1).astype(rows.dtype)
-    # + 0: no negative zeros, whose bits differ.
-    positive = rows * sign + 0
-    _, first, inverse = np.unique(_keys(positive), return_index=True, return_inverse=True)
+def _groups(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row of ``a``, then of ``b``: the first row equal up to sign, and the sign to it.
+
+    Rows are compared only where their keys meet.
+    """
+    _, first, inverse = np.unique(
+        np.concatenate([_keys(a), _keys(b)]), return_index=True, return_inverse=True
+    )
     group = first[inverse]
-    for i in (group != np.arange(len(rows))).nonzero()[0]:
-        if not np.array_equal(positive[i], positive[group[i]]):
+    sign = np.ones(len(group), np.int8)
+
+    def row(i: int) -> np.ndarray:
+        one: np.ndarray = a[i] if i < len(a) else b[i - len(a)]
+        return one
+
+    for i in (group != np.arange(len(group))).nonzero()[0]:
+        leader = row(group[i])
+        if np.array_equal(row(i), leader):
+            continue
+        if np.array_equal(row(i), -leader):
+            sign[i] = -1
+        else:
             # Another row with the same 64-bit key: it stands alone, and loses only accuracy.
             group[i] = i
-    return group, sign[:, 0]
+    return group, sign
 
 
 def _keys(rows: np.ndarray) -> np.ndarray:
-    """One 64-bit number per row, the same for the same bits: (n,).
+    """One 64-bit number per row, the same for rows that are equal up to sign: (n,).
 
-    A sum of the bits weighted by fixed random odd numbers, modulo 2^64.
+    The entries' magnitudes as integers, with their signs and weighted by fixed random odd numbers,
+    add up modulo 2^64 to the key or, for the opposite row, to its negative.
     """
-    bits = rows.view(np.dtype(f"u{rows.itemsize}"))
     weights = np.random.default_rng(0).integers(2**64, size=rows.shape[1], dtype=np.uint64)
-    keys: np.ndarray = np.einsum("ij,j->i", bits, weights | np.uint64(1), dtype=np.uint64)
-    return keys
+    weights |= np.uint64(1)
+    keys = np.empty(len(rows), np.uint64)
+    integer = np.dtype(f"i{rows.itemsize}").type
+    step = max(1, PIECE_BYTES // max(1, rows.shape[1] * rows.itemsize))
+    for piece in (slice(start, start + step) for start in range(0, len(rows), step)):
+        bits = rows[piece].view(integer)
+        signs = bits >> integer(8 * rows.itemsize - 1)  # 0, or -1 in every bit
+        terms = (bits & np.iinfo(integer).max).astype(np.int64, copy=False)
+        # Small integers in float64 end in 44 zero bits or more, which a product keeps: without the
+        # upper half in the lower one their keys would have 20 bits, and collide.
+        terms ^= terms >> 32
+        terms = (terms ^ signs) - signs  # the negative where the sign is -1
+        np.einsum("ij,j->i", terms.view(np.uint64), weights, out=keys[piece])
+    return np.minimum(keys, -keys)

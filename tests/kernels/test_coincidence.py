@@ -23,8 +23,12 @@ def test_a_set_with_itself_has_at_least_its_diagonal(rng):
     assert set(zip(*found.opposite, strict=True)) == {(1, 3), (3, 1)}
 
 
-def test_agrees_with_comparing_all_pairs_of_small_integers(rng):
-    x1, x2 = (rng.integers(-1, 2, size=(60, 3)).astype("float32") for _ in range(2))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("largest", "n_features"), [(1, 3), (16, 2)])
+def test_agrees_with_comparing_all_pairs_of_small_integers(dtype, largest, n_features, rng):
+    x1, x2 = (
+        rng.integers(-largest, largest + 1, size=(300, n_features)).astype(dtype) for _ in range(2)
+    )
     found = coincidence(x1, x2)
     equal = (x1[:, None] == x2[None]).all(-1)
     opposite = (x1[:, None] == -x2[None]).all(-1) & ~equal
