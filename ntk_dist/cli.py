@@ -30,10 +30,10 @@ __all__ = ["main", "run"]
 
 OK, DEFECT, BAD_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 1, 2, 3, 130
 
-as_json = click.option(
+json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output."
 )
-on_executor = click.option(
+executor_option = click.option(
     "--executor", metavar="WHO", help="local, dask, dask://HOST:PORT, ray or ray://HOST:PORT."
 )
 
@@ -95,9 +95,9 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("job", type=click.Path(dir_okay=False))
-@on_executor
+@executor_option
 @click.option("--workspace", metavar="DIR", help="Instead of the job file's.")
-@as_json
+@json_option
 def fit(job: str, executor: str | None, workspace: str | None, as_json: bool) -> int:
     """Fit the model of a job file and publish it in the workspace.
 
@@ -123,8 +123,8 @@ def fit(job: str, executor: str | None, workspace: str | None, as_json: bool) ->
 @click.argument("inputs", metavar="INPUT")
 @click.option("-o", "--output", required=True, metavar="OUT", help=".npy, .npz, .csv or .parquet")
 @click.option("--scores", is_flag=True, help="Class values instead of labels.")
-@on_executor
-@as_json
+@executor_option
+@json_option
 def predict(
     model: str, inputs: str, output: str, scores: bool, executor: str | None, as_json: bool
 ) -> int:
@@ -152,9 +152,9 @@ def predict(
 @cli.command()
 @click.argument("job", type=click.Path(dir_okay=False))
 @click.option("--plan", is_flag=True, help="Say what there is to do, and do nothing.")
-@on_executor
+@executor_option
 @click.option("--workspace", metavar="DIR", help="Instead of the job file's.")
-@as_json
+@json_option
 def gram(job: str, plan: bool, executor: str | None, workspace: str | None, as_json: bool) -> int:
     """Compute the Gram matrix of a job file, or only plan it."""
     from ntk_dist.jobs.describe import describe_gram, describe_plan
@@ -163,8 +163,7 @@ def gram(job: str, plan: bool, executor: str | None, workspace: str | None, as_j
 
     spec = _job(job, executor=executor, workspace=workspace)
     if plan:
-        planned = plan_job(spec)
-        _show(planned.to_dict(), describe_plan(planned), as_json)
+        _show(*describe_plan(*plan_job(spec)), as_json)
         return OK
     with ProgressDisplay(Console(stderr=True)) as display:
         report = compute_job_gram(spec, on_event=display)
@@ -174,7 +173,7 @@ def gram(job: str, plan: bool, executor: str | None, workspace: str | None, as_j
 
 @cli.command()
 @click.argument("path")
-@as_json
+@json_option
 def info(path: str, as_json: bool) -> int:
     """Say what a job file, architecture, model, Gram matrix, workspace or data file is."""
     from ntk_dist.jobs.describe import describe_path
@@ -184,7 +183,7 @@ def info(path: str, as_json: bool) -> int:
 
 
 @cli.command()
-@as_json
+@json_option
 def doctor(as_json: bool) -> int:
     """Say which devices, executors and libraries were found, and what is missing."""
     from ntk_dist.jobs.doctor import examine

@@ -2,36 +2,37 @@
 
 A caller catches the class it can act on; a person reads the message, which says what was
 expected, what came instead (with units) and what to do. Each class has a stable ``code`` for
-machines, the process ``exit_code`` of the command line and the ``http_status`` of the service::
+machines, the process ``exit_code`` of the command line and the ``http_status`` of the service
+(drawn where they are not inherited)::
 
-    NTKDistError                            1  500
-     ├── InvalidInputError (ValueError)     2  422   what was asked for makes no sense
-     │    ├── ArchitectureError                      layers that cannot follow each other
-     │    ├── DataError                              the numbers given
-     │    │    ├── UnreadableDataError               missing, truncated or unknown file
-     │    │    ├── EmptyDataError                    no rows, or no features
-     │    │    ├── DataShapeError                    wrong rank, image size or channel count
-     │    │    ├── NonFiniteDataError                NaN or infinite rows, by index
-     │    │    └── LabelError                        targets that do not match rows, a single class
-     │    ├── JobSpecError                           a job file that does not validate
-     │    ├── SettingsError                          an NTK_DIST_* variable or settings file
-     │    └── BudgetError                            refused before starting
+    NTKDistError                                  1  500
+     ├── InvalidInputError (ValueError)           2  422  what was asked for makes no sense
+     │    ├── ArchitectureError                           layers that cannot follow each other
+     │    ├── DataError                                   the numbers given
+     │    │    ├── UnreadableDataError                    missing, truncated or unknown file
+     │    │    ├── EmptyDataError                         no rows, or no features
+     │    │    ├── DataShapeError                         wrong rank, image size or channels
+     │    │    ├── NonFiniteDataError                     NaN or infinite rows, by index
+     │    │    └── LabelError                             not one per row, or a single class
+     │    ├── JobSpecError                                a job file that does not validate
+     │    ├── SettingsError                               an NTK_DIST_* variable, or the file
+     │    └── BudgetError                            413  refused before starting
      │         ├── MemoryBudgetError
      │         └── DiskBudgetError
-     ├── StoreError (OSError)               4  503   the workspace
-     │    ├── StoreFullError                         no space left, nothing lost
-     │    ├── StoreUnreachableError                  cannot be opened, read or written
-     │    ├── BlockNotFoundError (KeyError)
-     │    ├── BlockCorruptError                      a damaged block was found and deleted
-     │    ├── ManifestMismatchError         2  409   written by another architecture or data set
-     │    └── ArtifactError                 2  422   a model folder that is no model
-     ├── ExecutorError                      4  503   whoever runs the tasks
+     ├── StoreError (OSError)                     4  503  the workspace
+     │    ├── StoreFullError                         507  no space left, nothing lost
+     │    ├── StoreUnreachableError                       cannot be opened, read or written
+     │    ├── BlockNotFoundError (KeyError)          404
+     │    ├── BlockCorruptError                           damaged, found and deleted
+     │    ├── ManifestMismatchError               2  409  of another architecture or data set
+     │    └── ArtifactError                       2  422  a model folder that is no model
+     ├── ExecutorError                            4  503  whoever runs the tasks
      │    ├── ExecutorUnreachableError (ConnectionError)
-     │    ├── MissingDependencyError (ImportError)   2  501
-     │    └── TaskError                              a task failed for good; cause attached
-     └── SolveError                         3  500   the linear system
-          ├── NotConvergedError                      the answer so far is kept
-          └── BreakdownError                         indefinite or non-finite operator
+     │    ├── MissingDependencyError (ImportError)  2  501
+     │    └── TaskError                              500  failed for good; cause attached
+     └── SolveError                               3  500  the linear system
+          ├── NotConvergedError                           the answer so far is kept
+          └── BreakdownError                              indefinite or non-finite operator
 """
 
 from __future__ import annotations

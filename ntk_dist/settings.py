@@ -48,11 +48,13 @@ class Settings(BaseSettings):
     )
 
     threads: PositiveInt = Field(default_factory=cpu_count)
-    """Threads one process may compute with."""
+    """Threads to divide between the workers that are started on this machine."""
     block_max_bytes: PositiveInt = 256 * MIB
     """Working memory of one block, beyond its inputs and its output, in bytes."""
     shard_max_bytes: PositiveInt = 2048 * MIB
     """Blocks one shard keeps resident, in bytes; the rest is read again for each product."""
+    preconditioner_max_bytes: PositiveInt = 1024 * MIB
+    """Memory of the driver that building the preconditioner may take, in bytes."""
     task_timeout_s: float = Field(default=3600.0, gt=0)
     """Longest one task may run before it counts as lost, in seconds."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"

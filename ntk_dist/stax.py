@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ntk_dist.errors import ArchitectureError
+from ntk_dist.errors import ArchitectureError, InvalidInputError
 from ntk_dist.kernels import architecture
 from ntk_dist.kernels.branching import Parallel, Serial
 from ntk_dist.kernels.layers import Layer
@@ -90,10 +90,14 @@ class Network:
 
         Raises
         ------
+        InvalidInputError
+            ``get`` names no kernel, or one twice.
         ArchitectureError, DataShapeError
-            There is no such kernel, or the samples do not fit the architecture.
+            The architecture has no kernel for such samples, or they do not fit each other.
         """
         names = (get,) if isinstance(get, str) else tuple(get)
+        if len(set(names)) < len(names):
+            raise InvalidInputError(f"get: expected each kernel once, got {names}")
         left = np.asarray(x1)
         right = None if x2 is None else np.asarray(x2)
         double = np.float64 in (left.dtype, None if right is None else right.dtype)

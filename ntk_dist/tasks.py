@@ -88,24 +88,25 @@ class GramTask:
 class ShardFactory:
     """Build, on a worker, the object that owns some blocks and multiplies by them."""
 
-    gram: GramTask
-    kernel: str
+    compute: GramTask
+    """Computes a block again that is lost or damaged."""
+    kernel_name: str
     """Which of the stored kernels: ``ntk`` or ``nngp``."""
     max_bytes: int
     """Blocks kept resident, in bytes."""
 
     def __call__(self, blocks: Sequence[BlockIndex]) -> GramShard:
         """The shard that owns ``blocks``."""
-        return GramShard(self.read_block, self.gram.store.grid, blocks, self.max_bytes)
+        return GramShard(self.read_block, self.compute.store.grid, blocks, self.max_bytes)
 
     def read_block(self, index: BlockIndex) -> np.ndarray:
         """Block ``index`` from the store; one that is lost or damaged is computed again."""
         try:
-            return self.gram.store.read(self.kernel, index)
+            return self.compute.store.read(self.kernel_name, index)
         except (BlockCorruptError, BlockNotFoundError) as error:
             log.warning("recomputing block %s: %s", index, error)
-            self.gram(index)
-            return self.gram.store.read(self.kernel, index)
+            self.compute(index)
+            return self.compute.store.read(self.kernel_name, index)
 
 
 @dataclass(frozen=True)

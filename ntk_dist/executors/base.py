@@ -40,6 +40,11 @@ class AbstractExecutor(ABC):
 
     @property
     @abstractmethod
+    def runs_here(self) -> bool:
+        """Whether all workers share this machine's memory with the caller."""
+
+    @property
+    @abstractmethod
     def n_workers(self) -> int:
         """Workers alive now: how many shards are worth having."""
 

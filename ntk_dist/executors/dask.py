@@ -138,6 +138,11 @@ class DaskExecutor(AbstractExecutor):
             ) from error
 
     @property
+    def runs_here(self) -> bool:
+        """Whether the workers were started by this executor."""
+        return self._cluster is not None
+
+    @property
     def n_workers(self) -> int:
         """Worker processes; one that is just being restarted counts."""
         self._workers()

@@ -50,6 +50,11 @@ class LocalExecutor(AbstractExecutor):
         self._closed = False
 
     @property
+    def runs_here(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def n_workers(self) -> int:
         """Threads."""
         return self._n_workers

@@ -98,6 +98,7 @@ class RayExecutor(AbstractExecutor):
         self._closed = False
         self._address = address or "this machine"
         self._owns_ray = not ray.is_initialized()
+        self._starts_here = self._owns_ray and address is None
         if self._owns_ray:
             self._connect(address, n_workers)
         try:
@@ -170,6 +171,11 @@ class RayExecutor(AbstractExecutor):
             scheduling_strategy="SPREAD",
             runtime_env=runtime_env,
         )
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the workers were started by this executor."""
+        return self._starts_here
 
     @property
     def n_workers(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ Description = tuple[dict[str, Any], str]
 """Plain types for JSON, and the same for people."""
 
 
-def describe_plan(plan: GramPlan) -> str:
-    """A plan as a short table."""
+def describe_plan(plan: GramPlan, evaluation: str) -> Description:
+    """A plan as a short table, with how each entry is evaluated."""
     grid = plan.grid
     rows = [
         ("Gram", f"{grid.n_rows:,} x {grid.n_cols:,} {', '.join(plan.kernels)}"),
@@ -36,25 +37,20 @@ def describe_plan(plan: GramPlan) -> str:
         ("stored in all", format_bytes(plan.gram_bytes)),
         ("memory of a worker", format_bytes(plan.worker_bytes)),
         ("flops to do", f"{plan.missing_flops:.2e} ({plan.flops_per_pair:.2e} per entry)"),
+        ("evaluation", evaluation),
     ]
-    return "\n".join(f"{name:<20}{value}" for name, value in rows)
+    text = "\n".join(f"{name:<20}{value}" for name, value in rows)
+    return {**plan.to_dict(), "evaluation": evaluation}, text
 
 
 def describe_gram(report: GramReport) -> Description:
     """What computing a Gram matrix came to."""
-    record = {
-        "key": report.key,
-        "block_rows": report.block_rows,
-        "n_blocks": report.n_blocks,
-        "n_computed": report.n_computed,
-        "n_bytes": report.n_bytes,
-    }
     text = (
         f"Gram {report.key}: {report.n_blocks} blocks of {report.block_rows} rows, "
         f"{format_bytes(report.n_bytes)}; {report.n_computed} computed now, "
         f"{report.n_blocks - report.n_computed} were there"
     )
-    return record, text
+    return asdict(report), text
 
 
 def describe_path(path: str) -> Description:
@@ -121,7 +117,7 @@ def _gram(folder: Path) -> Description:
 
 
 def _workspace(folder: Path) -> Description:
-    workspace = Workspace(folder)
+    workspace = Workspace(folder, read_only=True)
     models = workspace.models()
     grams = [_gram(gram) for gram in workspace.grams()]
     lines = [f"workspace {folder}"]

@@ -12,8 +12,10 @@ from ntk_dist.errors import ArchitectureError
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.gram.plan import GramPlan
 from ntk_dist.jobs.spec import JobSpec
+from ntk_dist.kernels.dispatch import explain
 from ntk_dist.model import FitReport, GramReport, NTKClassifier, NTKRegressor
 from ntk_dist.model.artifact import write_artifact
+from ntk_dist.model.portable import pack
 from ntk_dist.stax import Network, from_json
 from ntk_dist.store.inputs import read_array
 from ntk_dist.store.workspace import Workspace
@@ -66,7 +68,7 @@ def run_job(job: JobSpec, on_event: EventSink = ignore) -> JobResult:
     workspace = Workspace(job.workspace)
     model.fit(x, y, on_event=on_event)
     with workspace.new_model(job.name) as draft:
-        write_artifact(draft.folder, model.to_artifact())
+        write_artifact(draft.folder, pack(model))
     assert draft.published is not None
     assert draft.version is not None
     return JobResult(
@@ -79,9 +81,11 @@ def run_job(job: JobSpec, on_event: EventSink = ignore) -> JobResult:
     )
 
 
-def plan_job(job: JobSpec) -> GramPlan:
-    """What the job still has to compute; nothing is started or written."""
-    return job_estimator(job).plan(read_array(job.data.x))
+def plan_job(job: JobSpec) -> tuple[GramPlan, str]:
+    """What the job still has to compute, and how each entry would be; nothing is started."""
+    x = read_array(job.data.x)
+    planned = job_estimator(job).plan(x)
+    return planned, explain(job_network(job).layer, x.shape[1:])
 
 
 def compute_job_gram(job: JobSpec, on_event: EventSink = ignore) -> GramReport:

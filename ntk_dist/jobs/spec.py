@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from ntk_dist.errors import JobSpecError
+from ntk_dist.store.workspace import NAME_PATTERN
 
 __all__ = ["DataSpec", "GramSpec", "JobSpec", "PreconditionerSpec", "SolverSpec", "load_job"]
 
@@ -74,7 +75,7 @@ class JobSpec(_Record):
     name: Annotated[
         str,
         BeforeValidator(_as_text),
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100),
+        Field(pattern=f"^{NAME_PATTERN}$", max_length=100),
     ]
     """Letters, digits, dot, dash and underscore; the model is published under it."""
     task: Literal["classification", "regression"]
@@ -134,7 +135,8 @@ def _problems(error: ValidationError) -> str:
 
 def _resolved(job: JobSpec, folder: Path) -> JobSpec:
     def resolve(place: str) -> str:
-        return place if re.match(r"[a-z0-9]+://", place) else str(folder / place)
+        remote = re.match(r"[a-z0-9]+://", place)
+        return place if remote else str(folder / Path(place).expanduser())
 
     def resolve_data(data: DataSpec) -> DataSpec:
         return DataSpec(x=resolve(data.x), y=resolve(data.y))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from ntk_dist.errors import ArchitectureError, DataShapeError
+from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels import architecture as architectures
 from ntk_dist.kernels import recursion
 from ntk_dist.kernels.branching import Serial
@@ -70,9 +70,9 @@ class Kernel:
         object.__setattr__(self, "kernels", tuple(kernels))
         object.__setattr__(self, "dtype", np.dtype(dtype))
         if not self.kernels or set(self.kernels) - set(KERNELS):
-            raise ArchitectureError(f"kernels: expected some of {KERNELS}, got {self.kernels}")
+            raise InvalidInputError(f"kernels: expected some of {KERNELS}, got {self.kernels}")
         if self.dtype.name not in DTYPES:
-            raise ArchitectureError(f"dtype: expected one of {DTYPES}, got {self.dtype}")
+            raise InvalidInputError(f"dtype: expected one of {DTYPES}, got {self.dtype}")
 
     @property
     def fingerprint(self) -> str:

@@ -96,7 +96,11 @@ def replace_artifact(folder: str | Path, artifact: Artifact) -> None:
             if folder.exists():
                 old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
                 folder.rename(old)
-                draft.rename(folder)
+                try:
+                    draft.rename(folder)
+                except OSError:
+                    old.rename(folder)
+                    raise
                 shutil.rmtree(old)
             else:
                 draft.rename(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ntk_dist.errors import (
     ArchitectureError,
-    ArtifactError,
     DataShapeError,
     EmptyDataError,
     InvalidInputError,
@@ -25,38 +23,27 @@ from ntk_dist.errors import (
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.executors import AbstractExecutor, make_executor
 from ntk_dist.gram.plan import GramPlan
-from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.model.artifact import Artifact, read_artifact, replace_artifact
+from ntk_dist.kernels.dispatch import DTYPES, Kernel
+from ntk_dist.model.artifact import read_artifact, replace_artifact
 from ntk_dist.model.gram import Resources, gram_of_rows, plan_rows
 from ntk_dist.model.pipeline import DualFit, SolveOptions, fit_dual, predict_dual
+from ntk_dist.model.portable import pack, unpack
 from ntk_dist.model.preprocess import Preprocessor
-from ntk_dist.model.report import FitReport, GramReport
+from ntk_dist.model.report import GramReport
 from ntk_dist.settings import get_settings
-from ntk_dist.solver.result import SolveStatus
-from ntk_dist.stax import Network, from_json
+from ntk_dist.stax import Network
 from ntk_dist.store.inputs import check_rows
 from ntk_dist.store.workspace import open_workspace
 
 __all__ = ["AbstractNTKEstimator", "borrowed"]
 
-DTYPES = ("float32", "float64")
-KEPT_PARAMETERS = (
-    "kernel",
-    "ridge",
-    "block_rows",
-    "dtype",
-    "tol",
-    "solver",
-    "preconditioner",
-    "rank",
-    "max_steps",
-    "random_state",
-)
-"""Saved with a model; the rest is saved in a form of its own, or belongs to where the fit ran."""
-
 
 class AbstractNTKEstimator(BaseEstimator):
     """Ridgeless (or ridge) regression with the kernel of an infinitely wide network.
+
+    f(x) = K(x, X) (K(X, X) + ridge I)^+ Y: for the NTK and ridge 0, what gradient flow on the
+    squared loss converges to from zero output (Jacot et al. 2018, arXiv:1806.07572; Lee et al.
+    2019, arXiv:1902.06720).
 
     Parameters
     ----------
@@ -138,15 +125,15 @@ class AbstractNTKEstimator(BaseEstimator):
         """Learn the targets' form; returns float64 of shape ``(n_rows, n_targets)``."""
 
     @abstractmethod
-    def _target_record(self) -> dict[str, Any]:
+    def target_record(self) -> dict[str, Any]:
         """What was learned of the targets' form, as JSON types."""
 
     @abstractmethod
-    def _target_arrays(self) -> dict[str, np.ndarray]:
+    def target_arrays(self) -> dict[str, np.ndarray]:
         """What was learned of the targets' form, as arrays."""
 
     @abstractmethod
-    def _restore_targets(self, artifact: Artifact) -> None:
+    def restore_target(self, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """The inverse of the two above."""
 
     def fit(self, X: Any, y: Any, on_event: EventSink = ignore) -> Self:
@@ -263,11 +250,19 @@ class AbstractNTKEstimator(BaseEstimator):
         self.rows_ = fitted.rows
         self.dual_coef_ = fitted.dual_coef
         self.report_ = fitted.report
-        if self.report_.solve.status is not SolveStatus.CONVERGED:
+        if not self.report_.solve.status.is_success:
             # To the caller of fit(): two frames up.
             warnings.warn(self.report_.solve.text, ConvergenceWarning, stacklevel=3)
 
-    def _network(self) -> Network:
+    @property
+    def network(self) -> Network:
+        """The architecture, if it is one.
+
+        Raises
+        ------
+        ArchitectureError
+            It is something else.
+        """
         if not isinstance(self.architecture, Network):
             raise ArchitectureError(
                 "architecture: expected a network built with ntk_dist.stax, got "
@@ -276,7 +271,7 @@ class AbstractNTKEstimator(BaseEstimator):
         return self.architecture
 
     def _make_kernel(self, input_shape: tuple[int, ...]) -> Kernel:
-        kernel = Kernel(self._network().layer, (self.kernel,), self.dtype)
+        kernel = Kernel(self.network.layer, (self.kernel,), self.dtype)
         kernel.check(input_shape)
         return kernel
 
@@ -304,7 +299,7 @@ class AbstractNTKEstimator(BaseEstimator):
         StoreFullError, StoreUnreachableError
             The folder cannot be written.
         """
-        replace_artifact(path, self.to_artifact())
+        replace_artifact(path, pack(self))
 
     @classmethod
     def load(cls, path: str | Path, *, executor: str | AbstractExecutor = "local") -> Self:
@@ -315,66 +310,7 @@ class AbstractNTKEstimator(BaseEstimator):
         ArtifactError
             There is no model, it is damaged, or it is of another kind.
         """
-        artifact = read_artifact(path)
-        if artifact.record["estimator"] != cls.__name__:
-            raise ArtifactError(
-                f"expected a {cls.__name__} at {path}, got a {artifact.record['estimator']}"
-            )
-        return cls.from_artifact(artifact, executor=executor)
-
-    def to_artifact(self) -> Artifact:
-        """The fitted model as plain records and arrays."""
-        check_is_fitted(self, "dual_coef_")
-        parameters = self.get_params(deep=False)
-        arrays = {
-            f"preprocess.{position}.{name}": values
-            for position, state in enumerate(self.preprocessor_.states)
-            for name, values in state.items()
-        }
-        record = {
-            "estimator": type(self).__name__,
-            "architecture": json.loads(self._network().to_json()),
-            "parameters": {name: parameters[name] for name in KEPT_PARAMETERS},
-            "preprocess": list(self.preprocessor_.steps),
-            "input_shape": list(self.preprocessor_.input_shape),
-            "n_features_in": self.n_features_in_,
-            "report": self.report_.to_dict(),
-            **self._target_record(),
-        }
-        if hasattr(self, "feature_names_in_"):
-            arrays["feature_names_in"] = self.feature_names_in_.astype(str)
-        return Artifact(record, {**arrays, **self._target_arrays()}, self.rows_, self.dual_coef_)
-
-    @classmethod
-    def from_artifact(
-        cls, artifact: Artifact, *, executor: str | AbstractExecutor = "local"
-    ) -> Self:
-        """The inverse of :meth:`to_artifact`."""
-        record, arrays = artifact.record, artifact.arrays
-        model = cls(
-            from_json(json.dumps(record["architecture"])),
-            preprocess=record["preprocess"],
-            executor=executor,
-            **record["parameters"],
-        )
-        steps = tuple(record["preprocess"])
-        states = tuple(
-            {
-                name.removeprefix(f"preprocess.{position}."): values
-                for name, values in arrays.items()
-                if name.startswith(f"preprocess.{position}.")
-            }
-            for position in range(len(steps))
-        )
-        model.preprocessor_ = Preprocessor(steps, states, tuple(record["input_shape"]))
-        model.n_features_in_ = record["n_features_in"]
-        if "feature_names_in" in arrays:
-            model.feature_names_in_ = arrays["feature_names_in"].astype(object)
-        model.rows_ = artifact.rows
-        model.dual_coef_ = artifact.dual_coef
-        model.report_ = FitReport.from_dict(record["report"])
-        model._restore_targets(artifact)
-        return model
+        return unpack(cls, read_artifact(path), executor)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

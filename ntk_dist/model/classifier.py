@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
 
 from ntk_dist.events import EventSink, ignore
-from ntk_dist.model.artifact import Artifact
 from ntk_dist.model.base import AbstractNTKEstimator
 from ntk_dist.model.targets import encode_classes
 
@@ -31,14 +31,17 @@ class NTKClassifier(ClassifierMixin, AbstractNTKEstimator):
         self.classes_, targets = encode_classes(y, n_rows)
         return targets
 
-    def _target_record(self) -> dict[str, Any]:
+    def target_record(self) -> dict[str, Any]:
+        """Nothing."""
         return {}
 
-    def _target_arrays(self) -> dict[str, np.ndarray]:
+    def target_arrays(self) -> dict[str, np.ndarray]:
+        """The distinct labels."""
         return {"classes": self.classes_}
 
-    def _restore_targets(self, artifact: Artifact) -> None:
-        self.classes_ = artifact.arrays["classes"]
+    def restore_target(self, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """The inverse of the two above."""
+        self.classes_ = arrays["classes"]
 
     def decision_function(self, X: Any, on_event: EventSink = ignore) -> np.ndarray:
         """The regression value of every class.

@@ -58,7 +58,10 @@ def plan_rows(
     location: str | Path | None,
     settings: Settings,
 ) -> GramPlan:
-    """What is missing for the Gram matrix of ``x``; a workspace that is not there is not made."""
+    """What is missing for the Gram matrix of ``x``; a workspace that is not there is not made.
+
+    Blocks count as present if this machine's kind of device computed them.
+    """
     rows = MemoryRows(distinct(x)[0])
     manifest = _manifest(kernel, rows, block_rows, device_kind())
     store = find_gram(location, manifest)
@@ -135,14 +138,17 @@ def compute_gram(
     """
     settings = resources.settings
     plan = _plan(kernel, rows, store.manifest, store.present(), settings)
-    plan.require_room(free_bytes=resources.workspace.free_bytes(), memory_bytes=available_memory())
+    executor = resources.executor
+    plan.require_room(
+        free_bytes=resources.workspace.free_bytes(),
+        # What a cluster elsewhere has is for its operator to know.
+        memory_bytes=available_memory() // executor.n_workers if executor.runs_here else None,
+    )
     task = GramTask(kernel, rows, store, settings.block_max_bytes)
     retry = RetryPolicy(timeout_s=settings.task_timeout_s)
     done = plan.grid.n_blocks - len(plan.missing)
     with clock.phase("gram", total=plan.grid.n_blocks, done=done):
-        for _ in resources.executor.map_unordered(
-            task, plan.missing, retry=retry, on_event=clock.on_event
-        ):
+        for _ in executor.map_unordered(task, plan.missing, retry=retry, on_event=clock.on_event):
             pass
     return GramReport(
         key=store.manifest.key,

@@ -8,11 +8,10 @@ from ntk_dist.errors import ArtifactError
 from ntk_dist.executors import AbstractExecutor
 from ntk_dist.model.artifact import is_model, read_artifact
 from ntk_dist.model.classifier import NTKClassifier
+from ntk_dist.model.portable import unpack
 from ntk_dist.model.regressor import NTKRegressor
 
 __all__ = ["find_model", "load_model"]
-
-ESTIMATORS = {"NTKClassifier": NTKClassifier, "NTKRegressor": NTKRegressor}
 
 
 def find_model(path: str | Path) -> Path:
@@ -26,8 +25,8 @@ def find_model(path: str | Path) -> Path:
     path = Path(path)
     if is_model(path):
         return path
-    versions = [int(p.name) for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
-    latest = path / str(max(versions, default=0))
+    versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
+    latest = max(versions, key=lambda p: int(p.name), default=path)
     if not is_model(latest):
         raise ArtifactError(
             f"expected a model folder, or a folder of versions, at {path}; got neither"
@@ -47,6 +46,8 @@ def load_model(
     """
     artifact = read_artifact(path)
     name = artifact.record.get("estimator")
-    if name not in ESTIMATORS:
-        raise ArtifactError(f"expected a model of {', '.join(ESTIMATORS)} at {path}, got {name}")
-    return ESTIMATORS[name].from_artifact(artifact, executor=executor)
+    if name == "NTKClassifier":
+        return unpack(NTKClassifier, artifact, executor)
+    if name == "NTKRegressor":
+        return unpack(NTKRegressor, artifact, executor)
+    raise ArtifactError(f"expected a fitted classifier or regressor at {path}, got {name}")

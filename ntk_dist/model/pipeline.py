@@ -11,14 +11,14 @@ from typing import Literal
 
 import numpy as np
 
-from ntk_dist.errors import BreakdownError, InvalidInputError
+from ntk_dist.errors import BreakdownError, InvalidInputError, MemoryBudgetError
 from ntk_dist.events import Clock, EventSink, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
-from ntk_dist.gram.plan import assign_blocks, default_block_rows
+from ntk_dist.gram.plan import assign_blocks, default_block_rows, format_bytes
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.gram import Resources, compute_gram, distinct, open_gram
 from ntk_dist.model.report import FitReport
-from ntk_dist.settings import Settings
+from ntk_dist.settings import Settings, available_memory
 from ntk_dist.solver import (
     AbstractOperator,
     AbstractPreconditioner,
@@ -129,7 +129,7 @@ def fit_dual(
         task = GramTask(kernel, rows, store, resources.settings.block_max_bytes)
         factory = ShardFactory(task, kernel.kernels[0], resources.settings.shard_max_bytes)
         ridge = options.ridge / merged.counts
-        solution = _solve(factory, y, ridge, options, resources.executor, clock)
+        solution = _solve(factory, y, ridge, options, resources, clock)
     if solution.report.status.is_breakdown:
         raise BreakdownError(solution.report.text)
     report = FitReport(
@@ -148,20 +148,22 @@ def _solve(
     y: np.ndarray,
     ridge: np.ndarray,
     options: SolveOptions,
-    executor: AbstractExecutor,
+    resources: Resources,
     clock: Clock,
 ) -> Solution:
     """The dual coefficients, from blocks that stay with the workers that own them."""
-    grid, dtype = factory.gram.store.grid, factory.gram.kernel.dtype
-    assignments = assign_blocks(grid, executor.n_workers)
-    with executor.shards(factory, assignments, on_event=clock.on_event) as shards:
+    grid, dtype = factory.compute.store.grid, factory.compute.kernel.dtype
+    if options.method == "direct":
+        _require_dense_room(grid.n_rows)
+    assignments = assign_blocks(grid, resources.executor.n_workers)
+    with resources.executor.shards(factory, assignments, on_event=clock.on_event) as shards:
         gram = StoredGramOperator(shards, grid.n_rows, dtype)
         operator = RidgedOperator(gram, ridge) if options.ridge else gram
         if options.method == "direct":
             with clock.phase("solve"):
                 return solve_direct(gram, y, ridge=ridge, tol=options.tol)
         with clock.phase("precondition"):
-            preconditioner = _preconditioner(gram, ridge, options)
+            preconditioner = _preconditioner(gram, ridge, options, resources.settings)
         with clock.phase("solve"):
             return solve_cg(
                 operator,
@@ -173,13 +175,27 @@ def _solve(
             )
 
 
+def _require_dense_room(n: int) -> None:
+    """Refuse a dense factorization that does not fit: K, its factor and LAPACK's work space."""
+    needed, free = 3 * 8 * n**2, available_memory()
+    if needed > free:
+        raise MemoryBudgetError(
+            f"solver 'direct' needs {format_bytes(needed)} for {n} rows, got {format_bytes(free)} "
+            "free: use solver 'cg'"
+        )
+
+
 def _preconditioner(
-    gram: AbstractOperator, ridge: np.ndarray, options: SolveOptions
+    gram: AbstractOperator, ridge: np.ndarray, options: SolveOptions, settings: Settings
 ) -> AbstractPreconditioner:
     if options.preconditioner == "none":
         return IdentityPreconditioner()
     return RPCholeskyPreconditioner.of(
-        gram, rank=options.rank, ridge=ridge, generator=np.random.default_rng(options.seed)
+        gram,
+        rank=options.rank,
+        ridge=ridge,
+        generator=np.random.default_rng(options.seed),
+        max_bytes=settings.preconditioner_max_bytes,
     )
 
 

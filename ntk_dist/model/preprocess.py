@@ -82,8 +82,8 @@ def _apply_unit_norm(x: np.ndarray, state: State) -> np.ndarray:
 def _fit_zca(x: np.ndarray, ridge: float = 0.1) -> dict[str, np.ndarray]:
     """Whitening W = U (S + ridge mean(S))^(-1/2) U^T of the centred, flattened rows.
 
-    The ridge keeps directions that carry only noise from being blown up (Shankar et al. 2020,
-    "Neural Kernels Without Tangents", section 4).
+    The ridge keeps directions that carry only noise from being blown up (Lee et al. 2020, "Finite
+    Versus Infinite Neural Networks", arXiv:2007.15801).
     """
     if not ridge > 0:
         raise InvalidInputError(f"zca: expected ridge > 0, got {ridge}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from sklearn.base import RegressorMixin
 
 from ntk_dist.events import EventSink, ignore
-from ntk_dist.model.artifact import Artifact
 from ntk_dist.model.base import AbstractNTKEstimator
 from ntk_dist.model.targets import encode_targets
 
@@ -31,14 +31,17 @@ class NTKRegressor(RegressorMixin, AbstractNTKEstimator):
         self.one_target_ = targets.ndim == 1
         return targets.reshape(n_rows, -1)
 
-    def _target_record(self) -> dict[str, Any]:
+    def target_record(self) -> dict[str, Any]:
+        """Whether the targets of ``fit`` had one axis."""
         return {"one_target": self.one_target_}
 
-    def _target_arrays(self) -> dict[str, np.ndarray]:
+    def target_arrays(self) -> dict[str, np.ndarray]:
+        """Nothing."""
         return {}
 
-    def _restore_targets(self, artifact: Artifact) -> None:
-        self.one_target_ = artifact.record["one_target"]
+    def restore_target(self, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """The inverse of the two above."""
+        self.one_target_ = bool(record["one_target"])
 
     def predict(self, X: Any, on_event: EventSink = ignore) -> np.ndarray:
         """Predictions for new inputs.

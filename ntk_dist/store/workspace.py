@@ -40,7 +40,9 @@ __all__ = [
     "open_workspace",
 ]
 
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+"""What a model may be called: what is a folder anywhere and no option of a command."""
+_NAME = re.compile(NAME_PATTERN)
 _VERSION = re.compile(r"[1-9][0-9]*")
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY}
 
@@ -109,9 +111,11 @@ class Workspace(AbstractWorkspace):
         The location cannot be made or written.
     """
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: str | Path, *, read_only: bool = False) -> None:
         self.location = Path(absolute(location))
         """Absolute path."""
+        if read_only:
+            return
         with refusals(self.location):
             self.location.mkdir(parents=True, exist_ok=True)
             probe = self.location / f".{uuid.uuid4().hex}.probe"
@@ -270,6 +274,6 @@ def _checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise InvalidInputError(
             "expected a model name of letters, digits, dots, underscores and hyphens "
-            f"that does not begin with a dot, got {name!r}"
+            f"that does not begin with a dot or hyphen, got {name!r}"
         )
     return name

@@ -106,6 +106,11 @@ def test_every_item_comes_once_whatever_the_order(executor: AbstractExecutor) ->
     assert sorted(executor.map_unordered(lambda x: x * x, range(40))) == squares(range(40))
 
 
+def test_workers_that_were_started_here_run_here(executor: AbstractExecutor) -> None:
+    assert executor.runs_here
+    assert executor.n_workers >= 1
+
+
 def test_no_items_give_no_results(executor: AbstractExecutor) -> None:
     assert list(executor.map_unordered(lambda x: x, [])) == []
 

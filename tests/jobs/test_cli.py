@@ -53,6 +53,7 @@ def test_from_plan_to_predictions(job, tmp_path, run):
     planned = run("gram", job, "--plan", "--json")
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["n_missing"] == 6
+    assert "reference recursion" in json.loads(planned.stdout)["evaluation"]
     assert not (tmp_path / "ws").exists()
 
     computed = run("gram", job)
@@ -235,7 +236,7 @@ def test_an_interrupted_fit_exits_with_130_and_goes_on_from_its_blocks(tmp_path,
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # SIGINT is ignored where the suite runs in the background
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "run the same command again" in stderr

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from ntk_dist import stax
-from ntk_dist.errors import ArchitectureError, DataShapeError
+from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels.architecture import build
 from ntk_dist.kernels.dispatch import Kernel, explain
 from ntk_dist.kernels.statistics import Statistics
@@ -160,9 +160,9 @@ def test_what_does_not_fit_is_refused():
         kernel.block(np.ones(5))
     with pytest.raises(DataShapeError, match="one shape"):
         kernel.block(np.ones((2, 5)), np.ones((2, 6)))
-    with pytest.raises(ArchitectureError, match="expected some of"):
+    with pytest.raises(InvalidInputError, match="expected some of"):
         Kernel(FC.layer, ("ntkk",))
-    with pytest.raises(ArchitectureError, match="float16"):
+    with pytest.raises(InvalidInputError, match="float16"):
         Kernel(FC.layer, ("ntk",), "float16")
 
 

@@ -69,7 +69,7 @@ def test_no_workspace_is_needed_on_one_machine(executor, digits, reference):
     np.testing.assert_allclose(model.decision_function(new), reference, atol=1e-5)
 
 
-def test_every_block_is_one_task_and_one_product_is_one_call_per_shard(executor, digits, tmp_path):
+def test_every_block_is_one_task(executor, digits, tmp_path):
     x, y, _ = digits
     events = []
     model = NTKClassifier(NET, executor=executor, workspace=tmp_path, block_rows=60)
