@@ -49,8 +49,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; whatever goes wrong ends as one line."""
     as_json = "--json" in arguments
     try:
-        level = get_settings().log_level.upper()
-        logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+        _log_to_screen(get_settings().log_level.upper())
         code = cli.main(arguments, prog_name="ntk-dist", standalone_mode=False)
     except click.ClickException as error:
         return _fail("usage", error.format_message(), BAD_INPUT, as_json)
@@ -62,6 +61,15 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         return _fail("defect", _explain_defect(error), DEFECT, as_json)
     return int(code or OK)
+
+
+def _log_to_screen(level: str) -> None:
+    """Show this package's own log; the engines' would bury the one line that matters."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger = logging.getLogger("ntk_dist")
+    logger.handlers = [handler]
+    logger.setLevel(level)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

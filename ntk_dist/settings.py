@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+import yaml
 from pydantic import Field, PositiveInt, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -90,6 +91,8 @@ def get_settings() -> Settings:
     """
     try:
         return Settings()
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"NTK_DIST_SETTINGS_FILE: expected a YAML file: {error!r}") from error
     except ValidationError as error:
         problems = "; ".join(
             f"NTK_DIST_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}, got {e['input']!r}"

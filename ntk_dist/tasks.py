@@ -16,7 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntk_dist.errors import BlockCorruptError, BlockNotFoundError, InvalidInputError
+from ntk_dist.errors import (
+    BlockCorruptError,
+    BlockNotFoundError,
+    InvalidInputError,
+    NonFiniteDataError,
+)
 from ntk_dist.gram.block import compute_block
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.shard import GramShard
@@ -58,6 +63,8 @@ class GramTask:
         ------
         InvalidInputError
             This worker computes on another kind of device than the Gram's other blocks.
+        NonFiniteDataError
+            The kernel overflows its dtype on these inputs.
         StoreFullError
             No space is left for it; every other block is untouched.
         """
@@ -75,6 +82,12 @@ class GramTask:
         blocks = compute_block(
             self.kernel, x1, x2, max_bytes=self.max_bytes, pad_rows=grid.block_rows
         )
+        for name, block in blocks.items():
+            if not np.isfinite(block).all():
+                raise NonFiniteDataError(
+                    f"block {index} of the {name} overflows {block.dtype}: standardize the inputs, "
+                    "use smaller W_std, or compute in float64"
+                )
         self.store.write(index, blocks)
         return BlockRecord(
             n_bytes=sum(block.nbytes for block in blocks.values()),

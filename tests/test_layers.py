@@ -15,11 +15,11 @@ HOMES = {
     "matplotlib": ["analysis/"],
     "psutil": ["executors/dask_cluster.py", "settings.py"],
     "pyarrow": ["store/"],
-    "pydantic": ["jobs/spec.py", "settings.py"],
+    "pydantic": ["jobs/spec.py", "model/parameters.py", "settings.py", "validation.py"],
     "ray": ["executors/ray.py"],
     "rich": ["cli.py", "jobs/"],
     "sklearn": ["cli.py", "jobs/demo.py", "model/"],
-    "yaml": ["jobs/spec.py"],
+    "yaml": ["jobs/spec.py", "settings.py"],
     "zarr": ["store/"],
 }
 

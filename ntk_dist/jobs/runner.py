@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntk_dist.errors import ArchitectureError
+import numpy as np
+
+from ntk_dist.errors import ArchitectureError, DataShapeError, LabelError
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.gram.plan import GramPlan
-from ntk_dist.jobs.spec import JobSpec
+from ntk_dist.jobs.spec import DataSpec, JobSpec
 from ntk_dist.kernels.dispatch import explain
 from ntk_dist.model import FitReport, GramReport, NTKClassifier, NTKRegressor
 from ntk_dist.model.artifact import write_artifact
 from ntk_dist.model.portable import pack
 from ntk_dist.stax import Network, from_json
-from ntk_dist.store.inputs import read_array
+from ntk_dist.store.inputs import check_rows, read_array
 from ntk_dist.store.workspace import Workspace
 
 __all__ = ["JobResult", "compute_job_gram", "job_estimator", "job_network", "plan_job", "run_job"]
@@ -64,7 +66,7 @@ def run_job(job: JobSpec, on_event: EventSink = ignore) -> JobResult:
     model = job_estimator(job)
     x, y = read_array(job.data.x), read_array(job.data.y)
     # Read before the work starts: a typo in a file name must not show after hours.
-    held_out = (read_array(job.test.x), read_array(job.test.y)) if job.test else None
+    held_out = _held_out(job.test, x, y) if job.test else None
     workspace = Workspace(job.workspace)
     model.fit(x, y, on_event=on_event)
     with workspace.new_model(job.name) as draft:
@@ -79,6 +81,27 @@ def run_job(job: JobSpec, on_event: EventSink = ignore) -> JobResult:
         score=float(model.score(*held_out)) if held_out else None,
         seconds=time.perf_counter() - start,
     )
+
+
+def _held_out(test: DataSpec, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The test data, known to fit the training data.
+
+    Raises
+    ------
+    DataError
+        It does not: found now, and not when the fit is done.
+    """
+    x_test, y_test = read_array(test.x), read_array(test.y)
+    check_rows(x_test, "test.x")
+    if x_test.shape[1:] != x.shape[1:]:
+        raise DataShapeError(
+            f"test.x: expected rows of shape {x.shape[1:]} as in data.x, got {x_test.shape[1:]}"
+        )
+    if len(y_test) != len(x_test):
+        raise LabelError(f"test.y: expected {len(x_test)} targets, got {len(y_test)}")
+    if (y_test.dtype.kind in "US") != (y.dtype.kind in "US"):
+        raise LabelError(f"test.y: expected {y.dtype} as in data.y, got {y_test.dtype}")
+    return x_test, y_test
 
 
 def plan_job(job: JobSpec) -> tuple[GramPlan, str]:
@@ -124,12 +147,15 @@ def job_network(job: JobSpec) -> Network:
     """
     given = job.architecture
     if not isinstance(given, str):
-        return from_json(json.dumps(given))
+        try:
+            return from_json(json.dumps(given))
+        except TypeError as error:  # YAML knows types that JSON does not, such as dates
+            raise ArchitectureError(f"architecture: expected plain JSON, got {error}") from error
     if given.lstrip().startswith("["):
         return from_json(given)
     try:
         return from_json(Path(given).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ArchitectureError(
             f"architecture: expected a JSON file, got {given}: {error}"
         ) from error

@@ -21,8 +21,13 @@ from pydantic import (
 
 from ntk_dist.errors import JobSpecError
 from ntk_dist.store.workspace import NAME_PATTERN
+from ntk_dist.validation import describe_problems
 
 __all__ = ["DataSpec", "GramSpec", "JobSpec", "PreconditionerSpec", "SolverSpec", "load_job"]
+
+
+UNION_ARMS = {"str", "list[any]", "constrained-int", "literal['auto']"}
+"""How pydantic names the alternatives of a union in the place of a problem."""
 
 
 class _Record(BaseModel):
@@ -60,7 +65,7 @@ class SolverSpec(_Record):
     tol: float = Field(default=1e-6, gt=0, lt=1)
     method: Literal["cg", "direct"] = "cg"
     max_steps: PositiveInt | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     preconditioner: PreconditionerSpec = PreconditionerSpec()
 
 
@@ -105,32 +110,19 @@ def load_job(path: str | Path) -> JobSpec:
     path = Path(path)
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise JobSpecError(f"expected a job file at {path}, got: {error}") from error
     except yaml.YAMLError as error:
         raise JobSpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise JobSpecError(f"{path}: expected a job file, got brackets nested too deep") from error
     if not isinstance(record, dict):
         raise JobSpecError(f"{path}: expected a mapping with name, task, data and architecture")
     try:
         job = JobSpec.model_validate(record)
     except ValidationError as error:
-        raise JobSpecError(f"{path}: {_problems(error)}") from error
+        raise JobSpecError(f"{path}: {describe_problems(error, UNION_ARMS)}") from error
     return _resolved(job, path.parent)
-
-
-def _problems(error: ValidationError) -> str:
-    """Every validation problem in one line."""
-    lines = []
-    for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("list["))
-        kind, given = problem["type"], problem["input"]
-        if kind == "extra_forbidden":
-            lines.append(f"{place}: unknown key")
-        elif kind == "missing":
-            lines.append(f"{place}: missing")
-        else:
-            lines.append(f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {given!r}")
-    return "; ".join(lines)
 
 
 def _resolved(job: JobSpec, folder: Path) -> JobSpec:

@@ -8,14 +8,17 @@
     MODEL/dual_coef/     their coefficients
 
 Arrays are checksummed Zarr; nothing is ever pickled. ``model.json`` is written last, so a folder
-without it is no model.
+without it is no model. It holds the fingerprints of the three folders and of itself: parts of two
+models, or an edited record, are refused rather than answered with.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from ntk_dist._version import __version__
 from ntk_dist.errors import ArtifactError, DataError
 from ntk_dist.store.arrays import read_arrays, write_arrays
 from ntk_dist.store.base import AbstractRows
-from ntk_dist.store.dataset import ZarrRows, write_rows
+from ntk_dist.store.dataset import ZarrRows, fingerprint, write_rows
 from ntk_dist.store.location import refusals
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "read_artifact",
     "read_record",
     "replace_artifact",
+    "require_unchanged",
     "write_artifact",
 ]
 
@@ -70,7 +74,13 @@ def write_artifact(folder: str | Path, artifact: Artifact) -> None:
     write_arrays(folder / "arrays", artifact.arrays)
     write_rows(folder / "rows", artifact.rows.read(slice(0, len(artifact.rows))))
     write_rows(folder / "dual_coef", artifact.dual_coef)
-    record = {"format": FORMAT, "package_version": __version__, **artifact.record}
+    record = {
+        "format": FORMAT,
+        "package_version": __version__,
+        **artifact.record,
+        "parts": _fingerprints(artifact.arrays, artifact.rows, artifact.dual_coef),
+    }
+    record["checksum"] = _checksum(record)
     with refusals(folder):
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
@@ -85,9 +95,13 @@ def replace_artifact(folder: str | Path, artifact: Artifact) -> None:
     ArtifactError
         Something that is no model is there.
     """
-    folder = Path(folder)
-    if folder.exists() and not is_model(folder) and (folder.is_file() or any(folder.iterdir())):
-        raise ArtifactError(f"expected a free place or a model to replace at {folder}, got neither")
+    folder = Path(folder).expanduser().resolve()
+    strangers = _strangers(folder)
+    if strangers:
+        raise ArtifactError(
+            f"expected a free place or a model to replace at {folder}, got {', '.join(strangers)}: "
+            "what is no part of a model is not deleted"
+        )
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     with refusals(folder):
         draft.mkdir(parents=True)
@@ -106,6 +120,56 @@ def replace_artifact(folder: str | Path, artifact: Artifact) -> None:
                 draft.rename(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def _strangers(folder: Path) -> list[str]:
+    """What stands at ``folder`` that is no part of a model; up to three names."""
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        return ["a file"]
+    return sorted({p.name for p in folder.iterdir()} - {RECORD, "arrays", "rows", "dual_coef"})[:3]
+
+
+def _fingerprints(
+    arrays: Mapping[str, np.ndarray], rows: AbstractRows, dual_coef: np.ndarray
+) -> dict[str, str]:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape} {arrays[name].dtype.str}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return {
+        "arrays": digest.hexdigest()[:32],
+        "rows": rows.fingerprint,
+        "dual_coef": fingerprint(dual_coef),
+    }
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    """Of everything in the record but the checksum itself."""
+    rest = {name: value for name, value in record.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def require_unchanged(rows: AbstractRows) -> None:
+    """Refuse rows on disk that were replaced since they were opened.
+
+    Raises
+    ------
+    ArtifactError
+        The folder now holds other rows, or none.
+    """
+    if not isinstance(rows, ZarrRows):
+        return
+    try:
+        now = ZarrRows(rows.location).fingerprint
+    except DataError as error:
+        raise ArtifactError(f"the training rows of this model are gone: {error}") from error
+    if now != rows.fingerprint:
+        raise ArtifactError(
+            f"the training rows at {rows.location} were replaced since this model was opened: "
+            "load it again"
+        )
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -131,6 +195,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             f"{path}: expected model format {FORMAT}, got {found}: read it with the version of "
             "ntk_dist that wrote it"
         )
+    if record.get("checksum") != _checksum(record):
+        raise ArtifactError(f"{path} was changed since the model was written: fit or copy it again")
     return record
 
 
@@ -144,10 +210,16 @@ def read_artifact(folder: str | Path) -> Artifact:
     """
     folder = Path(folder)
     record = read_record(folder)
-    arrays = read_arrays(folder / "arrays")
     try:
-        rows = ZarrRows(folder / "rows")
-        dual_coef = ZarrRows(folder / "dual_coef")
-        return Artifact(record, arrays, rows, dual_coef.read(slice(0, len(dual_coef))))
+        arrays = read_arrays(folder / "arrays")
+        rows, stored = ZarrRows(folder / "rows"), ZarrRows(folder / "dual_coef")
+        dual_coef = stored.read(slice(0, len(stored)))
     except DataError as error:
         raise ArtifactError(f"the model at {folder} is damaged: {error}") from error
+    found = _fingerprints(arrays, rows, dual_coef)
+    if strange := [part for part, value in record["parts"].items() if found.get(part) != value]:
+        raise ArtifactError(
+            f"the model at {folder}: {', '.join(strange)} belongs to another model: copy whole "
+            "model folders only"
+        )
+    return Artifact(record, arrays, rows, dual_coef)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -18,18 +18,19 @@ from ntk_dist.errors import (
     ArchitectureError,
     DataShapeError,
     EmptyDataError,
-    InvalidInputError,
 )
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.executors import AbstractExecutor, make_executor
 from ntk_dist.gram.plan import GramPlan
-from ntk_dist.kernels.dispatch import DTYPES, Kernel
-from ntk_dist.model.artifact import read_artifact, replace_artifact
+from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.model.artifact import read_artifact, replace_artifact, require_unchanged
 from ntk_dist.model.gram import Resources, gram_of_rows, plan_rows
-from ntk_dist.model.pipeline import DualFit, SolveOptions, fit_dual, predict_dual
+from ntk_dist.model.parameters import Parameters
+from ntk_dist.model.pipeline import fit_dual, predict_dual
 from ntk_dist.model.portable import pack, unpack
 from ntk_dist.model.preprocess import Preprocessor
 from ntk_dist.model.report import GramReport
+from ntk_dist.model.targets import one_line
 from ntk_dist.settings import get_settings
 from ntk_dist.stax import Network
 from ntk_dist.store.inputs import check_rows
@@ -163,30 +164,22 @@ class AbstractNTKEstimator(BaseEstimator):
         BreakdownError
             The Gram matrix is indefinite or not finite.
         """
-        options = SolveOptions(
-            ridge=self.ridge,
-            method=self.solver,
-            tol=self.tol,
-            max_steps=self.max_steps,
-            preconditioner=self.preconditioner,
-            rank=self.rank,
-            seed=self.random_state,
-        )
-        kernel, x = self._prepare(X)
+        parameters = self._parameters()
+        self._forget()
+        kernel, x, preprocessor = self._prepare(X)
         targets = self._encode_targets(y, len(x))
         workspace = open_workspace(self.workspace)
         with borrowed(self.executor, env=workspace.worker_environment()) as executor:
-            self._adopt(
-                fit_dual(
-                    kernel,
-                    x,
-                    targets,
-                    options=options,
-                    block_rows=self.block_rows,
-                    resources=Resources(workspace, executor, get_settings()),
-                    on_event=on_event,
-                )
+            resources = Resources(workspace, executor, get_settings())
+            fitted = fit_dual(
+                kernel, x, targets, parameters=parameters, resources=resources, on_event=on_event
             )
+        self.preprocessor_ = preprocessor
+        self.rows_ = fitted.rows
+        self.dual_coef_ = fitted.dual_coef
+        self.report_ = fitted.report
+        if not fitted.report.solve.status.is_success:
+            warnings.warn(fitted.report.solve.text, ConvergenceWarning, stacklevel=2)
         return self
 
     def plan(self, X: Any) -> GramPlan:
@@ -197,9 +190,13 @@ class AbstractNTKEstimator(BaseEstimator):
         DataError, ArchitectureError
             As for :meth:`fit`.
         """
-        kernel, x = self._prepare(X)
+        kernel, x, _ = clone(self)._prepare(X)
         return plan_rows(
-            kernel, x, block_rows=self.block_rows, location=self.workspace, settings=get_settings()
+            kernel,
+            x,
+            block_rows=self._parameters().block_rows,
+            location=self.workspace,
+            settings=get_settings(),
         )
 
     def compute_gram(self, X: Any, on_event: EventSink = ignore) -> GramReport:
@@ -210,31 +207,40 @@ class AbstractNTKEstimator(BaseEstimator):
         DataError, ArchitectureError, BudgetError
             As for :meth:`fit`.
         """
-        kernel, x = self._prepare(X)
+        kernel, x, _ = clone(self)._prepare(X)
         workspace = open_workspace(self.workspace)
         with borrowed(self.executor, env=workspace.worker_environment()) as executor:
             return gram_of_rows(
                 kernel,
                 x,
-                block_rows=self.block_rows,
+                block_rows=self._parameters().block_rows,
                 resources=Resources(workspace, executor, get_settings()),
                 on_event=on_event,
             )
 
-    def _prepare(self, X: Any) -> tuple[Kernel, np.ndarray]:
-        """The kernel, and the inputs as it will see them; learns the preprocessing."""
-        if self.dtype not in DTYPES:
-            raise InvalidInputError(f"dtype: expected one of {DTYPES}, got {self.dtype!r}")
+    def _parameters(self) -> Parameters:
+        return Parameters.checked(self.get_params(deep=False))
+
+    def _forget(self) -> None:
+        """Become unfitted, so that a fit that fails leaves no half of an earlier one."""
+        for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
+            delattr(self, name)
+
+    def _prepare(self, X: Any) -> tuple[Kernel, np.ndarray, Preprocessor]:
+        """The kernel, the inputs as it will see them, and what was done to them."""
+        parameters = self._parameters()
         x = self._validated(X, reset=True)
-        kernel = self._make_kernel(x.shape[1:])
-        self.preprocessor_ = Preprocessor.fit(self.preprocess, x)
-        return kernel, self.preprocessor_.transform(x, self.dtype)
+        kernel = self._kernel(parameters, x.shape[1:])
+        preprocessor = Preprocessor.fit(self.preprocess, x)
+        return kernel, preprocessor.transform(x, parameters.dtype), preprocessor
 
     def _decide(self, X: Any, on_event: EventSink) -> np.ndarray:
         """K(x, X) dual_coef for new inputs, shape ``(n_samples, n_targets)``, float64."""
         check_is_fitted(self, "dual_coef_")
-        x = self.preprocessor_.transform(self._validated(X, reset=False), self.dtype)
-        kernel = self._make_kernel(x.shape[1:])
+        require_unchanged(self.rows_)
+        parameters = self._parameters()
+        x = self.preprocessor_.transform(self._validated(X, reset=False), parameters.dtype)
+        kernel = self._kernel(parameters, x.shape[1:])
         with borrowed(self.executor) as executor:
             return predict_dual(
                 kernel,
@@ -245,14 +251,6 @@ class AbstractNTKEstimator(BaseEstimator):
                 settings=get_settings(),
                 on_event=on_event,
             )
-
-    def _adopt(self, fitted: DualFit) -> None:
-        self.rows_ = fitted.rows
-        self.dual_coef_ = fitted.dual_coef
-        self.report_ = fitted.report
-        if not self.report_.solve.status.is_success:
-            # To the caller of fit(): two frames up.
-            warnings.warn(self.report_.solve.text, ConvergenceWarning, stacklevel=3)
 
     @property
     def network(self) -> Network:
@@ -270,8 +268,8 @@ class AbstractNTKEstimator(BaseEstimator):
             )
         return self.architecture
 
-    def _make_kernel(self, input_shape: tuple[int, ...]) -> Kernel:
-        kernel = Kernel(self.network.layer, (self.kernel,), self.dtype)
+    def _kernel(self, parameters: Parameters, input_shape: tuple[int, ...]) -> Kernel:
+        kernel = Kernel(self.network.layer, (parameters.kernel,), parameters.dtype)
         kernel.check(input_shape)
         return kernel
 
@@ -282,8 +280,8 @@ class AbstractNTKEstimator(BaseEstimator):
                 self, X, reset=reset, allow_nd=True, dtype="numeric", ensure_all_finite=False
             )
         except ValueError as error:
-            kind = EmptyDataError if 0 in np.shape(X) else DataShapeError
-            raise kind(str(error)) from error
+            empty = "minimum of 1 is required" in str(error)
+            raise (EmptyDataError if empty else DataShapeError)(one_line(error)) from error
         check_rows(x, "X")
         return x
 

@@ -7,16 +7,21 @@ Estimators and jobs are thin layers over these functions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from ntk_dist.errors import BreakdownError, InvalidInputError, MemoryBudgetError
+from ntk_dist.errors import (
+    BreakdownError,
+    InvalidInputError,
+    MemoryBudgetError,
+    NonFiniteDataError,
+)
 from ntk_dist.events import Clock, EventSink, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
 from ntk_dist.gram.plan import assign_blocks, default_block_rows, format_bytes
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.gram import Resources, compute_gram, distinct, open_gram
+from ntk_dist.model.parameters import Parameters
 from ntk_dist.model.report import FitReport
 from ntk_dist.settings import Settings, available_memory
 from ntk_dist.solver import (
@@ -34,36 +39,10 @@ from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.dataset import MemoryRows, average_targets
 from ntk_dist.tasks import GramTask, PredictTask, RowBatch, ShardFactory
 
-__all__ = ["DualFit", "SolveOptions", "fit_dual", "predict_dual"]
+__all__ = ["DualFit", "fit_dual", "predict_dual"]
 
 PREDICT_ROWS = 256
 """Rows of one prediction task: enough for a GEMM, and a progress bar that moves."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SolveOptions:
-    """How the linear system is solved."""
-
-    ridge: float = 0.0
-    """Added to the diagonal, per training row; 0 interpolates."""
-    method: Literal["cg", "direct"] = "cg"
-    tol: float = 1e-6
-    """True relative residual to reach, per target."""
-    max_steps: int | None = None
-    preconditioner: Literal["rpcholesky", "none"] = "rpcholesky"
-    rank: int | Literal["auto"] = "auto"
-    seed: int = 0
-    """Of the preconditioner's random pivots."""
-
-    def __post_init__(self) -> None:
-        for name, choices in (
-            ("method", ("cg", "direct")),
-            ("preconditioner", ("rpcholesky", "none")),
-        ):
-            if getattr(self, name) not in choices:
-                raise InvalidInputError(
-                    f"{name}: expected one of {choices}, got {getattr(self, name)!r}"
-                )
 
 
 @dataclass(frozen=True)
@@ -82,8 +61,7 @@ def fit_dual(
     x: np.ndarray,
     targets: np.ndarray,
     *,
-    options: SolveOptions,
-    block_rows: int | None,
+    parameters: Parameters,
     resources: Resources,
     on_event: EventSink = ignore,
 ) -> DualFit:
@@ -101,10 +79,8 @@ def fit_dual(
         Inputs of shape ``(n_rows, *input_shape)`` in the kernel's dtype, after preprocessing.
     targets
         Shape ``(n_rows, n_targets)``, float64.
-    options
-        How the system is solved.
-    block_rows
-        Side of a block; None chooses.
+    parameters
+        How the matrix is cut and the system solved.
     resources
         Where blocks are kept, who computes them, within which limits.
     on_event
@@ -112,6 +88,8 @@ def fit_dual(
 
     Raises
     ------
+    InvalidInputError
+        The preconditioner's rank is more than the rows.
     BudgetError
         Projected bytes exceed what there is; nothing was started.
     TaskError
@@ -119,17 +97,19 @@ def fit_dual(
     BreakdownError
         The Gram matrix is indefinite or not finite.
     """
+    if isinstance(parameters.rank, int) and parameters.rank > len(x):
+        raise InvalidInputError(f"rank: expected at most {len(x)} (rows), got {parameters.rank}")
     clock = Clock(on_event)
     with clock.phase("ingest"):
         x, merged = distinct(x)
         rows = resources.workspace.rows(x)
         y = average_targets(targets, merged)
-    with open_gram(kernel, rows, block_rows, resources) as store:
+    with open_gram(kernel, rows, parameters.block_rows, resources) as store:
         gram = compute_gram(kernel, rows, store, resources, clock)
         task = GramTask(kernel, rows, store, resources.settings.block_max_bytes)
         factory = ShardFactory(task, kernel.kernels[0], resources.settings.shard_max_bytes)
-        ridge = options.ridge / merged.counts
-        solution = _solve(factory, y, ridge, options, resources, clock)
+        ridge = parameters.ridge / merged.counts
+        solution = _solve(factory, y, ridge, parameters, resources, clock)
     if solution.report.status.is_breakdown:
         raise BreakdownError(solution.report.text)
     report = FitReport(
@@ -147,30 +127,30 @@ def _solve(
     factory: ShardFactory,
     y: np.ndarray,
     ridge: np.ndarray,
-    options: SolveOptions,
+    parameters: Parameters,
     resources: Resources,
     clock: Clock,
 ) -> Solution:
     """The dual coefficients, from blocks that stay with the workers that own them."""
     grid, dtype = factory.compute.store.grid, factory.compute.kernel.dtype
-    if options.method == "direct":
+    if parameters.solver == "direct":
         _require_dense_room(grid.n_rows)
     assignments = assign_blocks(grid, resources.executor.n_workers)
     with resources.executor.shards(factory, assignments, on_event=clock.on_event) as shards:
         gram = StoredGramOperator(shards, grid.n_rows, dtype)
-        operator = RidgedOperator(gram, ridge) if options.ridge else gram
-        if options.method == "direct":
+        operator = RidgedOperator(gram, ridge) if parameters.ridge else gram
+        if parameters.solver == "direct":
             with clock.phase("solve"):
-                return solve_direct(gram, y, ridge=ridge, tol=options.tol)
+                return solve_direct(gram, y, ridge=ridge, tol=parameters.tol)
         with clock.phase("precondition"):
-            preconditioner = _preconditioner(gram, ridge, options, resources.settings)
+            preconditioner = _preconditioner(gram, ridge, parameters, resources.settings)
         with clock.phase("solve"):
             return solve_cg(
                 operator,
                 y,
                 preconditioner,
-                tol=options.tol,
-                max_steps=options.max_steps,
+                tol=parameters.tol,
+                max_steps=parameters.max_steps,
                 on_step=clock.on_event,
             )
 
@@ -186,15 +166,16 @@ def _require_dense_room(n: int) -> None:
 
 
 def _preconditioner(
-    gram: AbstractOperator, ridge: np.ndarray, options: SolveOptions, settings: Settings
+    gram: AbstractOperator, ridge: np.ndarray, parameters: Parameters, settings: Settings
 ) -> AbstractPreconditioner:
-    if options.preconditioner == "none":
+    if parameters.preconditioner == "none":
         return IdentityPreconditioner()
+    rank = parameters.rank if parameters.rank == "auto" else min(parameters.rank, gram.n)
     return RPCholeskyPreconditioner.of(
         gram,
-        rank=options.rank,
+        rank=rank,
         ridge=ridge,
-        generator=np.random.default_rng(options.seed),
+        generator=np.random.default_rng(parameters.random_state),
         max_bytes=settings.preconditioner_max_bytes,
     )
 
@@ -228,6 +209,11 @@ def predict_dual(
     -------
     ndarray of shape ``(n, n_targets)``
         Float64.
+
+    Raises
+    ------
+    NonFiniteDataError
+        A prediction overflows.
     """
     block_rows = default_block_rows(len(rows), kernel.flops_per_pair(rows.shape[1:]))
     task = PredictTask(kernel, rows, MemoryRows(dual_coef), block_rows, settings.block_max_bytes)
@@ -239,4 +225,9 @@ def predict_dual(
         retry = RetryPolicy(timeout_s=settings.task_timeout_s)
         for batch, part in executor.map_unordered(task, batches, retry=retry, on_event=on_event):
             values[batch.start : batch.start + len(part)] = part
+    if not np.isfinite(values).all():
+        raise NonFiniteDataError(
+            f"predictions of {np.count_nonzero(~np.isfinite(values).all(axis=1))} of {len(x)} rows "
+            f"overflow {kernel.dtype}: they are far larger than the training rows"
+        )
     return values

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from ntk_dist.errors import ArtifactError, NTKDistError
 from ntk_dist.executors import AbstractExecutor
 from ntk_dist.model.artifact import Artifact
+from ntk_dist.model.parameters import Parameters
 from ntk_dist.model.preprocess import Preprocessor
 from ntk_dist.model.report import FitReport
 from ntk_dist.stax import from_json
@@ -21,25 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["pack", "unpack"]
 
-KEPT_PARAMETERS = (
-    "kernel",
-    "ridge",
-    "block_rows",
-    "dtype",
-    "tol",
-    "solver",
-    "preconditioner",
-    "rank",
-    "max_steps",
-    "random_state",
-)
-"""Saved with a model; the rest is saved in a form of its own, or belongs to where the fit ran."""
-
 
 def pack(model: AbstractNTKEstimator) -> Artifact:
     """The fitted model as an artifact; executor and workspace stay behind."""
     check_is_fitted(model, "dual_coef_")
-    parameters = model.get_params(deep=False)
     preprocessor = model.preprocessor_
     arrays = {
         f"preprocess.{position}.{name}": values
@@ -51,7 +37,7 @@ def pack(model: AbstractNTKEstimator) -> Artifact:
     record = {
         "estimator": type(model).__name__,
         "architecture": json.loads(model.network.to_json()),
-        "parameters": {name: parameters[name] for name in KEPT_PARAMETERS},
+        "parameters": Parameters.checked(model.get_params(deep=False)).model_dump(),
         "preprocess": list(preprocessor.steps),
         "input_shape": list(preprocessor.input_shape),
         "n_features_in": model.n_features_in_,
@@ -80,7 +66,7 @@ def unpack(
             from_json(json.dumps(record["architecture"])),
             preprocess=record["preprocess"],
             executor=executor,
-            **record["parameters"],
+            **Parameters.checked(record["parameters"]).model_dump(),
         )
         steps = tuple(record["preprocess"])
         states = tuple(

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from ntk_dist.errors import DataShapeError, InvalidInputError
+from ntk_dist.errors import DataShapeError, InvalidInputError, NonFiniteDataError
 
 __all__ = ["STEPS", "Preprocessor", "Step", "normalize_steps"]
 
@@ -75,6 +77,9 @@ def _fit_unit_norm(x: np.ndarray) -> dict[str, np.ndarray]:
 
 def _apply_unit_norm(x: np.ndarray, state: State) -> np.ndarray:
     flat = x.reshape(len(x), -1)
+    # Brought to largest entry 1 first: squares of 1e-170 or 1e170 would leave float64.
+    largest = np.abs(flat).max(axis=1, keepdims=True)
+    flat = flat / np.where(largest > 0, largest, 1.0)
     norms = np.linalg.norm(flat, axis=1, keepdims=True)
     return (flat / np.where(norms > 0, norms, 1.0)).reshape(x.shape)
 
@@ -126,11 +131,17 @@ def normalize_steps(steps: Sequence[str | Mapping[str, Any]]) -> list[dict[str, 
     """
     if isinstance(steps, str):
         raise InvalidInputError(f"preprocess: expected a list of steps, got {steps!r}: [{steps!r}]")
+    if not isinstance(steps, Sequence):
+        raise InvalidInputError(f"preprocess: expected a list of steps, got {steps!r}")
     normal = []
     for given in steps:
-        spec = {"name": given} if isinstance(given, str) else dict(given)
+        if not isinstance(given, str | Mapping):
+            raise InvalidInputError(
+                f"preprocess: expected a name or a mapping for each step, got {given!r}"
+            )
+        spec: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
         name = spec.pop("name", None)
-        if name not in STEPS:
+        if not isinstance(name, str) or name not in STEPS:
             close = difflib.get_close_matches(str(name), STEPS, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise InvalidInputError(
@@ -142,6 +153,12 @@ def normalize_steps(steps: Sequence[str | Mapping[str, Any]]) -> list[dict[str, 
                 f"preprocess: {name} has no option {unknown[0]!r}; it has: "
                 f"{', '.join(options) or 'none'}"
             )
+        for option, value in spec.items():
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+                raise InvalidInputError(
+                    f"preprocess: {name}: {option}: expected a finite number, got {value!r}"
+                )
+            spec[option] = float(value)
         normal.append({"name": name, **options, **spec})
     return normal
 
@@ -168,7 +185,14 @@ class Preprocessor:
         states: list[dict[str, np.ndarray]] = []
         for position, spec in enumerate(specs):
             step = STEPS[spec["name"]]
-            states.append(step.fit(x, **{k: v for k, v in spec.items() if k != "name"}))
+            with np.errstate(over="ignore", invalid="ignore"):
+                state = step.fit(x, **{k: v for k, v in spec.items() if k != "name"})
+            if not all(np.isfinite(values).all() for values in state.values()):
+                raise NonFiniteDataError(
+                    f"preprocess: {spec['name']} overflows float64 on inputs as large as "
+                    f"{np.abs(x).max():.1e}: scale them first"
+                )
+            states.append(state)
             if position + 1 < len(specs):
                 x = _apply(x, [spec], states[-1:], "float64")
         return cls(tuple(specs), tuple(states), x.shape[1:])
@@ -197,5 +221,11 @@ def _apply(
         part = x[chunk].astype(np.float64)
         for spec, state in zip(steps, states, strict=True):
             part = STEPS[spec["name"]].apply(part, state)
-        out[chunk] = part
+        with np.errstate(over="ignore"):
+            out[chunk] = part
+        if not np.isfinite(out[chunk]).all():
+            raise NonFiniteDataError(
+                f"rows {chunk.start} to {chunk.stop - 1}: values as large as "
+                f"{np.abs(part).max():.1e} do not fit {dtype}: scale the inputs"
+            )
     return out

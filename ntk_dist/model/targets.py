@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.utils.validation import check_array, column_or_1d
 
 from ntk_dist.errors import LabelError
 
-__all__ = ["encode_classes", "encode_targets"]
+__all__ = ["encode_classes", "encode_targets", "one_line"]
 
 
 def encode_targets(y: Any, n_rows: int) -> np.ndarray:
@@ -22,12 +23,13 @@ def encode_targets(y: Any, n_rows: int) -> np.ndarray:
         Not numeric, not finite, or not one per row.
     """
     _require(y)
+    _require_finite(y, "targets")
     try:
         targets: np.ndarray = check_array(
             y, ensure_2d=False, dtype=np.float64, input_name="y", estimator="NTKRegressor"
         )
-    except ValueError as error:
-        raise LabelError(f"targets: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise LabelError(f"targets: {one_line(error)}") from error
     if targets.ndim > 2:
         raise LabelError(f"targets: expected one or two axes, got shape {targets.shape}")
     _match(targets, n_rows)
@@ -51,20 +53,21 @@ def encode_classes(y: Any, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
         Not one label per row, not labels at all, or a single class.
     """
     _require(y)
+    _require_finite(y, "labels")
     try:
         labels = column_or_1d(y, warn=True)
-        if labels.dtype.kind == "f":
-            check_array(labels, ensure_2d=False, input_name="y")
         check_classification_targets(labels)
-    except ValueError as error:
-        raise LabelError(f"labels: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise LabelError(f"labels: {one_line(error)}") from error
+    if labels.dtype.kind not in "biufUO":
+        raise LabelError(f"labels: expected numbers or text, got {labels.dtype}")
     _match(labels, n_rows)
     classes, codes = np.unique(labels, return_inverse=True)
     if classes.dtype == object:
         # Labels from a table: text or numbers after all, and a model keeps nothing else.
         classes = np.array(classes.tolist())
     if len(classes) < 2:
-        raise LabelError(f"labels: expected at least two classes, got one class: {classes[0]!r}")
+        raise LabelError(f"labels: expected at least two classes, got one class: {classes[0]}")
     targets = np.eye(len(classes))[codes] - 1.0 / len(classes)
     return classes, targets[:, 1:] if len(classes) == 2 else targets
 
@@ -72,6 +75,24 @@ def encode_classes(y: Any, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
 def _require(y: Any) -> None:
     if y is None:
         raise LabelError("this estimator requires y to be passed, but the target y is None")
+
+
+def _require_finite(y: Any, what: str) -> None:
+    try:
+        values = np.asarray(y)
+    except ValueError:
+        return  # ragged: scikit-learn's own check says so
+    if values.dtype.kind == "f" and values.ndim and not np.isfinite(values).all():
+        rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+        shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+        raise LabelError(
+            f"{what}: Input y contains NaN or infinity in {len(rows)} rows of {len(y)}: {shown}"
+        )
+
+
+def one_line(error: Exception) -> str:
+    """An error of scikit-learn's in one line, without the arrays that it prints."""
+    return " ".join(re.sub(r"array=.*?\]\.", "", str(error), flags=re.DOTALL).split())
 
 
 def _match(targets: np.ndarray, n_rows: int) -> None:

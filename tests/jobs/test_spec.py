@@ -55,7 +55,7 @@ def test_json_is_yaml_too(write):
     ("line", "instead", "words"),
     [
         ("name: digits", "name: ../digits", "name: string should match"),
-        ("task: classification", "task: clustering", "task: .*'clustering'"),
+        ("task: classification", "task: clustering", r"task: expected .*'clustering'"),
         ("task: classification", "", "task: missing"),
         ("kernel: ntk", "kernle: ntk", "kernle: unknown key"),
         ("block_rows: 1000", "block_rows: 0", r"gram.block_rows: .*greater than 0.*, got 0"),

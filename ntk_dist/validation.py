@@ -1,0 +1,32 @@
+"""What a pydantic validation found, in one line of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+
+__all__ = ["describe_problems"]
+
+
+def describe_problems(error: ValidationError, hidden: Iterable[str] = ()) -> str:
+    """Every problem with its place, what was expected and what came instead.
+
+    Parameters
+    ----------
+    error
+        What pydantic raised.
+    hidden
+        Parts of places that say nothing to a person, such as the arms of a union.
+    """
+    lines = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"] if str(part) not in hidden)
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{place}: unknown key")
+        elif problem["type"] == "missing":
+            lines.append(f"{place}: missing")
+        else:
+            message = problem["msg"].replace("Input should be", "expected", 1)
+            lines.append(f"{place}: {message[0].lower()}{message[1:]}, got {problem['input']!r}")
+    return "; ".join(lines)
