@@ -44,7 +44,7 @@ def examine() -> tuple[dict[str, Any], str]:
     lines = [
         f"ntk_dist {__version__} on Python {record['python']}, {record['machine']}",
         f"devices     {', '.join(devices)}",
-        f"threads     {settings.threads} for one process (NTK_DIST_THREADS)",
+        f"threads     {settings.threads} for workers started here (NTK_DIST_THREADS)",
         f"memory      {format_bytes(memory)} available",
         f"disk        {format_bytes(free)} free in {Path.cwd()}",
     ]

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from ntk_dist._version import __version__
-from ntk_dist.errors import ArtifactError, DataError
+from ntk_dist.errors import ArtifactError, DataError, StoreUnreachableError
 from ntk_dist.store.arrays import read_arrays, write_arrays
 from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.dataset import ZarrRows, fingerprint, write_rows
@@ -163,7 +163,7 @@ def require_unchanged(rows: AbstractRows) -> None:
         return
     try:
         now = ZarrRows(rows.location).fingerprint
-    except DataError as error:
+    except (DataError, StoreUnreachableError) as error:
         raise ArtifactError(f"the training rows of this model are gone: {error}") from error
     if now != rows.fingerprint:
         raise ArtifactError(
@@ -214,7 +214,7 @@ def read_artifact(folder: str | Path) -> Artifact:
         arrays = read_arrays(folder / "arrays")
         rows, stored = ZarrRows(folder / "rows"), ZarrRows(folder / "dual_coef")
         dual_coef = stored.read(slice(0, len(stored)))
-    except DataError as error:
+    except (DataError, StoreUnreachableError) as error:
         raise ArtifactError(f"the model at {folder} is damaged: {error}") from error
     found = _fingerprints(arrays, rows, dual_coef)
     if strange := [part for part, value in record["parts"].items() if found.get(part) != value]:

@@ -1,11 +1,12 @@
 """The linear system (K + ridge I) A = Y: operators that never form K, solvers that report truly.
 
 An *operator* multiplies, a *preconditioner* approximates the inverse, a *solver* puts them
-together; each is chosen apart from the others. Take :func:`~ntk_dist.solver.cg.solve_cg` with
+together; each is chosen apart from the others. Take :func:`~ntk_dist.solver.solve.solve` with
 :class:`~ntk_dist.solver.preconditioners.RPCholeskyPreconditioner` when K lives in blocks on
-workers: one product per step, all targets together. Take
+workers: :func:`~ntk_dist.solver.cg.solve_cg` with one product per step, all targets together. Take
 :func:`~ntk_dist.solver.direct.solve_direct` when K fits one machine: it is the reference, and it
-gives the minimum-norm answer when K is singular. Both answer with a
+gives the minimum-norm answer when K is singular, for which ``solve`` falls back on it. All answer
+with a
 :class:`~ntk_dist.solver.result.Solution`, whose report is told in true residuals.
 """
 
@@ -23,8 +24,10 @@ from ntk_dist.solver.preconditioners import (
     RPCholeskyPreconditioner,
 )
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus
+from ntk_dist.solver.solve import DENSE_ROWS, solve
 
 __all__ = [
+    "DENSE_ROWS",
     "AbstractOperator",
     "AbstractPreconditioner",
     "DenseOperator",
@@ -35,6 +38,7 @@ __all__ = [
     "SolveReport",
     "SolveStatus",
     "StoredGramOperator",
+    "solve",
     "solve_cg",
     "solve_direct",
 ]

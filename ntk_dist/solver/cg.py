@@ -29,6 +29,9 @@ from ntk_dist.solver.result import Solution, SolveReport, describe
 
 __all__ = ["solve_cg"]
 
+ROUNDING = 10
+"""Epsilons of the trace that count as rounding, where computing an entry takes many operations."""
+
 
 def solve_cg(
     operator: AbstractOperator,
@@ -156,12 +159,16 @@ def _report(
 def _rules(
     operator: AbstractOperator, tol: float, max_steps: int | None, check_every: int, patience: int
 ) -> CGRules:
+    # No eigenvalue is above the trace, and rounding every entry moves none by more than epsilon of
+    # it, since an entry is no larger than the geometric mean of its two on the diagonal.
+    trace = float(np.abs(operator.diagonal()).sum())
     rules = CGRules(
         tol=tol,
         max_steps=max(operator.n, 1000) if max_steps is None else max_steps,
         check_every=check_every,
         patience=patience,
-        precision=float(np.finfo(operator.dtype).eps),
+        flat=ROUNDING * float(np.finfo(np.float64).eps) * trace,
+        rounding=ROUNDING * float(np.finfo(operator.dtype).eps) * trace,
     )
     for name in ("tol", "max_steps", "check_every", "patience"):
         value = getattr(rules, name)

@@ -24,6 +24,9 @@ __all__ = ["solve_direct", "spectral_cut_off"]
 
 Array = NDArray[np.float64]
 
+CLEARLY = 10
+"""Cut-offs below zero at which an eigenvalue is negative, and no rounding of a zero."""
+
 
 def spectral_cut_off(n: int, dtype: np.dtype[Any]) -> float:
     """The share of the largest eigenvalue at or below which an eigenvalue is rounding.
@@ -129,7 +132,7 @@ def _pseudo_inverse(matrix: Array, y: Array, cut_off: float) -> tuple[Array, dic
     rank = int(kept.sum())
     x = vectors[:, kept] @ ((vectors[:, kept].T @ y) / values[kept, None])
     dropped = len(values) - rank
-    if values[0] < -max(least, cut_off * abs(float(values[0]))):
+    if values[0] < -CLEARLY * cut_off * max(float(values[-1]), -float(values[0])):
         status = SolveStatus.INDEFINITE
     else:
         status = SolveStatus.MINIMUM_NORM if dropped else SolveStatus.CONVERGED

@@ -34,7 +34,8 @@ _NO_VERDICT = -1
 DRIFT = 0.1
 """Share of the true residual that the recurrence may be off before the direction starts afresh."""
 FRUITLESS_RESTARTS = 3
-"""A target that is no better off by half after so many restarts has met its rounding floor."""
+"""A target that is no better off by half after so many restarts has met its rounding floor, or the
+end of the range of a singular matrix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,10 @@ class CGRules:
     patience: int
     """Steps without a better true residual before a target counts as stagnated, if they are also
     half of all its steps."""
-    precision: float
-    """Machine epsilon of the matrix entries: negative curvature of that size is rounding."""
+    flat: float
+    """Curvature p'Ap / p'p up to this, of either sign, may be rounding of the product."""
+    rounding: float
+    """Curvature down to minus this may be rounding of the entries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +169,8 @@ def advance(
     with np.errstate(all="ignore"):
         before = state
         state, restarted = _check(state, product, y, rules)
-        state, alpha = _step(state, product, rules)
-        state = _turn(state, alpha, restarted, preconditioner)
+        state, alpha, flat = _step(state, product, rules)
+        state = _turn(state, alpha, restarted | flat, preconditioner)
         return _settle(state, before, rules)
 
 
@@ -194,7 +197,7 @@ def _check(
     )
     drifted = np.linalg.norm(true_r - state.r[:, here], axis=0) > DRIFT * true
     drifted |= steps == 0
-    no_use = drifted & (true > 0.5 * before) & (steps > 0)
+    no_use = drifted & (true > 0.5 * before)
     fruitless = np.where(drifted & ~no_use, 0, state.fruitless[targets] + no_use)
     # Residuals of ill-conditioned systems rest for long: protein at 4000 rows found nothing better
     # between steps 600 and 900, and converged at 2551. So patience grows with the way behind.
@@ -221,31 +224,44 @@ def _check(
     return state, restarted
 
 
-def _step(state: CGState, product: Array, rules: CGRules) -> tuple[CGState, Array]:
-    """Answers and residuals moved along the directions, and the lengths: NaN for no step."""
+def _step(
+    state: CGState, product: Array, rules: CGRules
+) -> tuple[CGState, Array, NDArray[np.bool_]]:
+    """Answers and residuals moved along the directions, how far (NaN: not), and who cannot be.
+
+    A flat direction, one without curvature, lies in the null space, where no answer changes the
+    residual. The residual's share of it is left aside, so that the rest can be reduced first.
+    """
     square, curvature = _dots(state.p, state.p), _dots(state.p, product)
     finite = np.isfinite(product).all(axis=0)
     asked = ~state.checking
     norms, rayleigh = np.sqrt(_dots(product, product) / square), curvature / square
     seen = asked & finite & (square > 0)
     norm_largest = float(np.max(norms, initial=state.norm_largest, where=seen))
+    curved = asked & finite & (rayleigh > rules.flat)
+    indefinite = asked & finite & (rayleigh < -rules.rounding)
+    flat = asked & finite & ~curved & ~indefinite
+    fruitless = state.fruitless[state.live] + flat
     verdict = state.verdict[state.live]
-    flat = np.where(rayleigh < -10 * rules.precision * norm_largest, _INDEFINITE, _STAGNATED)
-    verdict = np.where(asked & (curvature <= 0), flat, verdict)
+    verdict = np.where(flat & (fruitless >= FRUITLESS_RESTARTS), _STAGNATED, verdict)
+    verdict = np.where(indefinite, _INDEFINITE, verdict)
     verdict = np.where(asked & ~finite, _NON_FINITE, verdict)
-    alpha = np.where(asked & finite & (curvature > 0), state.rz / curvature, np.nan)
+    alpha = np.where(curved, state.rz / curvature, np.nan)
     length = np.where(np.isnan(alpha), 0.0, alpha)
+    aside = np.where(flat & (square > 0), _dots(state.p, state.r) / square, 0.0)
     state = replace(
         state,
         x=state.x + length * state.p,
-        r=state.r - np.where(np.isnan(alpha), 0.0, length * product),
+        r=state.r - np.where(np.isnan(alpha), aside * state.p, length * product),
+        fruitless=_put(state.fruitless, state.live, fruitless),
+        trace=state.trace.restarted(state.live[flat]),
         steps=_put(state.steps, state.live, state.steps[state.live] + ~np.isnan(alpha)),
         verdict=_put(state.verdict, state.live, verdict),
         rayleigh_smallest=float(np.min(rayleigh, initial=state.rayleigh_smallest, where=seen)),
         norm_largest=norm_largest,
         products=state.products + 1,
     )
-    return state, alpha
+    return state, alpha, flat
 
 
 def _turn(

@@ -76,7 +76,7 @@ class SolveReport:
     text: str
     """What happened and what to try, with the numbers of this solve."""
     method: str
-    """``cg`` or ``direct``."""
+    """``cg``, ``direct``, or ``cg, direct`` when the second answered for the first."""
     n: int
     """Rows of the system."""
     steps: int

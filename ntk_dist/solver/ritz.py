@@ -65,10 +65,18 @@ class LanczosTrace:
 
 
 def _ritz_values(alphas: Array, betas: Array) -> Array:
-    """Ascending eigenvalues of the tridiagonal matrix; empty for an empty segment."""
-    if not alphas.size:
-        return alphas
-    diagonal = 1.0 / alphas
-    diagonal[1:] += betas[:-1] / alphas[:-1]
-    values: Array = eigvalsh_tridiagonal(diagonal, np.sqrt(betas[:-1]) / alphas[:-1])
-    return values
+    """Ascending positive eigenvalues of the tridiagonal matrix; none for an empty segment.
+
+    Rounding may leave coefficients that no positive definite matrix has. The segment ends before
+    the first of them: what came earlier still holds.
+    """
+    with np.errstate(all="ignore"):
+        diagonal = 1.0 / alphas
+        diagonal[1:] += betas[:-1] / alphas[:-1]
+        beside = np.sqrt(betas[:-1]) / alphas[:-1]
+    sound = (alphas > 0) & np.isfinite(diagonal) & np.isfinite(np.r_[0.0, beside][: len(alphas)])
+    end = len(alphas) if sound.all() else int(np.argmin(sound))
+    if not end:
+        return alphas[:0]
+    values: Array = eigvalsh_tridiagonal(diagonal[:end], beside[: end - 1])
+    return values[values > 0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -209,6 +209,9 @@ def test_a_gram_that_will_not_fit_is_refused_before_it_starts(small_disk, rng):
         (lambda x, y: (x[:0], y[:0]), EmptyDataError, "0 sample"),
         (lambda x, y: (x[:, 0], y), DataShapeError, "2D"),
         (lambda x, y: (x, y[:-1]), LabelError, "60 rows, got 59"),
+        (lambda x, y: (x, np.where(np.arange(60)[:, None] == 9, np.inf, y)), LabelError, ": 9"),
+        (lambda x, y: (x + 1j, y), DataShapeError, "Complex"),
+        (lambda x, y: ([[1.0], [1.0, 2.0]], y), DataShapeError, "sequence"),
         (lambda x, y: (x.reshape(60, 5, 1, 1), y), ArchitectureError, "Flatten"),
     ],
 )
@@ -237,6 +240,41 @@ def test_bad_parameters_are_refused_in_words(problem, parameters, error, words):
     x, y, _ = problem
     with pytest.raises(error, match=words):
         NTKRegressor(**{"architecture": FC, **parameters}).fit(x, y)
+
+
+def test_a_fit_that_fails_leaves_no_half_of_an_earlier_one(problem):
+    x, y, new = problem
+    model = NTKRegressor(FC, preprocess=["standardize"]).fit(x, y)
+    with pytest.raises(LabelError):
+        model.fit(100 * x, y[:3])
+    with pytest.raises(NotFittedError):
+        model.predict(new)
+
+
+def test_planning_leaves_a_fitted_model_alone(problem):
+    x, y, new = problem
+    model = NTKRegressor(FC, preprocess=["standardize"]).fit(x, y)
+    before = model.predict(new)
+    model.plan(100 * x[:30])
+    np.testing.assert_array_equal(model.predict(new), before)
+
+
+def test_grid_search_over_numpy_numbers_in_a_workspace(problem, tmp_path):
+    x = problem[0]
+    grid = {"block_rows": np.array([20, 40]), "ridge": np.float32([0.1])}
+    search = GridSearchCV(NTKRegressor(FC, workspace=tmp_path), grid, cv=2).fit(x, x[:, 0])
+    search.best_estimator_.save(tmp_path / "model")
+    assert NTKRegressor.load(tmp_path / "model").block_rows in (20, 40)
+
+
+def test_overflow_is_an_error_and_not_an_answer(problem):
+    x, y, new = problem
+    with pytest.raises(NonFiniteDataError, match="overflows float64"):
+        NTKRegressor(FC, preprocess=["standardize"]).fit(1e160 * x, y)
+    with pytest.raises(NonFiniteDataError, match=r"block \(0, 0\) of the ntk overflows float32"):
+        NTKRegressor(FC).fit(1e25 * x, y)
+    with pytest.raises(NonFiniteDataError, match="of 20 rows overflow"):
+        NTKRegressor(FC).fit(x, y).predict(1e38 * new)
 
 
 def test_nothing_is_warned_about_in_a_good_fit(problem):

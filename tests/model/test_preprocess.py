@@ -31,6 +31,13 @@ def test_unit_norm_leaves_zero_rows_alone(rng):
     np.testing.assert_allclose(norms, [1, 1, 1, 0, 1])
 
 
+@pytest.mark.parametrize("scale", [1e-170, 1e170])
+def test_unit_norm_takes_any_scale(rng, scale):
+    x = rng.normal(size=(5, 3))
+    out = Preprocessor.fit(["unit_norm"], scale * x).transform(scale * x, "float64")
+    np.testing.assert_allclose(np.linalg.norm(out, axis=1), 1)
+
+
 def test_zca_whitens_up_to_its_ridge(rng):
     x = rng.normal(size=(400, 6)) @ rng.normal(size=(6, 6)) + 2
     out = Preprocessor.fit([{"name": "zca", "ridge": 1e-9}], x).transform(x, "float64")
@@ -77,6 +84,11 @@ def test_no_steps_only_convert(rng):
         ([{"option": 1}], "expected a step among"),
         ([{"name": "zca", "epsilon": 1}], "zca has no option 'epsilon'; it has: ridge"),
         ("standardize", "expected a list"),
+        (5, "expected a list"),
+        ([5], "a name or a mapping"),
+        ([{"name": ["zca"]}], "expected a step among"),
+        ([{"name": "zca", "ridge": "abc"}], "zca: ridge: expected a finite number, got 'abc'"),
+        ([{"name": "zca", "ridge": float("inf")}], "finite number"),
     ],
 )
 def test_unknown_steps_and_options_are_named(steps, words):

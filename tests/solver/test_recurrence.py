@@ -8,7 +8,7 @@ from ntk_dist.solver.preconditioners import IdentityPreconditioner
 from ntk_dist.solver.recurrence import CGRules, advance, start
 from ntk_dist.solver.result import SolveStatus
 
-RULES = CGRules(tol=1e-8, max_steps=100, check_every=7, patience=100, precision=2**-52)
+RULES = CGRules(tol=1e-8, max_steps=100, check_every=7, patience=100, flat=1e-12, rounding=1e-12)
 NO_HELP = IdentityPreconditioner()
 
 

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from ntk_dist.errors import InvalidInputError
+from ntk_dist.model.parameters import Parameters
+
+
+def test_numpy_scalars_are_the_numbers_they_are():
+    given = {
+        "ridge": np.float32(0.5),
+        "block_rows": np.int64(30),
+        "rank": np.int32(5),
+        "max_steps": np.int16(9),
+        "architecture": object(),  # not ours to judge
+    }
+    parameters = Parameters.checked(given)
+    assert parameters.model_dump(exclude_defaults=True) == {
+        "ridge": 0.5,
+        "block_rows": 30,
+        "rank": 5,
+        "max_steps": 9,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ridge", "a"),
+        ("ridge", None),
+        ("ridge", [1]),
+        ("ridge", float("nan")),
+        ("tol", 1),
+        ("tol", 0.0),
+        ("block_rows", 1.5),
+        ("block_rows", True),
+        ("rank", "big"),
+        ("rank", 0),
+        ("max_steps", 1.5),
+        ("random_state", -1),
+        ("random_state", np.random.default_rng(0)),
+        ("kernel", []),
+        ("dtype", "float16"),
+    ],
+)
+def test_what_makes_no_sense_is_named(name, value):
+    with pytest.raises(InvalidInputError, match=f"^{name}: "):
+        Parameters.checked({name: value})
