@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ntk_dist.errors import ArchitectureError, InvalidInputError
+from ntk_dist.errors import ArchitectureError, DataError, InvalidInputError, NonFiniteDataError
 from ntk_dist.kernels import architecture
 from ntk_dist.kernels.branching import Parallel, Serial
 from ntk_dist.kernels.layers import Layer
@@ -63,7 +63,7 @@ __all__ = [
 class Network:
     """An architecture with its exact kernels and its finite random networks.
 
-    Compared by value; unpacks as ``init_fn, apply_fn, kernel_fn``.
+    Compared by value; unpacks, and is indexed, as ``init_fn, apply_fn, kernel_fn``.
     """
 
     layer: Layer
@@ -77,7 +77,7 @@ class Network:
         Parameters
         ----------
         x1 : (n1, ...)
-            Samples, channels last. float64 samples are computed in float64, others in float32.
+            Real numbers, channels last. Floats of eight bytes or more give float64, others float32.
         x2 : (n2, ...), optional
             Other samples; ``None`` for those of ``x1``, and then exactly symmetric.
         get
@@ -94,14 +94,23 @@ class Network:
             ``get`` names no kernel, or one twice.
         ArchitectureError, DataShapeError
             The architecture has no kernel for such samples, or they do not fit each other.
+        DataError
+            The samples are not real numbers.
+        NonFiniteDataError
+            Samples hold NaN or infinity, or their kernel is too large for its precision.
         """
-        names = (get,) if isinstance(get, str) else tuple(get)
-        if len(set(names)) < len(names):
-            raise InvalidInputError(f"get: expected each kernel once, got {names}")
-        left = np.asarray(x1)
-        right = None if x2 is None else np.asarray(x2)
+        names = _kernel_names(get)
+        left = _samples("x1", x1)
+        right = None if x2 is None else _samples("x2", x2)
         double = np.float64 in (left.dtype, None if right is None else right.dtype)
-        block = _evaluate(self.layer, names, "float64" if double else "float32", left, right)
+        dtype = "float64" if double else "float32"
+        with np.errstate(over="ignore"):
+            block = _evaluate(self.layer, names, dtype, left, right)
+        if not all(np.isfinite(values).all() for values in block.values()):
+            raise NonFiniteDataError(
+                f"expected a kernel of at most {np.finfo(dtype).max:.1e} ({dtype}), got more: "
+                f"scale the inputs down{'' if double else ', or pass them in float64'}"
+            )
         if isinstance(get, str):
             return block[get]
         return namedtuple("Kernels", names)(*(block[name] for name in names))
@@ -133,6 +142,9 @@ class Network:
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init_fn, self.apply_fn, self.kernel_fn))
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return (self.init_fn, self.apply_fn, self.kernel_fn)[index]
 
     def __repr__(self) -> str:
         return _source(self.layer)
@@ -363,6 +375,39 @@ def _records(name: str, networks: Sequence[object]) -> tuple[Layer, ...]:
             )
         records.append(network.layer)
     return tuple(records)
+
+
+def _kernel_names(get: object) -> tuple[str, ...]:
+    names = (get,) if isinstance(get, str) else get
+    if not (isinstance(names, Sequence) and all(isinstance(name, str) for name in names)):
+        raise InvalidInputError(
+            f"get: expected 'ntk', 'nngp' or a sequence of them, got {get!r}; say which you want"
+        )
+    if len(set(names)) < len(names):
+        raise InvalidInputError(f"get: expected each kernel once, got {names}")
+    return tuple(names)
+
+
+def _samples(name: str, x: npt.ArrayLike) -> np.ndarray:
+    """The samples as an array of finite numbers, those of eight bytes or more in native float64."""
+    samples = np.asarray(x)
+    if not np.can_cast(samples.dtype, np.float64, "same_kind"):
+        raise DataError(
+            f"{name}: expected real numbers, got dtype {samples.dtype}; convert them to float32 or "
+            "float64"
+        )
+    if samples.dtype.kind == "f" and samples.dtype.itemsize >= 8:
+        with np.errstate(over="ignore"):  # what float64 cannot hold is refused below
+            samples = samples.astype(np.float64, copy=False)
+    finite = np.isfinite(samples).all(axis=tuple(range(1, samples.ndim)))
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        shown = ", ".join(map(str, bad[:10])) + (", ..." if bad.size > 10 else "")
+        raise NonFiniteDataError(
+            f"{name}: expected finite numbers, got NaN or infinity in {bad.size} of {finite.size} "
+            f"rows: {shown}; remove or repair those rows"
+        )
+    return samples
 
 
 def _evaluate(

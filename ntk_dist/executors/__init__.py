@@ -59,7 +59,8 @@ def make_executor(
     """
     if isinstance(spec, AbstractExecutor):
         return spec
-    address, counted = _ADDRESS.fullmatch(spec), _COUNTED.fullmatch(spec)
+    text = spec if isinstance(spec, str) else ""
+    address, counted = _ADDRESS.fullmatch(text), _COUNTED.fullmatch(text)
     if address is None and counted is None:
         raise InvalidInputError(f"executor: expected one of {_CHOICES}, got {spec!r}")
     place: dict[str, Any]

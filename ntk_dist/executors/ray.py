@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
 import socket
+import threading
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -100,7 +103,8 @@ class RayExecutor(AbstractExecutor):
         self._owns_ray = not ray.is_initialized()
         self._starts_here = self._owns_ray and address is None
         if self._owns_ray:
-            self._connect(address, n_workers)
+            with _own_sigterm():
+                self._connect(address, n_workers)
         try:
             self._prepare(n_workers, env or {})
         except BaseException:
@@ -284,6 +288,28 @@ class _RayShards(AbstractShards):
         if not self._ray.closed:
             for actor in actors.values():
                 ray.kill(actor)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Leave SIGTERM to whoever had it: Ray takes it, and ends the process without asking anyone.
+
+    Only the main thread may set handlers, and Ray leaves them alone in any other.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    # None: set by a program that Python is embedded in, and not ours to put back.
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit as end:
+        if end.code == signal.SIGTERM:  # it came in these very seconds, and Ray answered
+            signal.signal(signal.SIGTERM, before)
+            signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _first_line(error: BaseException) -> str:

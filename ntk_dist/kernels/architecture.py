@@ -79,12 +79,13 @@ def from_json(text: str | bytes | list[Any]) -> Layer:
         No JSON, not of this form, an unknown layer or argument, or layers that cannot follow
         each other.
     """
-    if isinstance(text, str | bytes):
-        try:
-            text = json.loads(text)
-        except ValueError as error:
-            raise ArchitectureError(f"architecture: expected JSON, got: {error}") from error
-    return _decode(text)
+    try:
+        return _decode(_parse(text) if isinstance(text, str | bytes) else text)
+    except RecursionError as error:
+        raise ArchitectureError(
+            "architecture: expected lists nested a few levels deep, got hundreds; layers in a row "
+            'are one list: ["serial", layer, layer, ...]'
+        ) from error
 
 
 def fingerprint(layer: Layer) -> str:
@@ -144,6 +145,13 @@ def _encode(layer: Layer) -> list[Any]:
         return [type(layer).__name__.lower(), *map(_encode, layer.layers)]
     arguments = layer.arguments()
     return [type(layer).__name__, arguments] if arguments else [type(layer).__name__]
+
+
+def _parse(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ArchitectureError(f"architecture: expected JSON, got: {error}") from error
 
 
 def _decode(node: Any) -> Layer:

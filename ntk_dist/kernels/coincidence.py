@@ -8,11 +8,12 @@ pairs of one block; the rows that a data set repeats are merged long before, by
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Coincidence", "coincidence"]
+__all__ = ["Coincidence", "coincidence", "row_keys"]
 
 PIECE_BYTES = 2**17
 """Rows are looked at this much at a time, so that the integers made of them stay in L2."""
@@ -26,7 +27,12 @@ class Coincidence:
     opposite: tuple[np.ndarray, np.ndarray]
 
 
-def coincidence(x1: np.ndarray, x2: np.ndarray | None = None) -> Coincidence:
+def coincidence(
+    x1: np.ndarray,
+    x2: np.ndarray | None = None,
+    keys1: np.ndarray | None = None,
+    keys2: np.ndarray | None = None,
+) -> Coincidence:
     """All pairs of equal and of opposite rows; ``x2=None`` pairs ``x1`` with itself.
 
     Equality is that of numbers, so ``-0.0`` equals ``0.0``, and NaN equals nothing.
@@ -35,10 +41,15 @@ def coincidence(x1: np.ndarray, x2: np.ndarray | None = None) -> Coincidence:
     ----------
     x1, x2 : (n1, ...) and (n2, ...)
         Samples of one shape and dtype, float32 or float64.
+    keys1, keys2 : (n1,) and (n2,), optional
+        What ``row_keys`` gave for ``x1`` and ``x2``; made here if None.
     """
     a = np.ascontiguousarray(x1).reshape(len(x1), -1)
     b = a[:0] if x2 is None else np.ascontiguousarray(x2).reshape(len(x2), -1)
-    group, sign = _groups(a, b)
+    keys = row_keys(a) if keys1 is None else keys1
+    if x2 is not None:
+        keys = np.concatenate([keys, row_keys(b) if keys2 is None else keys2])
+    group, sign = _groups(a, b, keys)
     n = len(a)
     group1, sign1 = group[:n], sign[:n]
     group2, sign2 = (group1, sign1) if x2 is None else (group[n:], sign[n:])
@@ -50,14 +61,12 @@ def coincidence(x1: np.ndarray, x2: np.ndarray | None = None) -> Coincidence:
     return Coincidence((here[i], there[j]), (here[k], there[m]))
 
 
-def _groups(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _groups(a: np.ndarray, b: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each row of ``a``, then of ``b``: the first row equal up to sign, and the sign to it.
 
     Rows are compared only where their keys meet.
     """
-    _, first, inverse = np.unique(
-        np.concatenate([_keys(a), _keys(b)]), return_index=True, return_inverse=True
-    )
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     group = first[inverse]
     sign = np.ones(len(group), np.int8)
 
@@ -77,12 +86,18 @@ def _groups(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return group, sign
 
 
-def _keys(rows: np.ndarray) -> np.ndarray:
+def row_keys(x: np.ndarray) -> np.ndarray:
     """One 64-bit number per row, the same for rows that are equal up to sign: (n,).
 
     The entries' magnitudes as integers, with their signs and weighted by fixed random odd numbers,
     add up modulo 2^64 to the key or, for the opposite row, to its negative.
+
+    Parameters
+    ----------
+    x : (n, ...)
+        Samples, float32 or float64.
     """
+    rows = np.ascontiguousarray(x).reshape(len(x), math.prod(x.shape[1:]))
     weights = np.random.default_rng(0).integers(2**64, size=rows.shape[1], dtype=np.uint64)
     weights |= np.uint64(1)
     keys = np.empty(len(rows), np.uint64)

@@ -22,7 +22,7 @@ from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels import architecture as architectures
 from ntk_dist.kernels import recursion
 from ntk_dist.kernels.branching import Serial
-from ntk_dist.kernels.coincidence import coincidence
+from ntk_dist.kernels.coincidence import coincidence, row_keys
 from ntk_dist.kernels.cost import Cost, pair_cost
 from ntk_dist.kernels.layers import Flatten, Identity, Layer
 from ntk_dist.kernels.statistics import Statistics
@@ -137,7 +137,7 @@ class Kernel:
                 self._want_ntk,
             )
         )
-        pairs = coincidence(left, None if x2 is None else right)
+        pairs = coincidence(left, None if x2 is None else right, first.keys, second.keys)
         for name, values in block.items():
             values[pairs.equal] = first.kernels[name][pairs.equal[0]]
         if len(rows := np.unique(pairs.opposite[0])):
@@ -169,7 +169,7 @@ class Kernel:
             variances.extend(map(np.asarray, met))
             return kernels
 
-        return Statistics(self._run(itself), tuple(variances))
+        return Statistics(self._run(itself), tuple(variances), row_keys(samples))
 
     def bytes_per_pair(self, input_shape: Iterable[int]) -> int:
         """Peak working memory of a block per pair of samples, beyond samples and result."""

@@ -18,6 +18,8 @@ class Statistics:
     """``ntk`` and ``nngp`` of each sample with itself: (n_rows,) each."""
     variances: tuple[np.ndarray, ...]
     """What enters each activation and LayerNorm, per position: (n_rows, ...) each."""
+    keys: np.ndarray
+    """Tells which samples may be equal or opposite, see ``coincidence.row_keys``: (n_rows,)."""
 
     def __len__(self) -> int:
         return len(next(iter(self.kernels.values())))
@@ -27,12 +29,13 @@ class Statistics:
         return Statistics(
             {name: values[rows] for name, values in self.kernels.items()},
             tuple(values[rows] for values in self.variances),
+            self.keys[rows],
         )
 
     @property
     def nbytes(self) -> int:
         """Memory it takes, in bytes."""
-        return sum(a.nbytes for a in (*self.kernels.values(), *self.variances))
+        return sum(a.nbytes for a in (*self.kernels.values(), *self.variances, self.keys))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Statistics]) -> Statistics:
@@ -43,4 +46,5 @@ class Statistics:
             tuple(
                 np.concatenate([p.variances[i] for p in parts]) for i in range(len(first.variances))
             ),
+            np.concatenate([p.keys for p in parts]),
         )

@@ -6,7 +6,7 @@ Estimators and jobs are thin layers over these functions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,14 +25,16 @@ from ntk_dist.model.parameters import Parameters
 from ntk_dist.model.report import FitReport
 from ntk_dist.settings import Settings, available_memory
 from ntk_dist.solver import (
+    DENSE_ROWS,
     AbstractOperator,
     AbstractPreconditioner,
     IdentityPreconditioner,
     RidgedOperator,
     RPCholeskyPreconditioner,
+    ScaledOperator,
     Solution,
     StoredGramOperator,
-    solve_cg,
+    solve,
     solve_direct,
 )
 from ntk_dist.store.base import AbstractRows
@@ -67,9 +69,13 @@ def fit_dual(
 ) -> DualFit:
     """Solve (K + ridge I) A = Y for the kernel of the training rows.
 
-    Repeated rows are merged and their targets averaged: with K = E K_u E^T the solution predicts
-    as that of (K_u + ridge diag(1 / counts)) A_u = E^+ Y does, which for ridge 0 is the
-    pseudo-inverse answer.
+    Repeated rows are merged and their targets averaged: K = E K_u E^T, where E repeats the distinct
+    rows and E^T E = C counts them. With D = C^(1/2), the dual coefficients of the distinct rows are
+
+        A_u = D (D K_u D + ridge I)^+ D E^+ Y,
+
+    which is E^T times the answer for all rows; for ridge 0 that is the pseudo-inverse answer, also
+    where K_u is singular itself.
 
     Parameters
     ----------
@@ -108,8 +114,7 @@ def fit_dual(
         gram = compute_gram(kernel, rows, store, resources, clock)
         task = GramTask(kernel, rows, store, resources.settings.block_max_bytes)
         factory = ShardFactory(task, kernel.kernels[0], resources.settings.shard_max_bytes)
-        ridge = parameters.ridge / merged.counts
-        solution = _solve(factory, y, ridge, parameters, resources, clock)
+        solution = _solve(factory, y, merged.counts, parameters, resources, clock)
     if solution.report.status.is_breakdown:
         raise BreakdownError(solution.report.text)
     report = FitReport(
@@ -126,47 +131,48 @@ def fit_dual(
 def _solve(
     factory: ShardFactory,
     y: np.ndarray,
-    ridge: np.ndarray,
+    counts: np.ndarray,
     parameters: Parameters,
     resources: Resources,
     clock: Clock,
 ) -> Solution:
     """The dual coefficients, from blocks that stay with the workers that own them."""
     grid, dtype = factory.compute.store.grid, factory.compute.kernel.dtype
-    if parameters.solver == "direct":
-        _require_dense_room(grid.n_rows)
+    dense_bytes = 3 * 8 * grid.n_rows**2  # K, its factor, and LAPACK's work space
+    free_bytes = available_memory()
+    if parameters.solver == "direct" and dense_bytes > free_bytes:
+        raise MemoryBudgetError(
+            f"solver 'direct' needs {format_bytes(dense_bytes)} for {grid.n_rows} rows, got "
+            f"{format_bytes(free_bytes)} free: use solver 'cg'"
+        )
     assignments = assign_blocks(grid, resources.executor.n_workers)
     with resources.executor.shards(factory, assignments, on_event=clock.on_event) as shards:
-        gram = StoredGramOperator(shards, grid.n_rows, dtype)
-        operator = RidgedOperator(gram, ridge) if parameters.ridge else gram
+        gram: AbstractOperator = StoredGramOperator(shards, grid.n_rows, dtype)
+        scale = np.sqrt(counts)[:, None]
+        if counts.max() > 1:
+            gram = ScaledOperator(gram, scale[:, 0])
         if parameters.solver == "direct":
             with clock.phase("solve"):
-                return solve_direct(gram, y, ridge=ridge, tol=parameters.tol)
+                solution = solve_direct(gram, scale * y, parameters.ridge, tol=parameters.tol)
+            return replace(solution, x=scale * solution.x)
+        operator = RidgedOperator(gram, parameters.ridge) if parameters.ridge else gram
         with clock.phase("precondition"):
-            preconditioner = _preconditioner(gram, ridge, parameters, resources.settings)
+            preconditioner = _preconditioner(gram, parameters, resources.settings)
         with clock.phase("solve"):
-            return solve_cg(
+            solution = solve(
                 operator,
-                y,
+                scale * y,
                 preconditioner,
                 tol=parameters.tol,
                 max_steps=parameters.max_steps,
                 on_step=clock.on_event,
+                dense_rows=DENSE_ROWS if dense_bytes <= free_bytes else 0,
             )
-
-
-def _require_dense_room(n: int) -> None:
-    """Refuse a dense factorization that does not fit: K, its factor and LAPACK's work space."""
-    needed, free = 3 * 8 * n**2, available_memory()
-    if needed > free:
-        raise MemoryBudgetError(
-            f"solver 'direct' needs {format_bytes(needed)} for {n} rows, got {format_bytes(free)} "
-            "free: use solver 'cg'"
-        )
+        return replace(solution, x=scale * solution.x)
 
 
 def _preconditioner(
-    gram: AbstractOperator, ridge: np.ndarray, parameters: Parameters, settings: Settings
+    gram: AbstractOperator, parameters: Parameters, settings: Settings
 ) -> AbstractPreconditioner:
     if parameters.preconditioner == "none":
         return IdentityPreconditioner()
@@ -174,7 +180,7 @@ def _preconditioner(
     return RPCholeskyPreconditioner.of(
         gram,
         rank=rank,
-        ridge=ridge,
+        ridge=parameters.ridge,
         generator=np.random.default_rng(parameters.random_state),
         max_bytes=settings.preconditioner_max_bytes,
     )

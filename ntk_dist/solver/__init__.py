@@ -16,6 +16,7 @@ from ntk_dist.solver.operators import (
     AbstractOperator,
     DenseOperator,
     RidgedOperator,
+    ScaledOperator,
     StoredGramOperator,
 )
 from ntk_dist.solver.preconditioners import (
@@ -34,6 +35,7 @@ __all__ = [
     "IdentityPreconditioner",
     "RPCholeskyPreconditioner",
     "RidgedOperator",
+    "ScaledOperator",
     "Solution",
     "SolveReport",
     "SolveStatus",

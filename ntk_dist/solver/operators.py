@@ -18,6 +18,7 @@ __all__ = [
     "AbstractOperator",
     "DenseOperator",
     "RidgedOperator",
+    "ScaledOperator",
     "Shards",
     "StoredGramOperator",
     "ridge_vector",
@@ -121,6 +122,43 @@ class RidgedOperator(AbstractOperator):
         """Columns of K, with the ridge where they cross the diagonal."""
         columns = self.operator.columns(indices)
         columns[indices, np.arange(len(indices))] += self.ridge[indices]
+        return columns
+
+
+class ScaledOperator(AbstractOperator):
+    """diag(scale) K diag(scale).
+
+    With the square roots of their counts as scale, the distinct rows of a data set have the
+    spectrum of all its rows: K = E K_u E^T with E = Q diag(scale) and Q orthonormal.
+
+    Parameters
+    ----------
+    operator
+        K.
+    scale : (n,)
+        Positive.
+    """
+
+    def __init__(self, operator: AbstractOperator, scale: ArrayLike) -> None:
+        self.n, self.dtype = operator.n, operator.dtype
+        self.operator = operator
+        self.scale = np.asarray(scale, dtype=np.float64)
+
+    def matmat(self, v: Array) -> Array:
+        """Scaled, multiplied, scaled."""
+        product: Array = self.scale[:, None] * self.operator.matmat(self.scale[:, None] * v)
+        return product
+
+    def diagonal(self) -> Array:
+        """The diagonal of K times the squares."""
+        diagonal: Array = self.scale**2 * self.operator.diagonal()
+        return diagonal
+
+    def columns(self, indices: NDArray[np.intp]) -> Array:
+        """Columns of K, scaled on both sides."""
+        # One product of the two scales, so that the matrix is symmetric to the last bit.
+        both = self.scale[:, None] * self.scale[indices]
+        columns: Array = both * self.operator.columns(indices)
         return columns
 
 

@@ -77,7 +77,8 @@ class RPCholeskyPreconditioner(AbstractPreconditioner):
         The ridge of the system.
     precision
         Machine epsilon of the entries of K: the shift is never less than this share of the mean
-        diagonal, since below it the residual diagonal is noise. It changes P, never the answer.
+        diagonal, nor than n epsilons of float64, since below it the residual diagonal is noise. It
+        changes P, never the answer.
     """
 
     name = "rpcholesky"
@@ -89,7 +90,8 @@ class RPCholeskyPreconditioner(AbstractPreconditioner):
         n, self.rank = factor.shape
         self.pivots = approximation.pivots
         diagonal = approximation.residual + np.einsum("ij,ij->i", factor, factor)
-        self.shift = max(float(approximation.residual.mean()), precision * float(diagonal.mean()))
+        floor = max(precision, n * EPSILON) * float(diagonal.mean())
+        self.shift = max(float(approximation.residual.mean()), floor)
         """Added to the ridge on the diagonal of P."""
         d = ridge_vector(ridge, n) + self.shift
         if not d.min() > 0:
@@ -98,9 +100,11 @@ class RPCholeskyPreconditioner(AbstractPreconditioner):
         u, s, _ = svd(
             self._scale * factor, full_matrices=False, overwrite_a=True, check_finite=False
         )
-        self._u: Array = np.ascontiguousarray(u)
-        self._damping = 1.0 / (1.0 + s[:, None] ** 2)
-        self._is_steep = EPSILON > STEEP * self._damping.min(initial=1.0)
+        self._is_steep = (1.0 + s.max(initial=0.0) ** 2) * EPSILON > STEEP
+        # Then what D exceeds is a pivot made of rounding, and no direction of K.
+        kept = s > 1.0 if self._is_steep else slice(None)
+        self._u: Array = np.ascontiguousarray(u[:, kept])
+        self._damping = 1.0 / (1.0 + s[kept, None] ** 2)
 
     @classmethod
     def of(

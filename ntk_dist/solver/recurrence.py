@@ -68,7 +68,9 @@ class CGState:
     """Targets still being worked on."""
     x: Array
     r: Array
-    """Residuals by the recurrence."""
+    """Residuals by the recurrence, without what was left aside."""
+    aside: Array
+    """Norm of their shares in flat directions, which no answer changes: shape ``(n_live,)``."""
     p: Array
     """Search directions."""
     rz: Array
@@ -125,6 +127,7 @@ def start(y: Array, preconditioner: AbstractPreconditioner, x0: Array | None = N
         live=live,
         x=x,
         r=r,
+        aside=np.zeros(live.size),
         p=z,
         rz=_dots(r, z),
         lead_x=x,
@@ -213,6 +216,7 @@ def _check(
     state = replace(
         state,
         r=r,
+        aside=np.where(restarted, 0.0, state.aside),
         best=best,
         best_x=best_x,
         checked_at=_put(state.checked_at, targets, steps),
@@ -248,11 +252,12 @@ def _step(
     verdict = np.where(asked & ~finite, _NON_FINITE, verdict)
     alpha = np.where(curved, state.rz / curvature, np.nan)
     length = np.where(np.isnan(alpha), 0.0, alpha)
-    aside = np.where(flat & (square > 0), _dots(state.p, state.r) / square, 0.0)
+    share = np.where(flat & (square > 0), _dots(state.p, state.r) / square, 0.0)
     state = replace(
         state,
         x=state.x + length * state.p,
-        r=state.r - np.where(np.isnan(alpha), aside * state.p, length * product),
+        r=state.r - np.where(np.isnan(alpha), share * state.p, length * product),
+        aside=np.hypot(state.aside, share * np.sqrt(square)),
         fruitless=_put(state.fruitless, state.live, fruitless),
         trace=state.trace.restarted(state.live[flat]),
         steps=_put(state.steps, state.live, state.steps[state.live] + ~np.isnan(alpha)),
@@ -309,19 +314,21 @@ def _settle(state: CGState, before: CGState, rules: CGRules) -> CGState:
     due = state.steps[targets] - state.checked_at[targets] >= rules.check_every
     gave_up = verdict != _NO_VERDICT
     checking = gave_up | (~checked & ((claimed <= rules.tol) | due))
-    leads = claimed <= state.lead
+    whole = np.hypot(claimed, state.aside)
+    leads = whole <= state.lead
     lead_x = np.where(leads, state.x, state.lead_x)
-    residual = _put(state.residual, targets, np.where(ended, state.best[targets], claimed))
+    residual = _put(state.residual, targets, np.where(ended, state.best[targets], whole))
     stay = np.flatnonzero(~ended)
     return replace(
         state,
         live=targets[stay],
         x=np.where(gave_up, lead_x, state.x)[:, stay],
         r=state.r[:, stay],
+        aside=state.aside[stay],
         p=state.p[:, stay],
         rz=state.rz[stay],
         lead_x=lead_x[:, stay],
-        lead=np.minimum(claimed, state.lead)[stay],
+        lead=np.minimum(whole, state.lead)[stay],
         checking=checking[stay],
         verdict=_put(state.verdict, targets, verdict),
         residual=residual,

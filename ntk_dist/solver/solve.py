@@ -49,8 +49,8 @@ def solve(
     Returns
     -------
     Solution
-        That of :func:`solve_cg`, or that of :func:`solve_direct` with the method ``cg, direct``, the
-        steps and products of the attempt, and a warning that tells of it.
+        That of :func:`solve_cg`, or that of :func:`solve_direct` with the method ``cg, direct``,
+        the steps and products of the attempt, and a warning that tells of it.
 
     Raises
     ------

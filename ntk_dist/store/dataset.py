@@ -16,6 +16,7 @@ from zarr.abc.store import Store
 from ntk_dist.errors import LabelError, UnreadableDataError
 from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.location import (
+    UNDECODABLE,
     absolute,
     create_checked_array,
     open_zarr_store,
@@ -70,7 +71,7 @@ class ZarrRows(AbstractRows):
         with refusals(self.location):
             try:
                 array = zarr.open_array(store, mode="r")
-            except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+            except (FileNotFoundError, *UNDECODABLE) as error:
                 raise UnreadableDataError(
                     f"expected stored rows at {self.location}, got {error}; store them again"
                 ) from error
@@ -129,7 +130,7 @@ def write_rows(location: str | Path, x: np.ndarray) -> ZarrRows:
         array = _array_for(x, mark, store)
         for piece in row_pieces(x):
             array[piece] = x[piece]
-        array.update_attributes({"fingerprint": mark})
+        array.update_attributes({"fingerprint": mark, "shape": list(x.shape)})
     return ZarrRows(location)
 
 
@@ -213,9 +214,9 @@ def average_targets(y: np.ndarray, collapsed: Collapsed) -> np.ndarray:
 def _array_for(x: np.ndarray, mark: str, store: Store) -> zarr.Array[Any]:
     layout = (x.shape, row_chunks(x.shape, x.itemsize), x.dtype)
     shape, chunks, dtype = layout
-    with suppress(ValueError):  # there is one already
+    with suppress(*UNDECODABLE):  # there is one already
         return create_checked_array(store, name=None, shape=shape, chunks=chunks, dtype=dtype)
-    with suppress(FileNotFoundError, KeyError, TypeError, ValueError):  # its metadata is damaged
+    with suppress(FileNotFoundError, *UNDECODABLE):  # its metadata is damaged
         array = zarr.open_array(store, mode="r+", config={"write_empty_chunks": True})
         ours = dict(array.attrs).get("fingerprint") in (None, mark)
         if ours and (array.shape, array.chunks, array.dtype) == layout:

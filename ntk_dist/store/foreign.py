@@ -10,6 +10,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from ntk_dist.errors import UnreadableDataError
+from ntk_dist.store.location import chunk_keys
 
 __all__ = ["choose_array", "read_foreign_zarr"]
 
@@ -24,7 +25,7 @@ def read_foreign_zarr(path: Path, name: str | None) -> np.ndarray:
     Raises
     ------
     UnreadableDataError
-        No such array, or one that cannot be read safely.
+        No such array, one of which chunks are missing, or one that cannot be read safely.
     """
     node = zarr.open(path, mode="r")
     if isinstance(node, zarr.Group):
@@ -36,6 +37,7 @@ def read_foreign_zarr(path: Path, name: str | None) -> np.ndarray:
     if not isinstance(node, zarr.Array):
         raise UnreadableDataError(f"{path}:{name}: expected a Zarr array, got a group")
     _refuse_pickled(node, path)
+    _refuse_missing(node, path)
     _refuse_cut_blosc(node, path)
     return np.asarray(node[...])
 
@@ -62,6 +64,16 @@ def _refuse_pickled(array: zarr.Array[Any], path: Path) -> None:
     # Version 2 can name Pickle as the codec of an array, and decoding it would run the file.
     if any(getattr(codec, "codec_id", None) == "pickle" for codec in _codecs(array)):
         raise UnreadableDataError(f"{path} holds pickled objects, which are never loaded")
+
+
+def _refuse_missing(array: zarr.Array[Any], path: Path) -> None:
+    # Zarr answers a missing chunk with fill values and says nothing: rows of zeros would be fitted.
+    present = [(path / array.path / key).is_file() for key in chunk_keys(array)]
+    if not all(present):
+        raise UnreadableDataError(
+            f"{path}: {present.count(False)} of {len(present)} chunks are missing; if they are "
+            f"really all {array.fill_value}, write them with write_empty_chunks=True"
+        )
 
 
 def _refuse_cut_blosc(array: zarr.Array[Any], path: Path) -> None:

@@ -25,7 +25,7 @@ from ntk_dist.errors import (
 from ntk_dist.store.dataset import row_pieces
 from ntk_dist.store.foreign import choose_array, read_foreign_zarr
 from ntk_dist.store.idx import is_idx, read_idx
-from ntk_dist.store.location import refusals
+from ntk_dist.store.location import UNDECODABLE, refusals
 from ntk_dist.store.tables import read_csv, read_parquet, write_csv, write_parquet
 
 __all__ = ["check_output", "check_rows", "read_array", "write_array"]
@@ -53,12 +53,9 @@ def read_array(spec: str | Path) -> np.ndarray:
     except (
         OSError,
         EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
         zipfile.BadZipFile,
         zlib.error,
+        *UNDECODABLE,
     ) as error:
         raise UnreadableDataError(
             f"{path} cannot be read ({type(error).__name__}: {error}); "
@@ -129,9 +126,9 @@ def check_output(path: str | Path) -> None:
         Its folder does not exist or cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in _WRITERS:
+    if path.suffix.lower() not in _WRITERS or "\0" in str(path):
         raise InvalidInputError(
-            f"expected an output file that ends in {', '.join(_WRITERS)}, got {path}"
+            f"expected an output file that ends in {', '.join(_WRITERS)}, got {str(path)!r}"
         )
     with refusals(path):
         probe = _beside(path)
@@ -177,11 +174,21 @@ def _split(spec: str) -> tuple[Path, str | None]:
         raise UnreadableDataError(f"expected a file of this machine, got {spec}; give a path")
     # A path may contain colons itself: the shortest part that exists is the path.
     for k, character in enumerate(spec):
-        if character == ":" and k and Path(spec[:k]).exists():
+        if character == ":" and k and _exists(spec[:k]):
             return Path(spec[:k]), spec[k + 1 :]
-    if Path(spec).exists():
+    if spec and _exists(spec):
         return Path(spec), None
-    raise UnreadableDataError(f"expected a data file, got {spec}, which does not exist")
+    raise UnreadableDataError(
+        f"expected a data file, got {spec or 'no name'}, which does not exist"
+    )
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UnreadableDataError(f"expected a data file, got {path!r}: {reason}") from error
 
 
 def _reader(path: Path) -> Reader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,20 +35,21 @@ def read_csv(path: Path, columns: str | None) -> np.ndarray:
     delimiter = max(",;\t", key=head[0].count)
     first, *rest = csv.reader(head, delimiter=delimiter)
     header = _is_header(first, rest[0] if rest else [])
-    with _open_csv(path) as file:
-        table = pa_csv.read_csv(
-            file,
-            read_options=pa_csv.ReadOptions(
-                column_names=None if header else [str(k) for k in range(len(first))]
-            ),
-            parse_options=pa_csv.ParseOptions(delimiter=delimiter),
-        )
+    table = pa_csv.read_csv(
+        _without_python(path),
+        read_options=pa_csv.ReadOptions(
+            use_threads=False,
+            column_names=None if header else [str(k) for k in range(len(first))],
+        ),
+        parse_options=pa_csv.ParseOptions(delimiter=delimiter),
+    )
     return read_columns(table, columns, path)
 
 
 def read_parquet(path: Path, columns: str | None) -> np.ndarray:
     """Columns of a Parquet file; see :func:`read_columns`."""
-    return read_columns(pa_parquet.read_table(path), columns, path)
+    table = pa_parquet.read_table(path, use_threads=False)
+    return read_columns(table, columns, path)
 
 
 def read_columns(table: Any, columns: str | None, path: Path) -> np.ndarray:
@@ -129,6 +131,20 @@ def _table(array: np.ndarray) -> Any:
 def _open_csv(path: Path) -> gzip.GzipFile | io.BufferedReader:
     # Python's gzip says when a file is cut off.
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _without_python(path: Path) -> pa.NativeFile:
+    """The bytes of a CSV file, held by pyarrow alone.
+
+    It reads ahead in a thread of its own, asked to or not. While that holds an object of Python, a
+    process that ends, as after an error, may be aborted.
+    """
+    if path.suffix.lower() != ".gz":
+        return pa.OSFile(str(path))
+    memory = pa.BufferOutputStream()
+    with _open_csv(path) as file:
+        shutil.copyfileobj(file, memory)
+    return pa.BufferReader(memory.getvalue())
 
 
 def _first_lines(path: Path) -> list[str]:

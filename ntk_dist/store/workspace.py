@@ -107,8 +107,10 @@ class Workspace(AbstractWorkspace):
 
     Raises
     ------
+    InvalidInputError
+        The location is neither text nor a Path.
     StoreUnreachableError
-        The location cannot be made or written.
+        The location cannot be made or written, or is no folder of this machine.
     """
 
     def __init__(self, location: str | Path, *, read_only: bool = False) -> None:
@@ -243,8 +245,10 @@ def open_workspace(location: str | Path | None) -> AbstractWorkspace:
 
     Raises
     ------
+    InvalidInputError
+        The location is neither text nor a Path.
     StoreUnreachableError
-        The location cannot be made or written.
+        The location cannot be made or written, or is no folder of this machine.
     """
     return MemoryWorkspace() if location is None else Workspace(location)
 

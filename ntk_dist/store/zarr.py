@@ -8,6 +8,7 @@ manifest.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,13 +29,23 @@ from ntk_dist.errors import (
 )
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.store.base import AbstractBlockStore
-from ntk_dist.store.location import absolute, create_checked_array, open_zarr_store, refusals
+from ntk_dist.store.location import (
+    UNDECODABLE,
+    absolute,
+    create_checked_array,
+    open_zarr_store,
+    refusals,
+)
 from ntk_dist.store.manifest import Manifest
 
 __all__ = ["ZarrBlockStore", "is_gram"]
 
 ORPHAN_AGE_S = 3600.0
 """A partial file this old has no writer any more: a block is written in seconds."""
+
+
+_NUMBER = re.compile(r"0|[1-9][0-9]*")
+"""How Zarr writes an index into a file name; ``"²".isdigit()`` is true, and int refuses it."""
 
 
 class ZarrBlockStore(AbstractBlockStore):
@@ -99,20 +110,8 @@ class ZarrBlockStore(AbstractBlockStore):
         location = absolute(location)
         store = open_zarr_store(location)
         manifest = _read_manifest(store, location)
-        arrays = {}
-        for kernel in manifest.kernels:
-            with _metadata(location):
-                array = zarr.open_array(
-                    store, path=kernel, mode="r+", config={"write_empty_chunks": True}
-                )
-            expected = ((manifest.n_rows, manifest.n_cols), _chunks(manifest), manifest.dtype)
-            got = (array.shape, array.chunks, str(array.dtype))
-            if got != expected:
-                raise ManifestMismatchError(
-                    f"kernel {kernel} at {location}: expected shape, blocks and dtype {expected}, "
-                    f"got {got}; remove that folder"
-                )
-            arrays[kernel] = array
+        with _metadata(location):
+            arrays = {k: _open_kernel(store, location, k, manifest) for k in manifest.kernels}
         return cls(location, manifest, arrays)
 
     def read(self, kernel: str, index: BlockIndex) -> np.ndarray:
@@ -188,6 +187,19 @@ def _read_manifest(store: Store, location: str) -> Manifest:
     return Manifest.from_dict(record)
 
 
+def _open_kernel(store: Store, location: str, kernel: str, manifest: Manifest) -> zarr.Array[Any]:
+    array = zarr.open_array(store, path=kernel, mode="r+", config={"write_empty_chunks": True})
+    shape, dtype = (manifest.n_rows, manifest.n_cols), manifest.dtype
+    expected = (shape, _chunks(manifest), dtype, "c/0/0")
+    got = (array.shape, array.chunks, str(array.dtype), array.metadata.encode_chunk_key((0, 0)))
+    if got != expected:
+        raise ManifestMismatchError(
+            f"kernel {kernel} at {location}: expected shape, blocks, dtype and first file "
+            f"{expected}, got {got}; remove that folder"
+        )
+    return array
+
+
 @contextmanager
 def _metadata(location: str) -> Iterator[None]:
     with refusals(location):
@@ -197,7 +209,7 @@ def _metadata(location: str) -> Iterator[None]:
             raise StoreUnreachableError(
                 f"expected a Gram matrix at {location}, got none ({error}); check the path"
             ) from error
-        except (KeyError, TypeError, ValueError) as error:
+        except UNDECODABLE as error:
             raise StoreUnreachableError(
                 f"the metadata of the Gram matrix at {location} is damaged ({error}); "
                 "remove that folder and compute it again"
@@ -215,11 +227,11 @@ def _sweep_orphans(location: str) -> None:
 
 async def _list_chunks(array: zarr.Array[Any]) -> frozenset[BlockIndex]:
     store, root = array.store_path.store, f"{array.store_path.path}/c"
-    rows = [name async for name in store.list_dir(root) if name.isdigit()]
+    rows = [name async for name in store.list_dir(root) if _NUMBER.fullmatch(name)]
 
     async def columns(row: str) -> list[BlockIndex]:
         names = store.list_dir(f"{root}/{row}")
-        return [BlockIndex(int(row), int(name)) async for name in names if name.isdigit()]
+        return [BlockIndex(int(row), int(name)) async for name in names if _NUMBER.fullmatch(name)]
 
     listed = await asyncio.gather(*map(columns, rows))
     return frozenset(index for indices in listed for index in indices)

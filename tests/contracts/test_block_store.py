@@ -266,6 +266,35 @@ class TestZarrBlockStore(BlockStoreContract):
         with pytest.raises(StoreUnreachableError, match=r"metadata .* is damaged"):
             ZarrBlockStore.open(store.location)
 
+    @pytest.mark.parametrize("content", ["[]", "null", "5", "[" * 10_000])
+    @pytest.mark.parametrize("part", ["zarr.json", "ntk/zarr.json"])
+    def test_metadata_that_is_no_record_is_named(self, store, part, content):
+        Path(store.location, part).write_text(content)
+        with pytest.raises(StoreUnreachableError, match=r"metadata .* is damaged"):
+            ZarrBlockStore.open(store.location)
+
+    def test_a_manifest_of_other_types_is_named(self, store):
+        metadata = Path(store.location, "zarr.json")
+        record = json.loads(metadata.read_text())
+        record["attributes"]["manifest"]["block_rows"] = None
+        metadata.write_text(json.dumps(record))
+        with pytest.raises(StoreUnreachableError, match=r"metadata .* is damaged"):
+            ZarrBlockStore.open(store.location)
+
+    def test_blocks_under_other_names_are_refused(self, store):
+        metadata = Path(store.location, "ntk", "zarr.json")
+        metadata.write_text(metadata.read_text().replace('"separator": "/"', '"separator": "."'))
+        with pytest.raises(ManifestMismatchError, match="'c/0/0'"):
+            ZarrBlockStore.open(store.location)
+
+    @pytest.mark.parametrize("name", ["²", "٣", "02", "1a"])
+    def test_files_of_other_names_are_no_blocks(self, store, name):
+        store.write(CORNER, blocks_of(MANIFEST, CORNER))
+        for kernel in MANIFEST.kernels:
+            chunk(store, kernel, CORNER).with_name(name).touch()
+            chunk(store, kernel, CORNER).parent.with_name(name).mkdir()
+        assert store.present() == {CORNER}
+
     @pytest.mark.parametrize("content", [b"", b'{"zarr_format": 3, "node'])
     def test_blocks_whose_manifest_is_damaged_are_not_adopted(self, store, content):
         fill(store)

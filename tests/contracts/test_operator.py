@@ -9,6 +9,7 @@ from ntk_dist.gram.shard import GramShard
 from ntk_dist.solver.operators import (
     DenseOperator,
     RidgedOperator,
+    ScaledOperator,
     StoredGramOperator,
 )
 
@@ -54,6 +55,10 @@ CASES = {
     "stored-ragged-half-resident": lambda k: stored(k, 8, 1, 8 * 8 * 4 * 7),
     "stored-single-rows": lambda k: stored(k, 1, 4, 300),
     "stored-float64": lambda k: stored(k.astype(np.float64), 10, 2, 2000),
+    "scaled": lambda k: ScaledOperator(DenseOperator(k), np.linspace(1, 3, N)),
+    "scaled-ridged-stored": lambda k: RidgedOperator(
+        ScaledOperator(stored(k, 9, 2, 0), np.linspace(1, 3, N)), 0.5
+    ),
     "stored-ridged": lambda k: RidgedOperator(stored(k, 9, 2, 0), 0.5),
 }
 
@@ -146,3 +151,12 @@ def test_what_makes_no_sense_is_refused():
     for ridge in (-1.0, np.nan, np.ones(19)):
         with pytest.raises(InvalidInputError, match="ridge"):
             RidgedOperator(operator, ridge)
+
+
+def test_scaling_by_counts_gives_the_spectrum_of_the_repeated_rows():
+    k = gram(6).astype(np.float64)
+    counts = np.array([1, 3, 1, 2, 1, 1])
+    repeat = np.repeat(np.arange(6), counts)
+    scaled = ScaledOperator(DenseOperator(k), np.sqrt(counts)).as_dense()
+    whole = np.linalg.eigvalsh(k[np.ix_(repeat, repeat)])[-6:]
+    np.testing.assert_allclose(np.linalg.eigvalsh(scaled), whole, atol=1e-12 * whole[-1])

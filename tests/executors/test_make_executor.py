@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,12 @@ def test_an_executor_is_returned_as_it_is_also_from_a_copy() -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    ["", "spark", "local:0", "local:-1", "local:x", "dask:0", "ray:", "dask://host", "http://h:1"],
+    [
+        *("", "spark", "local:0", "local:-1", "local:x", "dask:0", "ray:", "dask://host"),
+        *("http://h:1", None, 5, {}, b"local"),
+    ],
 )
-def test_an_unknown_name_lists_the_choices(spec: str) -> None:
+def test_an_unknown_name_lists_the_choices(spec: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"'local', .*'ray://HOST:PORT', got"):
         make_executor(spec)
 

@@ -84,6 +84,48 @@ def test_no_cluster_at_the_address() -> None:
 
 
 @pytest.mark.slow
+def test_a_polite_kill_reaches_the_handler_that_was_there() -> None:
+    code = (
+        "import signal, time\n"
+        "from ntk_dist.executors import make_executor\n"
+        "def interrupt(*_):\n    raise KeyboardInterrupt\n"
+        "signal.signal(signal.SIGTERM, interrupt)\n"
+        "try:\n"
+        "    with make_executor('ray:1') as executor:\n"
+        "        for _ in executor.map_unordered(lambda x: time.sleep(60 * x), range(2)):\n"
+        "            print('running', flush=True)\n"
+        "except KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert (out, err, process.returncode) == ("interrupted\n", "", 0)
+
+
+@pytest.mark.slow
+def test_a_polite_kill_while_ray_starts_reaches_it_too() -> None:
+    # Ray's own handler is in force then; a thread that waits for it sends the signal.
+    code = (
+        "import os, signal, threading, time\n"
+        "from ntk_dist.executors import make_executor\n"
+        "def interrupt(*_):\n    raise KeyboardInterrupt\n"
+        "signal.signal(signal.SIGTERM, interrupt)\n"
+        "def kill():\n"
+        "    while signal.getsignal(signal.SIGTERM) is interrupt:\n        time.sleep(0.001)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "threading.Thread(target=kill, daemon=True).start()\n"
+        "try:\n    make_executor('ray:1')\n"
+        "except KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "interrupted\n"
+
+
+@pytest.mark.slow
 def test_a_plain_script_runs_once_and_leaves_nothing(tmp_path: Path) -> None:
     script = tmp_path / "plain.py"
     script.write_text(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ntk_dist.kernels.coincidence import coincidence
+from ntk_dist.kernels.coincidence import coincidence, row_keys
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -41,3 +41,17 @@ def test_nan_equals_nothing():
     pairs = set(zip(*coincidence(x).equal, strict=True))
     assert (0, 1) not in pairs
     assert (1, 0) not in pairs
+
+
+def test_keys_made_before_are_not_made_again(rng):
+    x1, x2 = rng.normal(size=(6, 2, 3)), rng.normal(size=(4, 2, 3))
+    x2[0], x2[1] = x1[1], -x1[3]
+    keys1, keys2 = row_keys(x1), row_keys(x2)
+    assert (keys1[1], keys1[3]) == (keys2[0], keys2[1])
+    expected = coincidence(x1, x2)
+    for known in [(keys1, keys2), (keys1, None), (None, keys2)]:
+        found = coincidence(x1, x2, *known)
+        np.testing.assert_array_equal(found.equal, expected.equal)
+        np.testing.assert_array_equal(found.opposite, expected.opposite)
+    # Keys that never meet: nothing is compared.
+    assert not len(coincidence(x1, x2, np.arange(6, dtype="u8"), keys2).equal[0])

@@ -101,6 +101,8 @@ def test_statistics_are_slices_of_one_whole(case):
     again = Statistics.concatenate([whole[:2], whole[2:]])
     assert len(again) == len(x)
     assert again.nbytes == whole.nbytes
+    assert np.array_equal(again.keys, whole.keys)
+    assert np.array_equal(whole[np.array([3, 1])].keys, kernel.statistics(x[[3, 1]]).keys)
     assert np.array_equal(kernel.block(x, None, again)["ntk"], kernel.block(x)["ntk"])
 
 

@@ -78,6 +78,29 @@ def test_repeated_inputs_with_conflicting_targets_give_the_pseudo_inverse(proble
     assert "6 of 66 rows repeat" in str(model.report_)
 
 
+@pytest.mark.parametrize(
+    ("network", "spoil"),
+    [
+        # A blank input has a zero row and column in the kernel of a network without biases.
+        (stax.serial(stax.Dense(1), stax.Relu(), stax.Dense(1)), lambda x: 0 * x[0]),
+        # Erf is odd: opposite inputs have opposite kernels.
+        (stax.serial(stax.Dense(1), stax.Erf(), stax.Dense(1)), lambda x: -x[1]),
+        # All inputs are the same to a network that only has a bias.
+        (stax.serial(stax.Dense(1, 0.0, 1.0)), lambda x: x[1] + 1),
+        # A linear network has a kernel of the rank of its inputs.
+        (stax.serial(stax.Dense(1)), lambda x: x[1]),
+    ],
+)
+def test_other_singular_grams_give_the_minimum_norm_answer(problem, network, spoil):
+    x, y, new = problem
+    x, y = np.concatenate([spoil(x)[None], x]), np.concatenate([[[1.0, 2.0]], y])
+    model = NTKRegressor(network, dtype="float64").fit(x, y)
+    inverse = np.linalg.pinv(network.kernel_fn(x), rcond=1e-11, hermitian=True)
+    expected = network.kernel_fn(new, x) @ inverse @ y
+    np.testing.assert_allclose(model.predict(new), expected, atol=1e-5)
+    assert model.report_.solve.status.is_success
+
+
 def test_images_are_classified():
     digits = load_digits()
     x, y = digits.images[:400, ..., None], digits.target[:400]

@@ -218,6 +218,36 @@ def test_repeated_rows_with_different_targets_end_with_a_name(systems):
         assert solution.report.steps < 1000
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_matrix_of_low_rank_takes_a_step_or_two(seed):
+    # A linear network: the preconditioner knows all of the matrix, and the rest is rounding.
+    generator = np.random.default_rng(122 + seed)
+    n, rank = int(generator.integers(20, 250)), int(generator.integers(1, 8))
+    inputs = generator.standard_normal((n, rank))
+    matrix = inputs @ inputs.T / rank
+    y = inputs @ generator.standard_normal(rank)
+    operator = DenseOperator((matrix + matrix.T) / 2)
+    solution = solve_cg(operator, y, rpcholesky(operator, n // 2), tol=1e-10)
+    assert solution.report.status is SolveStatus.CONVERGED
+    assert solution.report.steps <= 2
+    expected = np.linalg.pinv(matrix, rcond=1e-9, hermitian=True) @ y
+    np.testing.assert_allclose(solution.x, expected, rtol=1e-9, atol=1e-12)
+    assert np.isfinite(solution.report.condition)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rank", [None, 2, 60])
+def test_targets_beyond_a_matrix_of_low_rank_are_no_sign_of_indefiniteness(dtype, rank):
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        inputs = generator.standard_normal((60, 3)).astype(dtype)
+        operator = DenseOperator(inputs @ inputs.T)
+        preconditioner = None if rank is None else rpcholesky(operator, rank)
+        report = solve_cg(operator, generator.standard_normal(60), preconditioner).report
+        assert report.status is SolveStatus.STAGNATED
+        assert report.residuals[0] <= 1
+
+
 def test_an_indefinite_matrix_is_named(systems):
     matrix, _ = systems.with_spectrum(np.r_[-1.0, np.linspace(1, 10, 40)])
     solution = solve_cg(DenseOperator(matrix), np.ones(41))

@@ -110,3 +110,10 @@ def test_the_cut_off_follows_the_rounding_of_the_entries():
         noise = matrix.astype(np.float32) - matrix
         moved = np.abs(np.linalg.eigvalsh(noise)).max() / np.linalg.eigvalsh(matrix)[-1]
         assert moved < spectral_cut_off(n, np.dtype(np.float32)) < 100 * moved
+
+
+def test_a_zero_eigenvalue_that_rounding_made_negative_is_not_indefinite(systems):
+    cut_off = spectral_cut_off(50, np.dtype(np.float64))
+    for share, status in [(-5, SolveStatus.MINIMUM_NORM), (-20, SolveStatus.INDEFINITE)]:
+        matrix, _ = systems.with_spectrum(np.r_[share * cut_off * 10, np.linspace(1, 10, 49)])
+        assert solve_direct(matrix, np.ones(50)).report.status is status

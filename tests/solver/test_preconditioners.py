@@ -124,3 +124,14 @@ def test_any_positive_semidefinite_matrix_can_be_preconditioned(n, rank, seed, r
     matrix = approximation.factor @ approximation.factor.T
     matrix[np.diag_indices(n)] += ridge + preconditioner.shift
     np.testing.assert_allclose(matrix @ preconditioner.solve(np.eye(n)), np.eye(n), atol=1e-9)
+
+
+def test_a_factor_that_is_all_of_the_matrix_is_inverted_to_the_last_digits():
+    root = np.random.default_rng(0).standard_normal((100, 2))
+    operator = DenseOperator(root @ root.T)
+    preconditioner = RPCholeskyPreconditioner.of(
+        operator, rank=10, generator=np.random.default_rng(0)
+    )
+    weights = np.random.default_rng(1).standard_normal((2, 3))
+    expected = np.linalg.pinv(root.T) @ weights  # the pseudo-inverse times root @ weights
+    np.testing.assert_allclose(preconditioner.solve(root @ weights), expected, rtol=1e-10)

@@ -42,3 +42,14 @@ def test_a_restart_parts_two_recurrences():
     assert trace.extremes() == pytest.approx((joined[0], joined[1]))
     alone = LanczosTrace(trace.alphas[:, 1:], trace.betas[:, 1:])
     assert alone.extremes() == (2.0, 4.0)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(-1.0, 0.2), (0.0, 0.2), (1.0, -0.2)])
+def test_coefficients_that_rounding_spoiled_end_the_segment_before_them(alpha, beta):
+    sound = LanczosTrace(np.array([[0.5], [0.25]]), np.array([[0.3], [0.2]]))
+    spoiled = LanczosTrace(np.array([[0.5], [0.25], [alpha]]), np.array([[0.3], [beta], [0.1]]))
+    assert spoiled.extremes() == pytest.approx(sound.extremes())
+
+
+def test_a_trace_without_a_sound_step_says_nothing():
+    assert LanczosTrace(np.array([[-1.0]]), np.array([[0.5]])).extremes() is None

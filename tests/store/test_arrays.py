@@ -78,6 +78,45 @@ def test_damaged_metadata_is_no_artifact(tmp_path, part, damage):
         read_arrays(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["[]", "null", "{}", "[" * 10_000])
+@pytest.mark.parametrize("part", ["zarr.json", "x/zarr.json"])
+def test_metadata_that_is_no_record_is_no_artifact(tmp_path, part, content):
+    write_arrays(tmp_path, ARRAYS)
+    (tmp_path / part).write_text(content)
+    with pytest.raises(ArtifactError, match="expected the arrays of a model"):
+        read_arrays(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["zarr.json", "x_0/zarr.json"])
+def test_no_flipped_bit_of_the_metadata_changes_an_array(tmp_path, part):
+    arrays = {"x_0": np.ones((6, 2)), "x_1": np.array([["a"], ["b"]])}
+    write_arrays(tmp_path, arrays)
+    metadata = tmp_path / part
+    good = metadata.read_bytes()
+    refused = 0
+    # Numbers, names and true are what still parses with a bit flipped; a third of the rest will do.
+    for k in [k for k, byte in enumerate(good) if chr(byte).isalnum() or k % 3 == 0]:
+        metadata.write_bytes(good[:k] + bytes([good[k] ^ 1]) + good[k + 1 :])
+        try:
+            again = read_arrays(tmp_path)
+        except ArtifactError:
+            refused += 1
+            continue
+        assert again.keys() == arrays.keys()
+        for name, array in arrays.items():
+            assert again[name].dtype == array.dtype
+            np.testing.assert_array_equal(again[name], array)
+    assert refused > 20
+
+
+def test_what_is_text_must_be_said(tmp_path):
+    write_arrays(tmp_path, ARRAYS)
+    metadata = tmp_path / "labels" / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"text"', '"tent"'))
+    with pytest.raises(ArtifactError, match="text"):
+        read_arrays(tmp_path)
+
+
 def test_arrays_whose_writer_was_cut_off_are_no_artifact(tmp_path):
     write_arrays(tmp_path, ARRAYS)
     metadata = tmp_path / "zarr.json"

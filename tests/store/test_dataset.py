@@ -132,6 +132,27 @@ def test_damaged_metadata_is_refused_and_written_again(tmp_path):
     np.testing.assert_array_equal(write_rows(tmp_path, IMAGES).read(slice(0, 9)), IMAGES[:9])
 
 
+@pytest.mark.parametrize("content", ["[]", "null", "{}", "[" * 10_000])
+def test_metadata_that_is_no_record_is_refused_and_written_again(tmp_path, content):
+    write_rows(tmp_path, IMAGES)
+    (tmp_path / "zarr.json").write_text(content)
+    with pytest.raises(UnreadableDataError, match="expected stored rows"):
+        ZarrRows(tmp_path)
+    np.testing.assert_array_equal(write_rows(tmp_path, IMAGES).read(slice(0, 9)), IMAGES[:9])
+
+
+@pytest.mark.parametrize("part", ["first", "last"])
+def test_a_flipped_bit_in_the_shape_does_not_change_the_rows(tmp_path, part):
+    write_rows(tmp_path, IMAGES)
+    metadata = tmp_path / "zarr.json"
+    text = metadata.read_text()
+    k = text.index("40,") if part == "first" else text.rindex("40,")
+    metadata.write_text(f"{text[:k]}41,{text[k + 3 :]}")
+    with pytest.raises(UnreadableDataError, match=r"expected shape \[4., 5, 5, 3\], got \[4."):
+        ZarrRows(tmp_path).read(slice(0, 40))
+    np.testing.assert_array_equal(write_rows(tmp_path, IMAGES).read(slice(0, 40)), IMAGES)
+
+
 def test_a_folder_that_is_not_there_is_unreachable(tmp_path):
     with pytest.raises(StoreUnreachableError, match="got none"):
         ZarrRows(tmp_path / "nowhere")

@@ -98,6 +98,11 @@ def test_text_comes_back_as_text(tmp_path):
         ("{npz}:z", "expected array 'z', there are: x, y"),
         ("{npy}:x", "one array without a name"),
         ("{folder}", "cannot be read"),
+        ("", "got no name"),
+        ("x" * 300, "File name too long"),
+        ("{folder}/" + "x" * 300 + ".npz:x", "File name too long"),
+        ("{folder}/a\0b.npy", "expected a data file"),
+        ("{npz}:a\0b", "expected array"),
         ("{text}", r"expected one of \.npy, \.npz, \.zarr"),
     ],
 )
@@ -156,6 +161,40 @@ def test_truncated_zarr_chunks_are_unreadable(tmp_path, compressor, zarr_format,
     content = chunk.read_bytes()
     chunk.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
     with pytest.raises(UnreadableDataError, match=r"cannot be read|announces"):
+        read_array(tmp_path / "x.zarr")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_missing_zarr_chunks_are_counted_and_not_taken_for_zeros(tmp_path, zarr_format):
+    path = tmp_path / "x.zarr"
+    zarr.create_array(path, data=X, chunks=(1, 2, 2), zarr_format=zarr_format)
+    for row in (0, 4):
+        (path / (f"{row}.0.1" if zarr_format == 2 else f"c/{row}/0/1")).unlink()
+    message = r"2 of 12 chunks are missing; if they are really all 0\.0, .*write_empty_chunks=True"
+    with pytest.raises(UnreadableDataError, match=message):
+        read_array(path)
+
+
+def test_zarr_chunks_of_zeros_are_read_when_they_are_there(tmp_path):
+    written = {"write_empty_chunks": True}
+    zeros = np.zeros((4, 3))
+    zarr.create_array(tmp_path / "x.zarr", data=zeros, chunks=(1, 3), config=written)
+    np.testing.assert_array_equal(read_array(tmp_path / "x.zarr"), zeros)
+
+
+def test_a_zarr_shard_holds_many_chunks(tmp_path):
+    zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(1, 2, 3), shards=(3, 2, 3))
+    np.testing.assert_array_equal(read_array(tmp_path / "x.zarr"), X)
+    (tmp_path / "x.zarr/c/1/0/0").unlink()
+    with pytest.raises(UnreadableDataError, match="1 of 2 chunks are missing"):
+        read_array(tmp_path / "x.zarr")
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "5", "[" * 10_000])
+def test_zarr_metadata_that_is_no_record(tmp_path, content):
+    zarr.create_array(tmp_path / "x.zarr", data=X)
+    (tmp_path / "x.zarr/zarr.json").write_text(content)
+    with pytest.raises(UnreadableDataError, match="cannot be read"):
         read_array(tmp_path / "x.zarr")
 
 
@@ -266,6 +305,8 @@ def test_output_is_refused_before_the_work(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InvalidInputError, match=r"ends in \.npy, \.npz, \.csv, \.parquet"):
         check_output(tmp_path / "out.xlsx")
+    with pytest.raises(InvalidInputError, match=r"got '.*a\\x00b\.npy'"):
+        check_output(tmp_path / "a\0b.npy")
     with pytest.raises(StoreUnreachableError, match="No such file or directory"):
         check_output(tmp_path / "nowhere" / "out.npy")
 

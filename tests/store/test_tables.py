@@ -1,4 +1,5 @@
 import gzip
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -91,6 +92,18 @@ def test_a_truncated_gzip_is_unreadable(write, keep):
     cut = content[: int(keep * len(content)) if keep < 1 else keep]
     with pytest.raises(UnreadableDataError, match="cannot be read"):
         read_array(write("t.csv.gz", cut))
+
+
+def test_no_thread_of_pyarrow_touches_an_object_of_python(write, monkeypatch):
+    readers, read = set(), gzip.GzipFile.read
+
+    def watched(file, size=-1):
+        readers.add(threading.get_ident())
+        return read(file, size)
+
+    monkeypatch.setattr(gzip.GzipFile, "read", watched)
+    read_array(write("t.csv.gz", gzip.compress(IRIS.encode())).as_posix() + ":petal")
+    assert readers == {threading.get_ident()}
 
 
 @pytest.fixture

@@ -112,6 +112,24 @@ def test_impossible_locations_are_unreachable_in_words(tmp_path, monkeypatch, lo
         open_workspace(location.format(file=file))
 
 
+@pytest.mark.parametrize("location", [5, b"x", True, ["ws"]])
+def test_only_text_and_paths_are_locations(tmp_path, monkeypatch, location):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInputError, match="expected a folder as text or Path, got"):
+        open_workspace(location)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Workspace("~/ws").location == tmp_path / "ws"
+
+
+def test_object_storage_says_what_is_missing():
+    with pytest.raises(StoreUnreachableError, match="object storage is not supported yet"):
+        Workspace("s3://bucket/prefix")
+
+
 def publish(workspace: Workspace, name: str, text: str) -> int:
     with workspace.new_model(name) as draft:
         (draft.folder / "model.txt").write_text(text)
