@@ -297,8 +297,9 @@ def _own_sigterm() -> Iterator[None]:
     Only the main thread may set handlers, and Ray leaves them alone in any other.
     """
     before = signal.getsignal(signal.SIGTERM)
-    # None: set by a program that Python is embedded in, and not ours to put back.
-    if before is None or threading.current_thread() is not threading.main_thread():
+    # Without a handler Ray's own is the better: by default two of its processes stay for a minute.
+    nobody = before in (None, signal.SIG_DFL)
+    if nobody or threading.current_thread() is not threading.main_thread():
         yield
         return
     try:
