@@ -17,4 +17,4 @@ def device_kind(_: object = None) -> str:
 
 def describe_devices() -> list[str]:
     """Kind and name of every device JAX found, such as ``gpu NVIDIA H100``."""
-    return [f"{device.platform} {device.device_kind}" for device in jax.devices()]
+    return [" ".join(dict.fromkeys((d.platform, d.device_kind))) for d in jax.devices()]
