@@ -9,9 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 # Before jax is imported anywhere: compiled kernels are shared by the whole run, and by its workers.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+# A busy machine must not fail a property for being slow, nor a landing for a draw of luck.
+settings.register_profile("steady", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session", autouse=True)
