@@ -173,7 +173,8 @@ def test_flatten_before_all_else_is_the_flat_network(rng):
     dense = stax.serial(stax.Dense(1, W_std=1.4, b_std=0.1), stax.Relu(), stax.Dense(1))
     flat = Kernel(dense.layer, BOTH, "float64").block(x.reshape(4, -1))
     image = Kernel(stax.serial(stax.Flatten(), dense).layer, BOTH, "float64")
-    assert image.bytes_per_pair((3, 3, 2)) < 2 * Kernel(dense.layer, BOTH).bytes_per_pair((18,))
+    flat_bytes = Kernel(dense.layer, BOTH).block_bytes((18,), 4, 4)
+    assert image.block_bytes((3, 3, 2), 4, 4) < 2 * flat_bytes
     for name, values in image.block(x).items():
         np.testing.assert_allclose(values, flat[name], rtol=1e-14)
 
@@ -185,11 +186,61 @@ def test_near_duplicates_keep_their_digits_in_float32(rng):
         np.testing.assert_allclose(single[name], double[name], rtol=1e-7)
 
 
-def test_explains_its_choice():
-    assert "no layer sees spatial axes" in explain(FC.layer, (5,))
-    flat = stax.serial(stax.Identity(), stax.serial(stax.Flatten(), stax.Dense(1)))
-    assert "no layer sees spatial axes" in explain(flat.layer, (4, 4, 2))
-    assert "all pairs of the 4 × 4 positions" in explain(CONV.layer, (4, 4, 2))
+CIRCLE = stax.Conv(1, (3, 3), padding="CIRCULAR")
+SQUARE = stax.Conv(1, (3, 3), padding="SAME")
+PATHS = {
+    "fully connected": (FC, (5,), False, "no layer sees spatial axes"),
+    "flat at once": (
+        stax.serial(stax.Identity(), stax.serial(stax.Flatten(), stax.Dense(1))),
+        (4, 4, 2),
+        False,
+        "no layer sees spatial axes",
+    ),
+    "pooled": (CONV, (4, 4, 2), True, "all pairs of the 4 × 4 positions"),
+    "not pooled": (
+        stax.serial(SQUARE, stax.Relu(), stax.Flatten()),
+        (4, 4, 2),
+        True,
+        "no pooling mixes them",
+    ),
+    "one axis": (
+        stax.serial(stax.Conv(1, (3,)), stax.Relu(), stax.GlobalAvgPool()),
+        (9, 2),
+        True,
+        "all pairs of the 9 positions",
+    ),
+    "other activation": (
+        stax.serial(SQUARE, stax.Erf(), stax.GlobalAvgPool()),
+        (4, 4, 2),
+        False,
+        "Erf() is not piecewise linear",
+    ),
+    "mixed paddings": (
+        stax.serial(SQUARE, CIRCLE, stax.GlobalAvgPool()),
+        (4, 4, 2),
+        False,
+        "wrap round stand beside",
+    ),
+    "pooled at once": (
+        stax.serial(stax.GlobalAvgPool(), stax.Dense(1)),
+        (4, 4, 2),
+        False,
+        "no layer precedes the pooling",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_says_which_path_and_why(name):
+    net, shape, fused, why = PATHS[name]
+    path = Kernel(net.layer).path(shape, "cpu")
+    assert path.fused == fused
+    assert why in path.explanation
+    assert path.explanation.startswith("fused CPU engine" if fused else "reference recursion")
+    assert explain(net.layer, shape) == path.explanation
+    elsewhere = Kernel(net.layer).path(shape, "gpu")
+    assert not elsewhere.fused
+    assert ("not on gpu" in elsewhere.explanation) == ("no layer sees" not in why)
 
 
 def layers_of(draw):
