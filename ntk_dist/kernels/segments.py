@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 import sys
 from typing import Any
 
 import numpy as np
 from numba import njit
+from numba.core import event
 
 from ntk_dist.kernels import arc_cosine, lanes, planes
 from ntk_dist.kernels.lanes import COMPILER_OPTIONS, WORD_BYTES, compiled, load, spread, store
@@ -23,6 +25,11 @@ from ntk_dist.kernels.planes import apply, copy_row, plane_total
 from ntk_dist.kernels.program import Program
 
 __all__ = ["run_block"]
+
+log = logging.getLogger(__name__)
+
+WORK_ARGUMENT = 5
+"""Place of ``work`` among the arguments of ``_run_block``: its type is that of the planes."""
 
 
 @compiled
@@ -279,6 +286,27 @@ _entry = _kept_on_disk(
         "".join(map(inspect.getsource, (lanes, arc_cosine, planes, sys.modules[__name__]))).encode()
     ).hexdigest()
 )
+
+
+class _Announcement(event.Listener):
+    """Says what is being waited for; silent where the compiled function was found on disk."""
+
+    def on_start(self, event: Any) -> None:
+        """Called before numba compiles any function."""
+        if event.data["dispatcher"] is _entry:
+            (arguments,) = event.data["args"]
+            precision = arguments[WORK_ARGUMENT].dtype
+            log.info(
+                "compiling the fused CPU engine in %s: some seconds, and then kept in %s",
+                precision,
+                _entry.stats.cache_path or "this process",
+            )
+
+    def on_end(self, event: Any) -> None:
+        """Called after it."""
+
+
+event.register("numba:compile", _Announcement())
 
 
 def run_block(

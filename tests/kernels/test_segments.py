@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from numba.core.caching import CacheImpl
@@ -27,6 +29,23 @@ def test_a_second_process_compiles_nothing() -> None:
         command = [sys.executable, "-c", ONE_BLOCK]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "0"]
+
+
+def test_the_first_process_says_that_it_compiles_and_the_second_is_silent(tmp_path: Path) -> None:
+    told = []
+    for _ in range(2):
+        told.append(
+            subprocess.run(
+                [sys.executable, "-c", "import logging; logging.basicConfig(level=20)" + ONE_BLOCK],
+                capture_output=True,
+                text=True,
+                check=True,
+                env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+            ).stderr
+        )
+    assert told[0].count("compiling the fused CPU engine in float64") == 1
+    assert str(tmp_path) in told[0]
+    assert "compiling" not in told[1]
 
 
 def test_without_a_folder_to_write_to_the_engine_is_still_compiled(
