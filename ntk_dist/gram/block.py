@@ -114,8 +114,8 @@ def _padded(kernel: Kernel, x: np.ndarray, rows: int, max_bytes: int) -> list[Ba
 
 def _slices(kernel: Kernel, x: np.ndarray, rows: int, max_bytes: int) -> list[Batch]:
     """Ranges of at most ``rows`` rows; their statistics take less than ``max_bytes`` at a time."""
-    step, room = len(x), min(max_bytes, CACHE_BYTES)
-    while step > 1 and kernel.statistics_bytes(x.shape[1:], step) > room:
+    step = len(x)
+    while step > 1 and kernel.statistics_bytes(x.shape[1:], step) > max_bytes:
         step = -(-step // 2)
     parts = []
     for start in range(0, len(x), step):

@@ -182,11 +182,14 @@ class Kernel:
         threads = get_settings().threads
         working = fused_cpu.working_bytes(self.architecture, sizes, self.dtype, n1, n2, threads)
         samples = np.float64().itemsize * (n1 + n2) * math.prod(sizes)
-        # Opposite rows and statistics go through the recursion, before or after the engine.
-        return max(samples + working, self.statistics_bytes(sizes, 1))
+        # Rows with an opposite go through the recursion afterwards, one at a time.
+        return max(samples + working, self._cost(sizes).bytes)
 
     def statistics_bytes(self, input_shape: Iterable[int], n: int) -> int:
-        """Peak working memory of the statistics of n samples, beyond samples and result."""
+        """Peak working memory of the statistics of n samples, beyond samples and result.
+
+        The same on every machine: how samples are batched shows in the last bits.
+        """
         sizes = seen_shape(self.architecture, tuple(input_shape))
         program = self.path(sizes).program
         if program is None or not program.only_pools_globally:
@@ -196,7 +199,7 @@ class Kernel:
         # The planes of a thread take as much in words of either precision.
         words = program.size * np.float32().itemsize
         words += 3 * double * 8 * (math.prod(sizes) + 2 * program.positions)
-        return n * walk + get_settings().threads * words
+        return n * (walk + words)  # a thread for each
 
     def flops_per_pair(self, input_shape: Iterable[int], device: str | None = None) -> int:
         """Arithmetic of a block per pair of samples, here or on another kind of device."""
