@@ -1,5 +1,6 @@
 import pickle
 import threading
+import tracemalloc
 
 import hypothesis.strategies as st
 import jax
@@ -241,6 +242,44 @@ def test_says_which_path_and_why(name):
     elsewhere = Kernel(net.layer).path(shape, "gpu")
     assert not elsewhere.fused
     assert ("not on gpu" in elsewhere.explanation) == ("no layer sees" not in why)
+
+
+@pytest.mark.parametrize("name", ["pooled", "not pooled", "one axis"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-6)])
+def test_fused_blocks_equal_the_recursion(name, dtype, tolerance, reference, rng):
+    net, shape, fused, _ = PATHS[name]
+    assert fused
+    kernel = Kernel(net.layer, BOTH, dtype)
+    x1, x2 = rng.normal(size=(4, *shape)), rng.normal(size=(19, *shape))
+    x2[3], x2[7], x2[8], x2[9] = x1[1], -x1[0], -x1[2], 0
+    known1, known2 = kernel.statistics(x1), kernel.statistics(x2)
+    block = kernel.block(x1, x2, known1, known2)
+    expected = reference(net.layer, x1, x2, known1, known2)
+    opposite = kernel.block(x1[:1], -x1[:1])
+    for which in BOTH:
+        assert block[which].dtype == dtype
+        assert block[which][1, 3] == known1.kernels[which][1] == known2.kernels[which][3]
+        assert block[which][0, 7] == opposite[which][0, 0]
+        generic = np.ones(block[which].shape, bool)
+        generic[[1, 0, 2], [3, 7, 8]] = False
+        atol = tolerance * np.abs(expected[which]).max()
+        np.testing.assert_allclose(
+            block[which][generic], expected[which][generic], rtol=tolerance, atol=atol
+        )
+
+
+def test_a_fused_block_takes_no_more_memory_than_it_says(rng):
+    net = stax.serial(SQUARE, stax.Relu(), SQUARE, stax.Relu(), stax.GlobalAvgPool())
+    kernel = Kernel(net.layer)
+    x = rng.normal(size=(60, 16, 16, 3))
+    known = kernel.statistics(x)
+    kernel.block(x, x[::-1] + 1, known, known)
+    tracemalloc.start()
+    kernel.block(x, x[::-1] + 1, known, known)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    projected = kernel.block_bytes(x.shape[1:], 60, 60)
+    assert 0.2 * projected < peak < projected + x.nbytes  # the shifted copy is not the block's
 
 
 def layers_of(draw):
