@@ -26,6 +26,11 @@ def test_the_main_job_agrees_with_the_dense_solver():
     assert "all checks held" in run("bench_cifar.py", "synthetic", "--executors", "local")
 
 
+def test_the_fused_engine_agrees_with_the_recursion():
+    small = ["--side", "8", "--pairs", "64", "--repeats", "1"]
+    assert "all checks held" in run("bench_kernels.py", *small)
+
+
 @pytest.mark.slow
 def test_ranks_agree(tmp_path, rng):
     x = rng.normal(size=(1100, 3))

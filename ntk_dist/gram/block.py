@@ -1,13 +1,16 @@
 """One block on this device, in sub-batches that fit a memory budget.
 
 The whole-block call ``kernel.block(x1, x2)`` is the plain reference; sub-batches must give the
-same numbers. All sub-batches of one call have one shape (the last ones are padded with a repeated
-row), and shapes are rounded up, so that compilation happens once per job and not once per edge.
+same numbers. What the fused engine computes is cut only where memory ends: it goes through the
+pairs in cache-sized words by itself and knows no shapes. For the reference recursion sub-batches
+fit the cache, and all of one call have one shape (the last ones are padded with a repeated row),
+rounded up, so that compilation happens once per job and not once per edge.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,6 +20,9 @@ from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.statistics import Statistics
 
 __all__ = ["compute_block"]
+
+Batch: TypeAlias = tuple[int, np.ndarray, Statistics]
+"""First row, inputs and their statistics."""
 
 CACHE_BYTES = 16 * 2**20
 """Working memory of a sub-batch, where more would be allowed: half of a 32 MiB last-level cache.
@@ -44,8 +50,8 @@ def compute_block(
     max_bytes
         Most working memory beyond inputs and output, in bytes; what fits the cache is used.
     pad_rows
-        Pad both sides to this many rows, so that the ragged blocks of a grid share the shape of
-        the whole ones; None rounds each side up a little by itself.
+        Pad both sides to this many rows where evaluations are compiled by shape, so that the
+        ragged blocks of a grid share that of the whole ones; None rounds each side up a little.
 
     Returns
     -------
@@ -63,16 +69,21 @@ def compute_block(
     n1, n2 = len(x1), len(x1) if x2 is None else len(x2)
     if not (n1 and n2):
         return kernel.block(x1, x2)
-    rows1, rows2 = _batch_rows(
-        kernel.bytes_per_pair(x1.shape[1:]),
-        pad_rows or _round_up(n1),
-        pad_rows or _round_up(n2),
-        max_bytes,
-        square=x2 is None,
-    )
+    shape = x1.shape[1:]
+    if fused := kernel.path(shape).fused:
+        rows1, rows2 = _most_rows(kernel, shape, n1, n2, max_bytes, square=x2 is None)
+    else:
+        rows1, rows2 = _batch_rows(
+            kernel.block_bytes(shape, 1, 1),
+            pad_rows or _round_up(n1),
+            pad_rows or _round_up(n2),
+            max_bytes,
+            square=x2 is None,
+        )
     out = {name: np.empty((n1, n2), kernel.dtype) for name in kernel.kernels}
-    batches1 = _batches(kernel, x1, rows1)
-    batches2 = batches1 if x2 is None else _batches(kernel, x2, rows2)
+    batches = _slices if fused else _padded
+    batches1 = batches(kernel, x1, rows1, max_bytes)
+    batches2 = batches1 if x2 is None else batches(kernel, x2, rows2, max_bytes)
     for start1, a, a_statistics in batches1:
         stop1 = min(start1 + rows1, n1)
         for start2, b, b_statistics in batches2:
@@ -91,16 +102,57 @@ def compute_block(
     return out
 
 
-def _batches(kernel: Kernel, x: np.ndarray, rows: int) -> list[tuple[int, np.ndarray, Statistics]]:
-    """Ranges of exactly ``rows`` rows, the last one padded: first row, inputs and statistics."""
+def _padded(kernel: Kernel, x: np.ndarray, rows: int, max_bytes: int) -> list[Batch]:
+    """Ranges of exactly ``rows`` rows, the last one padded."""
+    del max_bytes  # a batch of pairs fits, and its statistics take less
     batches = []
     for start in range(0, len(x), rows):
-        batch = x[start : start + rows]
-        if len(batch) < rows:
-            padding = np.broadcast_to(batch[-1:], (rows - len(batch), *batch.shape[1:]))
-            batch = np.concatenate([batch, padding])
+        batch = _pad(x[start : start + rows], rows)
         batches.append((start, batch, kernel.statistics(batch)))
     return batches
+
+
+def _slices(kernel: Kernel, x: np.ndarray, rows: int, max_bytes: int) -> list[Batch]:
+    """Ranges of at most ``rows`` rows; their statistics take less than ``max_bytes`` at a time."""
+    step = len(x)
+    while step > 1 and kernel.statistics_bytes(x.shape[1:], step) > max_bytes:
+        step = -(-step // 2)
+    parts = []
+    for start in range(0, len(x), step):
+        batch = x[start : start + step]
+        parts.append(kernel.statistics(_pad(batch, step))[: len(batch)])
+    statistics = Statistics.concatenate(parts)
+    starts = range(0, len(x), rows)
+    return [(s, x[s : s + rows], statistics[s : s + rows]) for s in starts]
+
+
+def _pad(batch: np.ndarray, rows: int) -> np.ndarray:
+    """The batch with its last row repeated until there are ``rows``."""
+    if len(batch) == rows:
+        return batch
+    padding = np.broadcast_to(batch[-1:], (rows - len(batch), *batch.shape[1:]))
+    return np.concatenate([batch, padding])
+
+
+def _most_rows(
+    kernel: Kernel, shape: tuple[int, ...], n1: int, n2: int, max_bytes: int, *, square: bool
+) -> tuple[int, int]:
+    """Rows and columns of the largest parts that fit, halving the longer side."""
+    rows1, rows2 = n1, n2
+    while (needed := kernel.block_bytes(shape, rows1, rows2)) > max_bytes:
+        if rows1 == rows2 == 1:
+            raise _no_room(needed, max_bytes)
+        longer = max(rows1, rows2)
+        rows1 = -(-rows1 // 2) if square or rows1 == longer else rows1
+        rows2 = -(-rows2 // 2) if square or rows2 == longer else rows2
+    return rows1, rows2
+
+
+def _no_room(needed: int, max_bytes: int) -> MemoryBudgetError:
+    return MemoryBudgetError(
+        f"one pair of inputs needs {format_bytes(needed)} of working memory, got "
+        f"{format_bytes(max_bytes)}: raise NTK_DIST_BLOCK_MAX_BYTES"
+    )
 
 
 def _batch_rows(
@@ -108,10 +160,7 @@ def _batch_rows(
 ) -> tuple[int, int]:
     """Rows and columns of a sub-batch: as square as the budget and the sizes allow."""
     if bytes_per_pair > max_bytes:
-        raise MemoryBudgetError(
-            f"one pair of inputs needs {format_bytes(bytes_per_pair)} of working memory, got "
-            f"{format_bytes(max_bytes)}: raise NTK_DIST_BLOCK_MAX_BYTES"
-        )
+        raise _no_room(bytes_per_pair, max_bytes)
     pairs = max(1, min(max_bytes, CACHE_BYTES) // bytes_per_pair)
     side = math.isqrt(pairs)
     rows1 = _split(n1, min(n1, side))

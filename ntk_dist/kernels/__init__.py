@@ -6,13 +6,18 @@ kernel through any architecture, with the sliding of ``windows``, and is the ref
 faster path must agree with; ``statistics`` is what is known of each sample alone, ``coincidence``
 which samples are equal or opposite, ``cost`` what a pair of them takes; ``finite`` is the random
 network whose width goes to infinity. Callers want ``Kernel`` from ``dispatch``: one block, or one
-diagonal, by the cheapest exact evaluation there is on this ``device``.
+diagonal, by the exact evaluation that ``paths`` chooses on this ``device``.
+
+On CPU that is mostly the fused engine: ``fusing`` turns an architecture into steps, ``program``
+these into arrays, and ``segments`` runs them over ``planes``, which are made of ``lanes`` and the
+polynomials of ``arc_cosine``; ``fused_cpu`` is the only one of them that others call.
 
 Nothing is imported here, so that reading an architecture does not start JAX.
 """
 
 __all__ = [
     "activations",
+    "arc_cosine",
     "architecture",
     "arguments",
     "branching",
@@ -21,8 +26,15 @@ __all__ = [
     "device",
     "dispatch",
     "finite",
+    "fused_cpu",
+    "fusing",
+    "lanes",
     "layers",
+    "paths",
+    "planes",
+    "program",
     "recursion",
+    "segments",
     "shapes",
     "statistics",
     "windows",

@@ -1,9 +1,11 @@
 """One block of a Gram matrix, by the cheapest exact evaluation there is for its architecture.
 
-Blocks are float32 or float64; the arithmetic behind both is float64. Near correlation 1 the arc
-cosine loses half of the digits, and in float32 what is left is not enough: on 80 ordinary points
-in the plane entries were off by 8e-5 and the Gram matrix was indefinite, where rounding float64
-entries to float32 errs by 6e-8. It costs a factor of two in time and memory.
+Blocks are float32 or float64. In the recursion the arithmetic behind both is float64: near
+correlation 1 the arc cosine loses half of the digits, and in float32 what is left is not enough.
+On 80 ordinary points in the plane entries were off by 8e-5 and the Gram matrix was indefinite,
+where rounding float64 entries to float32 errs by 6e-8. It costs a factor of two in time and
+memory. The fused engine has float32 planes for float32 blocks, and float64 for pairs so close that
+these are not enough; its sums over positions are float64.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ import numpy.typing as npt
 
 from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels import architecture as architectures
-from ntk_dist.kernels import recursion
+from ntk_dist.kernels import fused_cpu, recursion
 from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.coincidence import coincidence, row_keys
 from ntk_dist.kernels.cost import Cost, pair_cost
-from ntk_dist.kernels.layers import Flatten, Identity, Layer
+from ntk_dist.kernels.device import device_kind
+from ntk_dist.kernels.layers import Flatten, Layer
+from ntk_dist.kernels.paths import Path, choose, seen_shape
 from ntk_dist.kernels.statistics import Statistics
+from ntk_dist.settings import get_settings
 
 __all__ = ["DTYPES", "KERNELS", "Kernel", "explain"]
 
@@ -37,13 +42,7 @@ Arrays: TypeAlias = dict[str, np.ndarray]
 
 def explain(architecture: Layer, input_shape: Iterable[int]) -> str:
     """Which evaluation is chosen for samples of this shape, and why, in one sentence."""
-    sizes = _seen(architecture, input_shape)
-    if len(sizes) == 1:
-        return "reference recursion on whole matrices: no layer sees spatial axes"
-    pixels = " × ".join(map(str, sizes[:-1]))
-    if recursion.needs_all_positions(architecture):
-        return f"reference recursion over all pairs of the {pixels} positions: pooling mixes them"
-    return f"reference recursion over the {pixels} positions: no pooling mixes them"
+    return choose(architecture, tuple(input_shape), device_kind()).explanation
 
 
 @dataclass(frozen=True, init=False)
@@ -51,7 +50,7 @@ class Kernel:
     """The exact kernels of an infinitely wide network, on this device.
 
     Equal by value, picklable, and cheap to build; programs are compiled once per process and
-    shape. A block is computed whole: ``bytes_per_pair`` tells how many pairs fit in memory.
+    shape. A block is computed whole: ``block_bytes`` tells how many pairs fit in memory.
     """
 
     architecture: Layer
@@ -127,27 +126,21 @@ class Kernel:
         second = first if x2 is None else statistics2
         if second is None:
             second = self.statistics(right)
-        block = self._run(
-            lambda: recursion.all_pairs(
-                self.architecture,
-                jnp.asarray(left),
-                jnp.asarray(right),
-                list(map(jnp.asarray, first.variances)),
-                list(map(jnp.asarray, second.variances)),
-                self._want_ntk,
-            )
-        )
+        path = self.path(left.shape[1:])
+        evaluate = self._fused if path.fused else self._recursion
+        block = evaluate(left, None if x2 is None else right, first, second)
         pairs = coincidence(left, None if x2 is None else right, first.keys, second.keys)
         for name, values in block.items():
             values[pairs.equal] = first.kernels[name][pairs.equal[0]]
-        if len(rows := np.unique(pairs.opposite[0])):
-            known = self._run(
-                lambda: recursion.each_with_opposite(
-                    self.architecture, jnp.asarray(left[rows]), self._want_ntk
-                )
-            )
+        rows = np.unique(pairs.opposite[0])
+        # A row takes a pair's worth of the recursion's memory, which the fused engine never needs.
+        step = 1 if path.fused else max(1, len(rows))
+        for some in (rows[start : start + step] for start in range(0, len(rows), step)):
+            known = self._with_opposite(left[some])
+            here = np.isin(pairs.opposite[0], some)
+            i, j = (side[here] for side in pairs.opposite)
             for name, values in block.items():
-                values[pairs.opposite] = known[name][np.searchsorted(rows, pairs.opposite[0])]
+                values[i, j] = known[name][np.searchsorted(some, i)]
         if x2 is None:
             # Sums over positions are not symmetric to the last bit.
             block = {name: np.triu(v) + np.triu(v, 1).T for name, v in block.items()}
@@ -158,8 +151,14 @@ class Kernel:
         return self.statistics(x).kernels
 
     def statistics(self, x: np.ndarray) -> Statistics:
-        """What every block needs to know of each sample alone; takes n pairs' worth of memory."""
+        """What every block needs to know of each sample alone: see ``statistics_bytes``."""
         samples = self._samples(x)
+        program = self.path(samples.shape[1:]).program
+        if program is not None and program.only_pools_globally and len(samples):
+            nngp, ntk, met = fused_cpu.each_with_itself(
+                self.architecture, samples, get_settings().threads
+            )
+            return Statistics(self._named(nngp, ntk), tuple(met), row_keys(samples))
         variances: list[np.ndarray] = []
 
         def itself() -> recursion.BothKernels:
@@ -171,16 +170,44 @@ class Kernel:
 
         return Statistics(self._run(itself), tuple(variances), row_keys(samples))
 
-    def bytes_per_pair(self, input_shape: Iterable[int]) -> int:
-        """Peak working memory of a block per pair of samples, beyond samples and result."""
-        return self._cost(input_shape).bytes
+    def path(self, input_shape: Iterable[int], device: str | None = None) -> Path:
+        """The evaluation of blocks of such samples, here or on another kind of device."""
+        return choose(self.architecture, tuple(input_shape), device or device_kind())
 
-    def flops_per_pair(self, input_shape: Iterable[int]) -> int:
-        """Arithmetic of a block per pair of samples."""
-        return self._cost(input_shape).flops
+    def block_bytes(self, input_shape: Iterable[int], n1: int, n2: int) -> int:
+        """Peak working memory of a block of n1 x n2 pairs, beyond samples and result."""
+        sizes = tuple(input_shape)
+        if not self.path(sizes).fused:
+            return n1 * n2 * self._cost(sizes).bytes
+        threads = get_settings().threads
+        working = fused_cpu.working_bytes(self.architecture, sizes, self.dtype, n1, n2, threads)
+        samples = np.float64().itemsize * (n1 + n2) * math.prod(sizes)
+        # Rows with an opposite go through the recursion afterwards, one at a time.
+        return max(samples + working, self._cost(sizes).bytes)
+
+    def statistics_bytes(self, input_shape: Iterable[int], n: int) -> int:
+        """Peak working memory of the statistics of n samples, beyond samples and result.
+
+        The same on every machine: how samples are batched shows in the last bits.
+        """
+        sizes = seen_shape(self.architecture, tuple(input_shape))
+        program = self.path(sizes).program
+        if program is None or not program.only_pools_globally:
+            return n * self._cost(sizes).bytes
+        double = np.float64().itemsize
+        walk = pair_cost(Serial((program.head, Flatten())), sizes, double, 2).bytes
+        # The planes of a thread take as much in words of either precision.
+        words = program.size * np.float32().itemsize
+        words += 3 * double * 8 * (math.prod(sizes) + 2 * program.positions)
+        return n * (walk + words)  # a thread for each
+
+    def flops_per_pair(self, input_shape: Iterable[int], device: str | None = None) -> int:
+        """Arithmetic of a block per pair of samples, here or on another kind of device."""
+        program = self.path(input_shape, device).program
+        return self._cost(input_shape).flops if program is None else program.flops
 
     def _cost(self, input_shape: Iterable[int]) -> Cost:
-        shape = _seen(self.architecture, input_shape)
+        shape = seen_shape(self.architecture, tuple(input_shape))
         return pair_cost(self.architecture, shape, np.float64().itemsize, 1 + self._want_ntk)
 
     @property
@@ -195,23 +222,49 @@ class Kernel:
                 "reshape to (n, 1) if each sample is one number"
             )
         self.check(samples.shape[1:])
-        return samples.reshape(len(samples), *_seen(self.architecture, samples.shape[1:]))
+        return samples.reshape(len(samples), *seen_shape(self.architecture, samples.shape[1:]))
+
+    def _fused(
+        self, x1: np.ndarray, x2: np.ndarray | None, first: Statistics, second: Statistics
+    ) -> Arrays:
+        """The kernels of all pairs, by the fused engine."""
+        nngp, ntk = fused_cpu.fused_block(
+            self.architecture,
+            x1,
+            x2,
+            first.variances,
+            second.variances,
+            self.dtype,
+            get_settings().threads,
+        )
+        return self._named(nngp, ntk)
+
+    def _recursion(
+        self, x1: np.ndarray, x2: np.ndarray | None, first: Statistics, second: Statistics
+    ) -> Arrays:
+        """The kernels of all pairs, by the reference recursion."""
+        return self._run(
+            lambda: recursion.all_pairs(
+                self.architecture,
+                jnp.asarray(x1),
+                jnp.asarray(x1 if x2 is None else x2),
+                list(map(jnp.asarray, first.variances)),
+                list(map(jnp.asarray, second.variances)),
+                self._want_ntk,
+            )
+        )
+
+    def _with_opposite(self, x: np.ndarray) -> Arrays:
+        """The kernels of each sample with its opposite: (n,) each."""
+        return self._run(
+            lambda: recursion.each_with_opposite(self.architecture, jnp.asarray(x), self._want_ntk)
+        )
 
     def _run(self, program: Callable[[], recursion.BothKernels]) -> Arrays:
         """The kernels asked for, as writable arrays."""
         with jax.enable_x64(True):  # whatever the process or thread is set to
-            nngp, ntk = program()
-            both = {"nngp": nngp, "ntk": ntk}
-            return {name: np.array(both[name], self.dtype) for name in self.kernels}
+            return self._named(*program())
 
-
-def _seen(architecture: Layer, input_shape: Iterable[int]) -> tuple[int, ...]:
-    """The shape in which samples enter the recursion: flat at once if Flatten comes first.
-
-    Otherwise Flatten would average the pixels' products over a thousandfold larger array.
-    """
-    sizes = tuple(input_shape)
-    first = architecture
-    while isinstance(first, Serial):
-        first = next((each for each in first.layers if not isinstance(each, Identity)), Identity())
-    return (math.prod(sizes),) if isinstance(first, Flatten) else sizes
+    def _named(self, nngp: Any, ntk: Any) -> Arrays:
+        both = {"nngp": nngp, "ntk": ntk}
+        return {name: np.array(both[name], self.dtype) for name in self.kernels}

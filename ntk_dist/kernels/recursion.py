@@ -56,6 +56,8 @@ from ntk_dist.kernels.layers import (
 
 __all__ = [
     "BothKernels",
+    "KernelState",
+    "Pass",
     "all_pairs",
     "each_with_itself",
     "each_with_opposite",

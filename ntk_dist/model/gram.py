@@ -162,7 +162,7 @@ def compute_gram(
 def _manifest(kernel: Kernel, rows: AbstractRows, block_rows: int | None, device: str) -> Manifest:
     """The identity of the symmetric Gram matrix of ``rows`` computed on one kind of device."""
     if block_rows is None:
-        block_rows = default_block_rows(len(rows), kernel.flops_per_pair(rows.shape[1:]))
+        block_rows = default_block_rows(len(rows), kernel.flops_per_pair(rows.shape[1:], device))
     elif block_rows < 1:
         raise InvalidInputError(f"block_rows: expected at least 1, got {block_rows}")
     return Manifest(
@@ -192,7 +192,7 @@ def _plan(
         kernels=manifest.kernels,
         dtype=manifest.dtype,
         input_shape=rows.shape[1:],
-        flops_per_pair=kernel.flops_per_pair(rows.shape[1:]),
+        flops_per_pair=kernel.flops_per_pair(rows.shape[1:], manifest.device_kind),
         working_bytes=settings.block_max_bytes,
     )
 

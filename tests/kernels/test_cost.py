@@ -7,6 +7,7 @@ import pytest
 
 from ntk_dist import stax
 from ntk_dist.kernels import recursion
+from ntk_dist.kernels.cost import pair_cost
 from ntk_dist.kernels.dispatch import Kernel
 
 CONV = stax.Conv(1, (3, 3), padding="SAME", W_std=1.4, b_std=0.1)
@@ -55,7 +56,7 @@ PROGRAMS = (
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_measured_memory_stays_under_the_projection(name, monkeypatch, rng):
+def test_measured_memory_stays_under_the_projection(name, monkeypatch, rng, reference):
     net, shape, n = NETWORKS[name]
     kernel = Kernel(net.layer)
     x1, x2 = (rng.normal(size=(n, *shape)) for _ in range(2))
@@ -77,23 +78,30 @@ def test_measured_memory_stays_under_the_projection(name, monkeypatch, rng):
 
     for program in PROGRAMS:
         monkeypatch.setattr(recursion, program, measured(getattr(recursion, program)))
-    kernel.block(x1, x2, statistics1, statistics2)
+    reference(net.layer, x1, x2, statistics1, statistics2)
     per_sample = x1.nbytes + x2.nbytes + statistics1.nbytes + statistics2.nbytes
-    projected = n * n * kernel.bytes_per_pair(shape)
+    projected = n * n * pair_cost(net.layer, shape, 8, 2).bytes
     assert peak - per_sample <= projected
     assert peak >= 0.5 * projected  # what never binds would be no projection
 
 
 def test_costs_grow_with_what_is_computed():
     conv, shape, _ = NETWORKS["conv"]
-    both, nngp = Kernel(conv.layer, ("ntk",)), Kernel(conv.layer, ("nngp",))
-    assert both.bytes_per_pair(shape) > nngp.bytes_per_pair(shape)
-    assert both.flops_per_pair(shape) > nngp.flops_per_pair(shape)
-    # The arithmetic is float64 whatever is kept.
-    assert Kernel(conv.layer, ("ntk",), "float64").bytes_per_pair(shape) == both.bytes_per_pair(
-        shape
-    )
+    both, nngp = (pair_cost(conv.layer, shape, 8, n_kernels) for n_kernels in (2, 1))
+    assert both.bytes > nngp.bytes
+    assert both.flops > nngp.flops
     # All pairs of positions: twice the side is sixteen times the work.
-    assert both.flops_per_pair((16, 16, 1)) == pytest.approx(
-        16 * both.flops_per_pair(shape), rel=0.01
+    assert pair_cost(conv.layer, (16, 16, 1), 8, 2).flops == pytest.approx(
+        16 * both.flops, rel=0.01
     )
+
+
+def test_a_kernel_costs_what_its_path_costs():
+    conv, shape, _ = NETWORKS["conv"]
+    kernel = Kernel(conv.layer)
+    assert kernel.flops_per_pair(shape, "gpu") == pair_cost(conv.layer, shape, 8, 2).flops
+    assert kernel.flops_per_pair(shape, "cpu") == kernel.path(shape, "cpu").program.flops
+    # The engine holds words of samples, and no pair of positions of most pairs of samples.
+    big = (16, 16, 1)
+    assert kernel.block_bytes(big, 100, 100) < 100 * 100 * pair_cost(conv.layer, big, 8, 2).bytes
+    assert kernel.block_bytes(big, 200, 100) > kernel.block_bytes(big, 100, 100)

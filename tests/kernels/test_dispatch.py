@@ -1,5 +1,6 @@
 import pickle
 import threading
+import tracemalloc
 
 import hypothesis.strategies as st
 import jax
@@ -173,7 +174,8 @@ def test_flatten_before_all_else_is_the_flat_network(rng):
     dense = stax.serial(stax.Dense(1, W_std=1.4, b_std=0.1), stax.Relu(), stax.Dense(1))
     flat = Kernel(dense.layer, BOTH, "float64").block(x.reshape(4, -1))
     image = Kernel(stax.serial(stax.Flatten(), dense).layer, BOTH, "float64")
-    assert image.bytes_per_pair((3, 3, 2)) < 2 * Kernel(dense.layer, BOTH).bytes_per_pair((18,))
+    flat_bytes = Kernel(dense.layer, BOTH).block_bytes((18,), 4, 4)
+    assert image.block_bytes((3, 3, 2), 4, 4) < 2 * flat_bytes
     for name, values in image.block(x).items():
         np.testing.assert_allclose(values, flat[name], rtol=1e-14)
 
@@ -185,11 +187,99 @@ def test_near_duplicates_keep_their_digits_in_float32(rng):
         np.testing.assert_allclose(single[name], double[name], rtol=1e-7)
 
 
-def test_explains_its_choice():
-    assert "no layer sees spatial axes" in explain(FC.layer, (5,))
-    flat = stax.serial(stax.Identity(), stax.serial(stax.Flatten(), stax.Dense(1)))
-    assert "no layer sees spatial axes" in explain(flat.layer, (4, 4, 2))
-    assert "all pairs of the 4 × 4 positions" in explain(CONV.layer, (4, 4, 2))
+CIRCLE = stax.Conv(1, (3, 3), padding="CIRCULAR")
+SQUARE = stax.Conv(1, (3, 3), padding="SAME")
+PATHS = {
+    "fully connected": (FC, (5,), False, "no layer sees spatial axes"),
+    "flat at once": (
+        stax.serial(stax.Identity(), stax.serial(stax.Flatten(), stax.Dense(1))),
+        (4, 4, 2),
+        False,
+        "no layer sees spatial axes",
+    ),
+    "pooled": (CONV, (4, 4, 2), True, "all pairs of the 4 × 4 positions"),
+    "not pooled": (
+        stax.serial(SQUARE, stax.Relu(), stax.Flatten()),
+        (4, 4, 2),
+        True,
+        "no pooling mixes them",
+    ),
+    "one axis": (
+        stax.serial(stax.Conv(1, (3,)), stax.Relu(), stax.GlobalAvgPool()),
+        (9, 2),
+        True,
+        "all pairs of the 9 positions",
+    ),
+    "other activation": (
+        stax.serial(SQUARE, stax.Erf(), stax.GlobalAvgPool()),
+        (4, 4, 2),
+        False,
+        "Erf() is not piecewise linear",
+    ),
+    "mixed paddings": (
+        stax.serial(SQUARE, CIRCLE, stax.GlobalAvgPool()),
+        (4, 4, 2),
+        False,
+        "wrap round stand beside",
+    ),
+    "pooled at once": (
+        stax.serial(stax.GlobalAvgPool(), stax.Dense(1)),
+        (4, 4, 2),
+        False,
+        "no layer precedes the pooling",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_says_which_path_and_why(name):
+    net, shape, fused, why = PATHS[name]
+    path = Kernel(net.layer).path(shape, "cpu")
+    assert path.fused == fused
+    assert why in path.explanation
+    assert path.explanation.startswith("fused CPU engine" if fused else "reference recursion")
+    assert explain(net.layer, shape) == path.explanation
+    elsewhere = Kernel(net.layer).path(shape, "gpu")
+    assert not elsewhere.fused
+    assert ("not on gpu" in elsewhere.explanation) == ("no layer sees" not in why)
+
+
+@pytest.mark.parametrize("name", ["pooled", "not pooled", "one axis"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-6)])
+def test_fused_blocks_equal_the_recursion(name, dtype, tolerance, reference, rng):
+    net, shape, fused, _ = PATHS[name]
+    assert fused
+    kernel = Kernel(net.layer, BOTH, dtype)
+    x1, x2 = rng.normal(size=(4, *shape)), rng.normal(size=(19, *shape))
+    x2[3], x2[7], x2[8], x2[9] = x1[1], -x1[0], -x1[2], 0
+    known1, known2 = kernel.statistics(x1), kernel.statistics(x2)
+    block = kernel.block(x1, x2, known1, known2)
+    expected = reference(net.layer, x1, x2, known1, known2)
+    opposite = kernel.block(x1[:1], -x1[:1])
+    for which in BOTH:
+        assert block[which].dtype == dtype
+        assert block[which][1, 3] == known1.kernels[which][1] == known2.kernels[which][3]
+        assert block[which][0, 7] == opposite[which][0, 0]
+        generic = np.ones(block[which].shape, bool)
+        generic[[1, 0, 2], [3, 7, 8]] = False
+        atol = tolerance * np.abs(expected[which]).max()
+        np.testing.assert_allclose(
+            block[which][generic], expected[which][generic], rtol=tolerance, atol=atol
+        )
+
+
+def test_a_fused_block_takes_no_more_memory_than_it_says(rng):
+    net = stax.serial(SQUARE, stax.Relu(), SQUARE, stax.Relu(), stax.GlobalAvgPool())
+    kernel = Kernel(net.layer)
+    x = rng.normal(size=(60, 16, 16, 3))
+    known = kernel.statistics(x)
+    kernel.block(x, x[::-1] + 1, known, known)
+    tracemalloc.start()
+    kernel.block(x, x[::-1] + 1, known, known)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    projected = kernel.block_bytes(x.shape[1:], 60, 60)
+    assert 0.2 * projected < peak < projected + x.nbytes  # the shifted copy is not the block's
 
 
 def layers_of(draw):

@@ -1,0 +1,386 @@
+"""Blocks of convolutional kernels on CPU, plane by plane, without the big tensors.
+
+Same numbers as ``recursion.py``: ``planes.py`` has the idea and ``arc_cosine.py`` the arithmetic.
+What comes after Flatten or global pooling goes through the recursion itself, in float64:
+correlations are near 1 there, and it is one number per pair.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_dist.kernels import recursion
+from ntk_dist.kernels.branching import Serial
+from ntk_dist.kernels.lanes import WORD_BYTES, lane_count
+from ntk_dist.kernels.layers import Flatten, Layer
+from ntk_dist.kernels.program import Program, compile_program
+from ntk_dist.kernels.recursion import KernelState, Pass
+from ntk_dist.kernels.segments import run_block
+
+__all__ = ["block_bytes", "close_pairs", "each_with_itself", "fused_block", "working_bytes"]
+
+CLOSE = 0.999
+"""Cosine between samples beyond which float32 planes lose more than 1e-6 of the NTK: the slope of
+the arc cosine turns a rounding of 6e-8 into 6e-8 / 2π√g, with g = 1 - 0.999."""
+MOST_TERMS = 4096
+"""Running sums of more float32 numbers are left to float64: windows of 8 x 8 positions, 4096 terms,
+err by 2e-7, and 16 x 16 by 3e-6."""
+PIECES_PER_THREAD = 8
+"""The last thread then works alone for 1/16 of the time on average."""
+PAIR_BYTES = 96
+"""Both kernels of a pair in float64, and again as input, output and scratch of the tail."""
+
+
+def fused_block(
+    architecture: Layer,
+    x1: np.ndarray,
+    x2: np.ndarray | None,
+    variances1: Sequence[np.ndarray],
+    variances2: Sequence[np.ndarray],
+    dtype: np.dtype[np.floating],
+    threads: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """NNGP and NTK between all samples of two sets: (n1, n2) each, float64.
+
+    Planes are computed in ``dtype`` (in float64 those of close pairs, and all of them before a
+    pooling over windows of more than 64 positions), sums over positions
+    and the layers after them in float64. The same numbers come out bit for bit with any number of
+    threads. Pairs of equal or opposite samples are computed like all others, as if nobody knew
+    that their correlation is exactly 1 or -1: the caller puts the known values there.
+
+    Parameters
+    ----------
+    architecture
+        One that ``compile_program`` accepts for such samples.
+    x1 : (n1, ..., channels)
+        Samples.
+    x2 : (n2, ..., channels) or None
+        Other samples; ``None`` states that they are ``x1``. Then only the upper triangle is
+        computed, and mirrored.
+    variances1, variances2
+        What ``Statistics.variances`` holds for either set.
+    dtype
+        float32 or float64.
+    threads
+        How many to use.
+    """
+    dtype = _plane_dtype(architecture, x1.shape[1:], dtype)
+    program = _program(architecture, x1.shape[1:], dtype)
+    nngp, ntk = _spatial_part(program, x1, x2, variances1, variances2, dtype, threads)
+    if dtype == np.float32:
+        _compute_close_pairs(architecture, x1, x2, variances1, variances2, threads, nngp, ntk)
+    done = len(program.statistics)
+    nngp, ntk = _through_tail(program, nngp, ntk, variances1[done:], variances2[done:])
+    if x2 is None:
+        nngp, ntk = (np.triu(values) + np.triu(values, 1).T for values in (nngp, ntk))
+    return nngp, ntk
+
+
+def each_with_itself(
+    architecture: Layer, x: np.ndarray, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """What ``recursion.each_with_itself`` gives, where only the last pooling mixes positions.
+
+    Variances come from a walk over single positions. Displacements other than zero come from the
+    engine in float64; at zero the correlations are exactly 1, and those come from the walk too.
+
+    Parameters
+    ----------
+    architecture
+        One whose program ``only_pools_globally``.
+    x : (n, ..., channels)
+        Samples, float64.
+    threads
+        How many to use.
+
+    Returns
+    -------
+    nngp, ntk : (n,)
+    variances : list of (n, ...)
+        The variance that enters each activation and LayerNorm.
+    """
+    double = np.dtype(np.float64)
+    program = _program(architecture, x.shape[1:], double)
+    flat = Serial((program.head, Flatten()))
+    itself = _program(flat, x.shape[1:], double)
+    with jax.enable_x64(True):  # whatever the process or thread is set to
+        known, recorded = recursion.each_with_itself(flat, jnp.asarray(x), True)
+        exact = np.array(known)
+        variances = [np.asarray(v) for v in recorded]
+
+    def not_itself(i: int) -> np.ndarray:
+        one, v = x[i : i + 1], [each[i : i + 1] for each in variances]
+        everything, at_zero = (
+            np.array(_spatial_part(p, one, one, v, v, double, threads=1))[:, 0, 0]
+            for p in (program, itself)
+        )
+        difference: np.ndarray = everything - share * at_zero
+        return difference
+
+    share = program.share / itself.share
+    with ThreadPoolExecutor(threads) as pool:
+        others = np.array(list(pool.map(not_itself, range(len(x))))).reshape(len(x), 2)
+    nngp, ntk = others.T + share * exact
+    with jax.enable_x64(True):
+        start = KernelState(jnp.asarray(nngp), jnp.asarray(ntk), (), program.channels, False)
+        walk = Pass(lead=1, want_ntk=True)
+        after = walk.run(program.tail, start)
+        variances += [np.asarray(v) for v in walk.recorded]
+        return np.array(after[0]), np.array(after[1]), variances
+
+
+def close_pairs(x1: np.ndarray, x2: np.ndarray | None) -> dict[int, np.ndarray]:
+    """For each row of ``x1``, which rows of ``x2`` are so near that float32 is not enough for them.
+
+    Equal and opposite rows are not among them: their kernel is known. ``x2=None`` pairs ``x1`` with
+    itself, and each pair is named once.
+    """
+    a = _directions(x1)
+    b = a if x2 is None else _directions(x2)
+    cosines = np.abs(a @ b.T)
+    near: dict[int, np.ndarray] = {}
+    for i in (cosines > CLOSE).any(axis=1).nonzero()[0]:
+        columns = (cosines[i] > CLOSE).nonzero()[0]
+        if x2 is None:
+            columns = columns[columns > i]
+        others = (x1 if x2 is None else x2)[columns]
+        axes = tuple(range(1, others.ndim))
+        unknown = (others != x1[i]).any(axes) & (others != -x1[i]).any(axes)
+        if unknown.any():
+            near[int(i)] = columns[unknown]
+    return near
+
+
+def _directions(x: np.ndarray) -> np.ndarray:
+    """Samples as float32 rows of length 1, or 0."""
+    rows = x.reshape(len(x), -1).astype(np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    directions = np.zeros_like(rows)
+    np.divide(rows, lengths, out=directions, where=lengths > 0)
+    return directions
+
+
+def block_bytes(
+    program: Program, n1: int, n2: int, itemsize: int, threads: int, input_size: int
+) -> int:
+    """Memory of a block of this shape, beside samples, variances and the two results.
+
+    Parameters
+    ----------
+    program
+        What is to be computed.
+    n1, n2
+        Rows and columns.
+    itemsize
+        Bytes per number in the planes.
+    threads
+        Each of them has memory of its own.
+    input_size
+        Numbers per sample.
+    """
+    per_sample = input_size + 2 * program.positions
+    padded = n2 + program.lanes
+    # The columns exist twice while they are brought into words.
+    return itemsize * (threads * program.size + (n1 + 2 * padded) * per_sample)
+
+
+def working_bytes(
+    architecture: Layer,
+    input_shape: tuple[int, ...],
+    dtype: np.dtype[np.floating],
+    n1: int,
+    n2: int,
+    threads: int,
+) -> int:
+    """Peak memory of ``fused_block`` for n1 and n2 samples, beside samples and variances.
+
+    Whether samples are close is not known before they are seen: all of them may be.
+    """
+    numbers = math.prod(input_shape)
+    dtype = _plane_dtype(architecture, input_shape, dtype)
+    program = _program(architecture, input_shape, dtype)
+    peak = block_bytes(program, n1, n2, dtype.itemsize, threads, numbers)
+    if dtype == np.float32:
+        double = np.dtype(np.float64)
+        exact = _program(architecture, input_shape, double)
+        row = block_bytes(exact, 1, n2, double.itemsize, 1, numbers)
+        row += double.itemsize * n2 * (numbers + exact.positions)
+        peak = max(peak, threads * row, 3 * dtype.itemsize * (n1 + n2) * numbers)
+    return peak + PAIR_BYTES * n1 * (n2 + program.lanes)
+
+
+def _plane_dtype(
+    architecture: Layer, input_shape: tuple[int, ...], dtype: np.dtype[np.floating]
+) -> np.dtype[np.floating]:
+    """The precision of the planes where ``dtype`` is asked for."""
+    if dtype == np.float32 and _program(architecture, input_shape, dtype).most_terms > MOST_TERMS:
+        return np.dtype(np.float64)
+    return dtype
+
+
+@functools.lru_cache(maxsize=64)
+def _program(architecture: Layer, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Program:
+    program = compile_program(architecture, shape, lane_count(dtype.itemsize))
+    if isinstance(program, str):
+        raise NotImplementedError(f"{architecture!r} cannot be fused: {program}")
+    return program
+
+
+def _spatial_part(
+    program: Program,
+    x1: np.ndarray,
+    x2: np.ndarray | None,
+    variances1: Sequence[np.ndarray],
+    variances2: Sequence[np.ndarray],
+    dtype: np.dtype[np.floating],
+    threads: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both kernels where the spatial axes end: (n1, n2) each, float64."""
+    right = x1 if x2 is None else x2
+    n_words = -(-len(right) // program.lanes)
+    inputs1, deviations1 = _prepared(program, x1, variances1, dtype, weighted=True)
+    inputs2, deviations2 = (
+        _in_words(rows, program.lanes)
+        for rows in _prepared(program, right, variances2, dtype, weighted=False)
+    )
+    nngp, ntk = (np.zeros((len(x1), n_words * program.lanes)) for _ in range(2))
+    pieces = _Shared(_pieces(len(x1), n_words, program.lanes, x2 is None, threads))
+
+    def work() -> None:
+        memory = _aligned(program.size, dtype)
+        for piece in pieces:
+            run_block(
+                program, memory, inputs1, deviations1, inputs2, deviations2,
+                piece, x2 is None, nngp, ntk,
+            )  # fmt: skip
+
+    if threads == 1:
+        work()
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            for running in [pool.submit(work) for _ in range(threads)]:
+                running.result()
+    return nngp[:, : len(right)], ntk[:, : len(right)]
+
+
+def _compute_close_pairs(
+    architecture: Layer,
+    x1: np.ndarray,
+    x2: np.ndarray | None,
+    variances1: Sequence[np.ndarray],
+    variances2: Sequence[np.ndarray],
+    threads: int,
+    nngp: np.ndarray,
+    ntk: np.ndarray,
+) -> None:
+    """Put pairs of close samples in their places, computed in float64."""
+    double = np.dtype(np.float64)
+    program = _program(architecture, x1.shape[1:], double)
+    right = x1 if x2 is None else x2
+
+    def one_row(row: int, columns: np.ndarray) -> None:
+        nngp[row, columns], ntk[row, columns] = _spatial_part(
+            program,
+            x1[row : row + 1],
+            right[columns],
+            [v[row : row + 1] for v in variances1],
+            [v[columns] for v in variances2],
+            double,
+            threads=1,
+        )
+
+    near = close_pairs(x1, x2)
+    with ThreadPoolExecutor(threads) as pool:
+        # Consuming the results raises what a row raised.
+        list(pool.map(one_row, near.keys(), near.values()))
+
+
+class _Shared:
+    """An iterator that several threads may draw from."""
+
+    def __init__(self, pieces: Iterator[tuple[int, int, int]]) -> None:
+        self._pieces = pieces
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> _Shared:
+        return self
+
+    def __next__(self) -> tuple[int, int, int]:
+        with self._lock:
+            return next(self._pieces)
+
+
+def _pieces(
+    n_rows: int, n_words: int, lanes: int, symmetric: bool, threads: int
+) -> Iterator[tuple[int, int, int]]:
+    """A word of columns, and the first and past the last of some rows to compute it for."""
+    rows = max(1, n_rows * n_words // (PIECES_PER_THREAD * threads))
+    for word in reversed(range(n_words)):
+        wanted = min(n_rows, (word + 1) * lanes) if symmetric else n_rows
+        for first in range(0, wanted, rows):
+            yield word, first, min(first + rows, wanted)
+
+
+def _prepared(
+    program: Program,
+    x: np.ndarray,
+    variances: Sequence[np.ndarray],
+    dtype: np.dtype[np.floating],
+    weighted: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples, and at each position the standard deviation and its reciprocal; a row per sample."""
+    deviations = np.empty((len(x), program.positions, 2), dtype)
+    start = 0
+    for statistic, v in zip(program.statistics, variances, strict=False):
+        variance = np.asarray(v, np.float64) + statistic.eps
+        if statistic.axes:
+            axes = tuple(1 + axis for axis in statistic.axes)
+            variance = np.broadcast_to(variance.mean(axes, keepdims=True), variance.shape)
+        deviation = np.sqrt(variance).reshape(len(x), -1)
+        here = slice(start, start + deviation.shape[1])
+        # No variance: the reciprocal of zero makes the correlation zero, and the angle π/2.
+        inverse = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+        deviations[:, here, 0] = statistic.weight * deviation if weighted else deviation
+        deviations[:, here, 1] = inverse
+        start = here.stop
+    return x.reshape(len(x), -1).astype(dtype), deviations.reshape(len(x), -1)
+
+
+def _in_words(rows: np.ndarray, lanes: int) -> np.ndarray:
+    """Rows as words of lanes, the lanes innermost: (n_words, columns * lanes)."""
+    n_words = -(-len(rows) // lanes)
+    words = np.zeros((n_words, rows.shape[1], lanes), rows.dtype)
+    for word in range(n_words):
+        some = rows[word * lanes : (word + 1) * lanes]
+        words[word, :, : len(some)] = some.T
+    return words.reshape(n_words, -1)
+
+
+def _aligned(size: int, dtype: np.dtype[np.floating]) -> np.ndarray:
+    """An uninitialized array that starts with a whole word."""
+    raw = np.empty(size * dtype.itemsize + WORD_BYTES, np.uint8)
+    start = -raw.ctypes.data % WORD_BYTES
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def _through_tail(
+    program: Program,
+    nngp: np.ndarray,
+    ntk: np.ndarray,
+    variances1: Sequence[np.ndarray],
+    variances2: Sequence[np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both kernels after the layers that see no spatial axes."""
+    with jax.enable_x64(True):  # whatever the process or thread is set to
+        pairs = zip(map(jnp.asarray, variances1), map(jnp.asarray, variances2), strict=True)
+        start = KernelState(jnp.asarray(nngp), jnp.asarray(ntk), (), program.channels, False)
+        after = Pass(lead=2, want_ntk=True, variances=pairs).run(program.tail, start)
+        return np.array(after[0]), np.array(after[1])

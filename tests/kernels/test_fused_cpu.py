@@ -1,0 +1,280 @@
+"""The fused engine against the reference recursion, in both precisions."""
+
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntk_dist import stax
+from ntk_dist.kernels import recursion
+from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.kernels.fused_cpu import (
+    block_bytes,
+    close_pairs,
+    each_with_itself,
+    fused_block,
+)
+from ntk_dist.kernels.program import Program, compile_program
+from ntk_dist.stax import Network
+
+S = 2**0.5
+
+
+def conv(window: int = 3, padding: str = "SAME", stride: int = 1, **more: object) -> Network:
+    arguments = {"W_std": S, "b_std": 0.1, **more}
+    return stax.Conv(7, (window, window), (stride, stride), padding, **arguments)
+
+
+def residual(*branch: Network, shortcut: Network | None = None) -> Network:
+    return stax.serial(
+        stax.FanOut(2),
+        stax.parallel(stax.serial(*branch), shortcut or stax.Identity()),
+        stax.FanInSum(),
+    )
+
+
+def pool(window: int, stride: int, padding: str = "VALID", **more: bool) -> Network:
+    return stax.AvgPool((window, window), (stride, stride), padding, **more)
+
+
+RELU = stax.Relu()
+HEAD = (stax.GlobalAvgPool(), stax.Dense(1, W_std=1.3, b_std=0.2), RELU, stax.Dense(1))
+FLAT = (stax.Flatten(), stax.Dense(1))
+NETS: dict[str, tuple[tuple[int, ...], tuple[Network, ...]]] = {
+    "same": ((6, 5, 3), (conv(), RELU, conv(), RELU, *HEAD)),
+    "valid": ((7, 6, 2), (conv(2, "VALID"), RELU, conv(3, "VALID"), RELU, *HEAD)),
+    "flat": ((6, 5, 3), (conv(), RELU, conv(5), stax.Abs(), *FLAT)),
+    "circular": ((6, 4, 2), (conv(3, "CIRCULAR"), RELU, conv(5, "CIRCULAR"), RELU, *HEAD)),
+    "circular strides": ((8, 8, 2), (conv(3, "CIRCULAR", 2), RELU, conv(3, "CIRCULAR"), *HEAD)),
+    "circular pooled": (
+        (8, 4, 2),
+        (conv(3, "CIRCULAR"), RELU, pool(2, 2), conv(3, "CIRCULAR"), RELU, *HEAD),
+    ),
+    "strides": (
+        (11, 12, 2),
+        (conv(3, "SAME", 2), RELU, conv(1, "SAME", 2), RELU, conv(4, "SAME", 3), RELU, *HEAD),
+    ),
+    "even filters, some beyond the image": (
+        (3, 2, 2),
+        (conv(4), RELU, conv(7), RELU, conv(2), RELU, *HEAD),
+    ),
+    "pooled": ((8, 8, 3), (conv(), RELU, pool(2, 2), conv(), RELU, pool(2, 2), conv(), *HEAD)),
+    "pooled flat": ((8, 8, 3), (conv(), RELU, pool(2, 2), conv(), RELU, *FLAT)),
+    "strides after pool": ((9, 8, 2), (conv(), RELU, pool(2, 1), conv(3, "SAME", 2), RELU, *HEAD)),
+    "overlapping pool": ((7, 8, 2), (conv(), RELU, pool(3, 2, "SAME"), conv(), RELU, *HEAD)),
+    "normalized edges": (
+        (7, 6, 2),
+        (conv(), RELU, pool(3, 2, "SAME", normalize_edges=True), conv(), RELU, *FLAT),
+    ),
+    "sums": (
+        (6, 6, 2),
+        (conv(), RELU, stax.SumPool((2, 3), (2, 3)), conv(), RELU, stax.GlobalSumPool()),
+    ),
+    "pool to one": ((4, 4, 2), (conv(), RELU, pool(4, 4), *FLAT)),
+    "all frozen": ((4, 4, 2), (conv(trainable=False), RELU, stax.GlobalAvgPool())),
+    "slopes, some frozen": (
+        (5, 5, 2),
+        (
+            conv(trainable=False),
+            stax.ABRelu(-0.5, 2.0),
+            stax.Dense(4, W_std=1.1),
+            stax.ABRelu(1.0, 1.0),
+            conv(trainable=False),
+            stax.LeakyRelu(0.3),
+            *HEAD,
+        ),
+    ),
+    "standard": (
+        (5, 4, 3),
+        (
+            conv(parameterization="standard", s=(2, 3)),
+            RELU,
+            conv(parameterization="standard"),
+            RELU,
+            *FLAT,
+        ),
+    ),
+    "residual": (
+        (6, 6, 2),
+        (
+            conv(),
+            residual(RELU, conv(), RELU, conv()),
+            residual(RELU, conv(stride=2), RELU, conv(), shortcut=conv(stride=2)),
+            RELU,
+            *HEAD,
+        ),
+    ),
+    "layer norm": (
+        (5, 4, 3),
+        (conv(), stax.LayerNorm(), RELU, conv(), stax.LayerNorm((1, -1)), RELU, *HEAD),
+    ),
+    "one axis": (
+        (11, 3),
+        (
+            stax.Conv(3, (3,), padding="SAME", W_std=S, b_std=0.1),
+            RELU,
+            stax.AvgPool((2,), (2,)),
+            stax.Conv(3, (4,), (2,), padding="SAME", W_std=S),
+            RELU,
+            *HEAD,
+        ),
+    ),
+    "other activation at the end": (
+        (4, 4, 2),
+        (conv(), RELU, stax.GlobalAvgPool(), stax.Dense(1), stax.Erf(), stax.Dense(1)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_equals_the_recursion(name: str, reference: Any) -> None:
+    shape, layers = NETS[name]
+    net = stax.serial(*layers)
+    rng = np.random.default_rng(0)
+    # Ragged: two words of columns in float64, and two in float32.
+    x1, x2 = rng.standard_normal((3, *shape)), rng.standard_normal((17, *shape))
+    kernel = Kernel(net.layer, dtype="float64")
+    first, second = kernel.statistics(x1), kernel.statistics(x2)
+    expected = reference(net.layer, x1, x2, first, second)
+    for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-6)):
+        found = fused_block(
+            net.layer, x1, x2, first.variances, second.variances, np.dtype(dtype), threads=2
+        )
+        for which, values in zip(("nngp", "ntk"), found, strict=True):
+            scale = np.abs(expected[which]).max()
+            np.testing.assert_allclose(
+                values, expected[which], rtol=tolerance, atol=tolerance * scale
+            )
+
+
+def deep(depth: int, *last: Network, b_std: float | None = 0.1) -> Network:
+    return stax.serial(*itertools.chain(*[(conv(b_std=b_std), RELU)] * depth), *last)
+
+
+@pytest.mark.parametrize("last", [HEAD[:2], FLAT], ids=["pooled", "flat"])
+@pytest.mark.parametrize("b_std", [None, 0.1])
+def test_float32_is_good_to_1e_6_at_depth_20(
+    last: tuple[Network, ...], b_std: float | None
+) -> None:
+    net = deep(20, *last, b_std=b_std)
+    x = np.random.default_rng(1).standard_normal((20, 8, 8, 3))
+    variances = Kernel(net.layer, dtype="float64").statistics(x).variances
+    v1, v2 = [v[:4] for v in variances], [v[4:] for v in variances]
+    blocks = [
+        fused_block(net.layer, x[:4], x[4:], v1, v2, np.dtype(d)) for d in ("float32", "float64")
+    ]
+    for single, double in zip(*blocks, strict=True):
+        np.testing.assert_allclose(single, double, rtol=1e-6)
+
+
+def test_a_symmetric_block_is_the_block_with_itself() -> None:
+    net = deep(2, *HEAD)
+    x = np.random.default_rng(2).standard_normal((21, 5, 5, 2))
+    v = Kernel(net.layer, dtype="float64").statistics(x).variances
+    for half, whole in zip(
+        fused_block(net.layer, x, None, v, v, np.dtype("float64")),
+        fused_block(net.layer, x, x, v, v, np.dtype("float64")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(half, half.T)
+        np.testing.assert_array_equal(np.triu(half), np.triu(whole))
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    net = deep(2, *HEAD)
+    x = np.random.default_rng(3).standard_normal((19, 5, 5, 2))
+    v = Kernel(net.layer, dtype="float64").statistics(x).variances
+    one, three = (
+        fused_block(net.layer, x, None, v, v, np.dtype("float32"), threads) for threads in (1, 3)
+    )
+    np.testing.assert_array_equal(one, three)
+
+
+def test_empty_patches_and_zero_samples_have_the_angle_of_no_correlation(reference: Any) -> None:
+    net = stax.serial(stax.Conv(1, (3, 3), padding="SAME", W_std=S), RELU, conv(), *HEAD)
+    x = np.random.default_rng(4).standard_normal((4, 6, 6, 2))
+    x[0] = 0
+    x[1, :3] = 0
+    known = Kernel(net.layer, dtype="float64").statistics(x)
+    expected = reference(net.layer, x[:2], x[2:], known[:2], known[2:])
+    found = fused_block(
+        net.layer, x[:2], x[2:], known[:2].variances, known[2:].variances, np.dtype("float64")
+    )
+    np.testing.assert_allclose(found[0], expected["nngp"], rtol=1e-12)
+    np.testing.assert_allclose(found[1], expected["ntk"], rtol=1e-12)
+
+
+def test_close_pairs_are_found_and_equal_ones_left_out() -> None:
+    x = np.random.default_rng(5).standard_normal((4, 3, 3, 2))
+    y = np.stack([x[1], x[1] + 1e-3, -x[2] * 1.001, -x[2], x[3] + 1.0])
+    near = close_pairs(x, y)
+    assert {i: list(columns) for i, columns in near.items()} == {1: [1], 2: [2]}
+    assert close_pairs(np.stack([x[0], x[1], x[1] + 1e-3]), None).keys() == {1}
+    assert close_pairs(x, None) == {}
+
+
+def test_memory_is_what_block_bytes_says() -> None:
+    net = stax.serial(conv(), RELU, pool(2, 2), conv(), RELU, *FLAT)
+    x = np.random.default_rng(6).standard_normal((60, 16, 16, 3))
+    v = [
+        np.ones((60, 16, 16)),
+        np.ones((60, 8, 8)),
+    ]
+    program = compile_program(net.layer, x.shape[1:], 16)
+    assert isinstance(program, Program)
+
+    def run() -> None:
+        fused_block(net.layer, x, x, v, v, np.dtype("float32"), 2)
+
+    run()
+    tracemalloc.start()
+    run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    projected = block_bytes(program, 60, 60, 4, 2, 16 * 16 * 3)
+    assert 0.5 * projected < peak < 1.2 * projected
+
+
+def test_close_pairs_are_computed_in_float64() -> None:
+    net = deep(3, *FLAT)
+    x = np.random.default_rng(7).standard_normal((3, 6, 6, 2))
+    x = np.concatenate([x, x + 1e-4 * np.random.default_rng(8).standard_normal(x.shape)])
+    v = Kernel(net.layer, dtype="float64").statistics(x).variances
+    single, double = (
+        fused_block(net.layer, x, None, v, v, np.dtype(d), 2) for d in ("float32", "float64")
+    )
+    known = np.eye(len(x), dtype=bool)
+    for a, b in zip(single, double, strict=True):
+        np.testing.assert_allclose(a[~known], b[~known], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["same", "sums at once", "standard, pooled", "strides", "residual"]
+)
+def test_samples_with_themselves_equal_the_recursion(name: str) -> None:
+    more = {
+        "sums at once": ((5, 4, 2), (conv(), RELU, stax.GlobalSumPool(), *HEAD[1:])),
+        "standard, pooled": ((5, 4, 3), (conv(parameterization="standard"), RELU, *HEAD)),
+    }
+    shape, layers = (NETS | more)[name]
+    layer = stax.serial(*layers).layer
+    x = np.random.default_rng(9).standard_normal((5, *shape))
+    x[0] = 0
+    x[1, :2] = 1
+    with jax.enable_x64(True):
+        expected, variances = recursion.each_with_itself(layer, jnp.asarray(x), True)
+        expected = np.array(expected)
+        variances = [np.asarray(v) for v in variances]
+    nngp, ntk, met = each_with_itself(layer, x, threads=2)
+    # Equal patches at different positions are no better known to the recursion than to the engine.
+    np.testing.assert_allclose(nngp, expected[0], rtol=1e-12)
+    np.testing.assert_allclose(ntk[2:], expected[1][2:], rtol=1e-12)
+    np.testing.assert_allclose(ntk, expected[1], rtol=1e-7)
+    for ours, theirs in zip(met, variances, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)

@@ -1,0 +1,56 @@
+"""How the compiled engine is kept between processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from numba.core.caching import CacheImpl
+
+from ntk_dist.kernels import segments
+
+ONE_BLOCK = """
+import numpy as np
+from ntk_dist import stax
+from ntk_dist.kernels.fused_cpu import fused_block
+from ntk_dist.kernels.segments import _entry
+
+net = stax.serial(stax.Conv(1, (3, 3), padding="SAME"), stax.Flatten()).layer
+fused_block(net, np.ones((1, 4, 4, 1)), 2 * np.ones((2, 4, 4, 1)), [], [], np.dtype("float64"))
+print(sum(_entry.stats.cache_hits.values()), sum(_entry.stats.cache_misses.values()))
+"""
+
+
+def test_a_second_process_compiles_nothing() -> None:
+    for _ in range(2):
+        command = [sys.executable, "-c", ONE_BLOCK]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "0"]
+
+
+def test_the_first_process_says_that_it_compiles_and_the_second_is_silent(tmp_path: Path) -> None:
+    told = []
+    for _ in range(2):
+        told.append(
+            subprocess.run(
+                [sys.executable, "-c", "import logging; logging.basicConfig(level=20)" + ONE_BLOCK],
+                capture_output=True,
+                text=True,
+                check=True,
+                env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+            ).stderr
+        )
+    assert told[0].count("compiling the fused CPU engine in float64") == 1
+    assert str(tmp_path) in told[0]
+    assert "compiling" not in told[1]
+
+
+def test_without_a_folder_to_write_to_the_engine_is_still_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    entry = segments._kept_on_disk("any")
+    assert entry.stats.cache_path is None
