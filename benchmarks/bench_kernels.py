@@ -1,133 +1,247 @@
-"""Pairs a second of the fused engine against the reference recursion, answers compared first.
+"""Pairs a second of every path, held against the machine's bound and against other packages.
 
-    python benchmarks/bench_kernels.py [--side 32] [--pairs 1024] [--repeats 3]
+    python benchmarks/bench_kernels.py [--case gap] [--neural-tangents PYTHON] [--json FILE]
 
-Statistics of the samples are computed before; they have a column of their own, in milliseconds
-per sample. The engine takes a block of ``--pairs`` pairs, the recursion a few of the same.
+Answers are compared first, and the run fails if any is off: this package and each peer against
+the recursion in float64. Then this package, its bound and the peers take turns, ``--repeats``
+times, and ratios are those of one turn. ``README.md`` in this folder says what the columns mean.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import os
 import statistics
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from cases import CASES, Case, reference, relative_error
+from machine import describe_machine, keep_to_threads
+from peak import peak_flops
+from peer import WORKERS, Peer
+from peers.serving import timed
 
-from ntk_dist import stax
-from ntk_dist.kernels import recursion
-from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.kernels.dispatch import DTYPES, Kernel
 from ntk_dist.kernels.statistics import Statistics
 from ntk_dist.settings import get_settings
-from ntk_dist.stax import Network
 
-LARGEST_ERROR = {"float32": 1e-5, "float64": 1e-12}
-
-
-def conv() -> Network:
-    """A 3x3 convolution and a ReLU."""
-    affine = stax.Conv(1, (3, 3), padding="SAME", W_std=2**0.5, b_std=0.1)
-    return stax.serial(affine, stax.Relu())
-
-
-def pool() -> Network:
-    """The mean over squares of four pixels."""
-    return stax.AvgPool((2, 2), (2, 2))
+LARGEST_ERROR = {"float32": 1e-6, "float64": 1e-12}
+LARGEST_PEER_ERROR = {"float32": 1e-2, "float64": 1e-10}
+"""Float64 of two packages: both are right. Float32 is published, and only nonsense refused."""
+STATISTICS_BYTES = 2**28
+"""Working memory that the samples' statistics may take."""
+COLUMNS = "| network | dtype | pairs/s | bound | % of the bound | error | statistics, ms |"
+PEER_COLUMNS = " {0}, pairs/s | block | ratio | its error |"
 
 
-NETWORKS = {
-    "CNTK-GAP, 4 conv": ([conv()] * 4 + [stax.GlobalAvgPool()], 2),
-    "Myrtle-5": (
-        [conv(), conv(), pool(), conv(), pool(), conv(), pool(), stax.GlobalAvgPool()],
-        2,
-    ),
-    "4 conv, Flatten": ([conv()] * 4 + [stax.Flatten()], 512),
-}
-"""Layers, and how many pairs the recursion is given."""
+@dataclass(frozen=True)
+class Prepared:
+    """A case with its samples, and the right answer for some of them."""
+
+    case: Case
+    x1: np.ndarray
+    x2: np.ndarray | None
+    exact: np.ndarray
+
+    @classmethod
+    def of(cls, case: Case, side: int) -> Prepared:
+        """Samples and reference of a case."""
+        x1, x2 = case.samples(side)
+        some = slice(case.checked)
+        return cls(case, x1, x2, reference(case.network, x1[some], None if x2 is None else x2[some]))
+
+    def error(self, ntk: np.ndarray) -> float:
+        """The largest relative error of the entries that are known."""
+        return relative_error(ntk, self.exact, self.case.symmetric)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What a peer is told of the network."""
+        return {"architecture": self.case.network.to_json(), "depth": self.case.depth}
+
+
+class Ours:
+    """This package on one case, with the statistics of its samples known."""
+
+    def __init__(self, prepared: Prepared, dtype: str) -> None:
+        self.kernel = Kernel(prepared.case.network.layer, ("ntk",), dtype)
+        self.x1 = prepared.x1.astype(dtype)
+        self.x2 = None if prepared.x2 is None else prepared.x2.astype(dtype)
+        self.symmetric = self.x2 is None
+        other = self.x1 if self.x2 is None else self.x2
+        self.pairs = len(self.x1) * len(other)
+        self.flops = self.kernel.flops_per_pair(self.x1.shape[1:])
+        self._left = self._known(self.x1)
+        self._right = None if self.x2 is None else self._known(self.x2)
+
+    def block(self) -> np.ndarray:
+        """The NTK."""
+        return self.kernel.block(self.x1, self.x2, self._left, self._right)["ntk"]
+
+    def gemm(self) -> np.ndarray:
+        """The products of all samples alone, by BLAS."""
+        return self.x1 @ (self.x1 if self.x2 is None else self.x2).copy().T
+
+    def statistics_s(self) -> float:
+        """Seconds per sample that statistics take."""
+        few = self.x1[: self._step]
+        return timed(lambda: self.kernel.statistics(few))[0] / len(few)
+
+    def bound(self) -> float:
+        """Pairs a second that this machine allows, measured now."""
+        if self.x1.ndim == 2:
+            # Of a symmetric block, the upper triangle is enough.
+            return (2 if self.symmetric else 1) * self.pairs / timed(self.gemm)[0]
+        return peak_flops(self.kernel.dtype.name, get_settings().threads) / self.flops
+
+    @property
+    def _step(self) -> int:
+        return max(1, STATISTICS_BYTES // self.kernel.statistics_bytes(self.x1.shape[1:], 1))
+
+    def _known(self, x: np.ndarray) -> Statistics:
+        parts = [self.kernel.statistics(x[i : i + self._step]) for i in range(0, len(x), self._step)]
+        return Statistics.concatenate(parts)
+
+
+def measure(
+    prepared: Prepared, peers: dict[str, Peer], dtype: str, repeats: int, peer_seconds: float
+) -> dict[str, Any]:
+    """One line of the table: answers compared, then timed in turns."""
+    case, ours = prepared.case, Ours(prepared, dtype)
+    _, ntk = timed(ours.block)  # and everything is compiled
+    error = prepared.error(ntk)
+    _refuse(error, LARGEST_ERROR[dtype], case.title, dtype, "this package")
+    best = {}
+    for name, peer in peers.items():
+        if name == "scikit-ntk" and case.depth is None:
+            continue
+        best[name] = peer.best(
+            prepared.request, prepared.x1, prepared.x2, case.peer_side, peer_seconds
+        )
+        theirs = prepared.error(best[name].ntk)
+        _refuse(theirs, LARGEST_PEER_ERROR[dtype], case.title, dtype, name)
+    rates: dict[str, list[float]] = {name: [] for name in ("ours", "bound", *best)}
+    for _ in range(repeats):
+        rates["bound"].append(ours.bound())
+        rates["ours"].append(ours.pairs / timed(ours.block)[0])
+        for name, block in best.items():
+            again = peers[name].block(prepared.request, prepared.x1, prepared.x2, block.side)
+            rates[name].append(again.rate)
+    return {
+        "case": case.title,
+        "dtype": dtype,
+        "path": ours.kernel.path(ours.x1.shape[1:]).explanation,
+        "rows": case.rows,
+        "columns": case.columns,
+        "flops_per_pair": ours.flops,
+        "error": error,
+        "statistics_s_per_sample": ours.statistics_s(),
+        "pairs_per_s": rates["ours"],
+        "bound": "GEMM" if ours.x1.ndim == 2 else "flops",
+        "bound_pairs_per_s": rates["bound"],
+        "peers": {
+            name: {
+                "side": block.side,
+                "error": prepared.error(block.ntk),
+                "pairs_per_s": rates[name],
+            }
+            for name, block in best.items()
+        },
+    }
+
+
+def _refuse(error: float, largest: float, title: str, dtype: str, who: str) -> None:
+    if not error <= largest:
+        raise SystemExit(
+            f"CHECK FAILED: {title}, {dtype}: {who} is off by {error:.1e}, expected {largest:.0e}"
+        )
+
+
+def as_line(row: dict[str, Any], peers: list[str]) -> str:
+    """The row of a Markdown table."""
+    ours = row["pairs_per_s"]
+    cells = [
+        row["case"],
+        row["dtype"],
+        _number(ours),
+        _number(row["bound_pairs_per_s"]),
+        _ratios([100 * r for r in ours], row["bound_pairs_per_s"]),
+        f"{row['error']:.1e}",
+        f"{1e3 * row['statistics_s_per_sample']:.3g}",
+    ]
+    for name in peers:
+        peer = row["peers"].get(name)
+        if peer is None:
+            cells += ["-"] * 4
+            continue
+        side = peer["side"]
+        rates = peer["pairs_per_s"]
+        cells += [_number(rates), f"{side} x {side}", _ratios(ours, rates), f"{peer['error']:.1e}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(rates: list[float]) -> str:
+    """The median, to three digits."""
+    median = statistics.median(rates)
+    return f"{float(f'{median:.3g}'):,.{0 if median >= 100 else 2}f}"
+
+
+def _ratios(ours: list[float], others: list[float]) -> str:
+    ratios = sorted(a / b for a, b in zip(ours, others, strict=True))
+    return " / ".join(f"{r:.3g}" for r in (ratios[0], statistics.median(ratios), ratios[-1]))
 
 
 def main() -> None:
     """Print a table; fail if any answer is off."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", type=int, default=32, help="pixels of an image's side")
-    parser.add_argument("--pairs", type=int, default=1024, help="of a block of the engine")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of either, in turn")
-    options = parser.parse_args()
-    shape = (options.side, options.side, 3)
+    options = parse()
     threads = get_settings().threads
-    print(f"{options.side} x {options.side} x 3, {threads} threads, {options.repeats} repeats")
-    print(
-        f"{'network':<18} {'dtype':<8} {'error':>8} {'fused/s':>9} {'recursion/s':>12} "
-        f"{'stat. ms':>9}   ratio"
-    )
-    for name, (layers, few) in NETWORKS.items():
-        network = stax.serial(*layers, stax.Dense(1))
-        for dtype in LARGEST_ERROR:
-            measure(name, network, shape, dtype, options.pairs, few, options.repeats)
+    keep_to_threads(threads)
+    chosen = options.case or list(CASES)
+    peers = {name: path for name in WORKERS if (path := getattr(options, name.replace("-", "_")))}
+    print(about := describe_machine(threads))
+    for name in WORKERS:
+        if name not in peers:
+            print(f"{name}: left out, no --{name} given")
+    prepared = [Prepared.of(CASES[name].resized(options.pairs), options.side) for name in chosen]
+    for each in prepared:
+        kernel = Kernel(each.case.network.layer)
+        print(f"{each.case.title}: {kernel.path(each.x1.shape[1:]).explanation}")
+    header = COLUMNS + "".join(PEER_COLUMNS.format(name) for name in peers)
+    print(f"\n{header}\n|{'---|' * (header.count('|') - 1)}", flush=True)
+    rows, versions = [], {}
+    for dtype in options.dtype or DTYPES:
+        with contextlib.ExitStack() as stack:
+            workers = {
+                name: stack.enter_context(Peer(name, path, dtype)) for name, path in peers.items()
+            }
+            versions |= {name: worker.versions for name, worker in workers.items()}
+            for each in prepared:
+                rows.append(measure(each, workers, dtype, options.repeats, options.peer_seconds))
+                print(as_line(rows[-1], list(peers)), flush=True)
+    print(f"\n{', '.join(versions.values()) or 'no peers'}; load {os.getloadavg()[0]:.1f} at the end")
+    if options.json:
+        record = {"machine": about, "peers": versions, "repeats": options.repeats, "rows": rows}
+        Path(options.json).write_text(json.dumps(record, indent=1))
     print("all checks held")
 
 
-def measure(
-    name: str,
-    network: Network,
-    shape: tuple[int, ...],
-    dtype: str,
-    pairs: int,
-    few: int,
-    repeats: int,
-) -> None:
-    """One line of the table."""
-    kernel = Kernel(network.layer, ("nngp", "ntk"), dtype)
-    if not kernel.path(shape, "cpu").fused:
-        raise SystemExit(f"{name}: {kernel.path(shape, 'cpu').explanation}")
-    n1 = 16
-    n2, few = -(-pairs // n1), min(few, pairs)
-    rng = np.random.default_rng(0)
-    distinct = min(n2, 16)  # only the times of the others matter, not their values
-    x = rng.standard_normal((n1 + distinct, *shape))
-    parts = [kernel.statistics(x[i : i + 4]) for i in range(0, len(x), 4)]
-    known = Statistics.concatenate(parts)
-    sample_ms = 1e3 * seconds(lambda: kernel.statistics(x[:4])) / 4
-    rows = np.arange(n1)
-    columns = n1 + np.arange(n2) % distinct
-    few1 = min(n1, few)
-    few2 = -(-few // few1)
-    x1, x2, s1, s2 = x[rows], x[columns], known[rows], known[columns]
-
-    def fused() -> dict[str, np.ndarray]:
-        return kernel.block(x1, x2, s1, s2)
-
-    def reference() -> dict[str, np.ndarray]:
-        with jax.enable_x64(True):
-            left, right = (list(map(jnp.asarray, s.variances)) for s in (s1[:few1], s2[:few2]))
-            a, b = jnp.asarray(x1[:few1]), jnp.asarray(x2[:few2])
-            both = recursion.all_pairs(network.layer, a, b, left, right, True)
-            return dict(zip(("nngp", "ntk"), map(np.asarray, both), strict=True))
-
-    ours, theirs = fused(), reference()  # and everything is compiled
-    error = max(float(np.abs(ours[k][:few1, :few2] / theirs[k] - 1).max()) for k in kernel.kernels)
-    if error > LARGEST_ERROR[dtype]:
-        raise SystemExit(f"{name}, {dtype}: relative error {error:.1e}")
-    rates = []
-    for _ in range(repeats):
-        rates.append((n1 * n2 / seconds(fused), few1 * few2 / seconds(reference)))
-    ratios = sorted(a / b for a, b in rates)
-    fast, slow = (statistics.median(rate) for rate in zip(*rates, strict=True))
-    print(
-        f"{name:<18} {dtype:<8} {error:8.1e} {fast:9.1f} {slow:12.2f} {sample_ms:9.1f}   "
-        f"{ratios[0]:.1f} / {statistics.median(ratios):.1f} / {ratios[-1]:.1f}",
-        flush=True,
-    )
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def parse() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", action="append", choices=CASES, help="only this; repeatable")
+    parser.add_argument("--dtype", action="append", choices=DTYPES, help="only this")
+    parser.add_argument("--side", type=int, default=32, help="pixels of an image's side")
+    parser.add_argument("--pairs", type=int, help="of a block of this package")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of everybody")
+    parser.add_argument("--peer-seconds", type=float, default=10.0, help="longest call of a peer")
+    parser.add_argument("--json", help="file for all the numbers")
+    for name in WORKERS:
+        parser.add_argument(f"--{name}", help=f"an interpreter that has {name}")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""Arithmetic a second that this machine reaches: what counted flops are held against."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from peers.serving import timed
+
+from ntk_dist.kernels.lanes import WORD_BYTES, compiled, lane_count, load, store
+
+__all__ = ["peak_flops"]
+
+TURNS = 10_000_000
+"""Of a loop: some 25 ms with six chains."""
+
+
+@compiled
+def six_chains(words: np.ndarray, turns: int) -> None:
+    """Multiply-adds in six words: with the factor they fill 16 registers of half a word."""
+    x = load(words, 0)
+    a, b, c, d, e, f = x, x, x, x, x, x
+    for _ in range(turns):
+        a, b, c = a * x + x, b * x + x, c * x + x
+        d, e, f = d * x + x, e * x + x, f * x + x
+    store(words, len(words) // 2, a + b + c + d + e + f)
+
+
+@compiled
+def twelve_chains(words: np.ndarray, turns: int) -> None:
+    """Multiply-adds in twelve words: enough where two units take whole words."""
+    x = load(words, 0)
+    a, b, c, d, e, f = x, x, x, x, x, x
+    g, h, i, j, k, m = x, x, x, x, x, x
+    for _ in range(turns):
+        a, b, c = a * x + x, b * x + x, c * x + x
+        d, e, f = d * x + x, e * x + x, f * x + x
+        g, h, i = g * x + x, h * x + x, i * x + x
+        j, k, m = j * x + x, k * x + x, m * x + x
+    store(words, len(words) // 2, a + b + c + d + e + f + g + h + i + j + k + m)
+
+
+def peak_flops(dtype: str, threads: int) -> float:
+    """Flops a second with all threads in registers, a multiply-add being two: the better of two."""
+    lanes = lane_count(np.dtype(dtype).itemsize)
+    words = [_two_words(dtype, lanes) for _ in range(threads)]
+    rates = []
+    with ThreadPoolExecutor(threads) as pool:
+        for function, chains in ((six_chains, 6), (twelve_chains, 12)):
+            function(words[0], 0)  # compiled
+            seconds, _ = timed(lambda run=function: list(pool.map(run, words, [TURNS] * threads)))
+            rates.append(threads * TURNS * chains * lanes * 2 / seconds)
+    return max(rates)
+
+
+def _two_words(dtype: str, lanes: int) -> np.ndarray:
+    """An aligned word of halves, ``x * x + x`` of which stays below 1, and room for the result."""
+    room = np.full(3 * lanes, 0.5, dtype)
+    offset = (-room.ctypes.data % WORD_BYTES) // room.itemsize
+    return room[offset : offset + 2 * lanes]
