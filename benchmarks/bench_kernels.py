@@ -52,7 +52,9 @@ class Prepared:
         """Samples and reference of a case."""
         x1, x2 = case.samples(side)
         some = slice(case.checked)
-        return cls(case, x1, x2, reference(case.network, x1[some], None if x2 is None else x2[some]))
+        return cls(
+            case, x1, x2, reference(case.network, x1[some], None if x2 is None else x2[some])
+        )
 
     def error(self, ntk: np.ndarray) -> float:
         """The largest relative error of the entries that are known."""
@@ -65,15 +67,15 @@ class Prepared:
 
 
 class Ours:
-    """This package on one case, with the statistics of its samples known."""
+    """Our own package on one case, with the statistics of its samples known."""
 
     def __init__(self, prepared: Prepared, dtype: str) -> None:
         self.kernel = Kernel(prepared.case.network.layer, ("ntk",), dtype)
         self.x1 = prepared.x1.astype(dtype)
         self.x2 = None if prepared.x2 is None else prepared.x2.astype(dtype)
-        self.symmetric = self.x2 is None
-        other = self.x1 if self.x2 is None else self.x2
-        self.pairs = len(self.x1) * len(other)
+        # A copy: NumPy computes the product of an array with itself otherwise.
+        self._other = self.x1.copy() if self.x2 is None else self.x2
+        self.pairs = len(self.x1) * len(self._other)
         self.flops = self.kernel.flops_per_pair(self.x1.shape[1:])
         self._left = self._known(self.x1)
         self._right = None if self.x2 is None else self._known(self.x2)
@@ -84,7 +86,7 @@ class Ours:
 
     def gemm(self) -> np.ndarray:
         """The products of all samples alone, by BLAS."""
-        return self.x1 @ (self.x1 if self.x2 is None else self.x2).copy().T
+        return self.x1 @ self._other.T
 
     def statistics_s(self) -> float:
         """Seconds per sample that statistics take."""
@@ -95,7 +97,7 @@ class Ours:
         """Pairs a second that this machine allows, measured now."""
         if self.x1.ndim == 2:
             # Of a symmetric block, the upper triangle is enough.
-            return (2 if self.symmetric else 1) * self.pairs / timed(self.gemm)[0]
+            return (2 if self.x2 is None else 1) * self.pairs / timed(self.gemm)[0]
         return peak_flops(self.kernel.dtype.name, get_settings().threads) / self.flops
 
     @property
@@ -103,7 +105,9 @@ class Ours:
         return max(1, STATISTICS_BYTES // self.kernel.statistics_bytes(self.x1.shape[1:], 1))
 
     def _known(self, x: np.ndarray) -> Statistics:
-        parts = [self.kernel.statistics(x[i : i + self._step]) for i in range(0, len(x), self._step)]
+        parts = [
+            self.kernel.statistics(x[i : i + self._step]) for i in range(0, len(x), self._step)
+        ]
         return Statistics.concatenate(parts)
 
 
@@ -222,9 +226,16 @@ def main() -> None:
             for each in prepared:
                 rows.append(measure(each, workers, dtype, options.repeats, options.peer_seconds))
                 print(as_line(rows[-1], list(peers)), flush=True)
-    print(f"\n{', '.join(versions.values()) or 'no peers'}; load {os.getloadavg()[0]:.1f} at the end")
+    print(
+        f"\n{', '.join(versions.values()) or 'no peers'}; load {os.getloadavg()[0]:.1f} at the end"
+    )
     if options.json:
-        record = {"machine": about, "peers": versions, "repeats": options.repeats, "rows": rows}
+        record = {
+            "machine": about.splitlines(),
+            "peers": versions,
+            "repeats": options.repeats,
+            "rows": rows,
+        }
         Path(options.json).write_text(json.dumps(record, indent=1))
     print("all checks held")
 

@@ -13,9 +13,19 @@ from ntk_dist import stax
 from ntk_dist.kernels import recursion
 from ntk_dist.stax import Network
 
-__all__ = ["CASES", "Case", "cntk", "dense_relu", "reference", "relative_error", "samples"]
+__all__ = [
+    "CASES",
+    "FEATURES",
+    "Case",
+    "cntk",
+    "dense_relu",
+    "reference",
+    "relative_error",
+    "samples",
+]
 
 FEATURES = 784
+"""Of a sample without spatial axes."""
 WEIGHTS = {"W_std": 2**0.5}
 BIASES = {"b_std": 0.1}
 
@@ -108,11 +118,11 @@ class Case:
 _DENSE = Case("FC ReLU, depth 4", dense_relu(4), 4096, 4096, 256, 1024, images=False)
 CASES = {
     "fc": _DENSE,
-    "fc-symmetric": replace(_DENSE, title="the same, symmetric", symmetric=True),
+    "fc-symmetric": replace(_DENSE, title="FC ReLU, symmetric", symmetric=True),
     "fc-no-bias": replace(
-        _DENSE, title="the same, no biases", network=dense_relu(4, biases=False), depth=4
+        _DENSE, title="FC ReLU, no biases", network=dense_relu(4, biases=False), depth=4
     ),
-    "fc-one-norm": replace(_DENSE, title="the same, one norm", one_norm=True),
+    "fc-one-norm": replace(_DENSE, title="FC ReLU, one norm", one_norm=True),
     "gap": Case("CNTK-GAP, 4 conv", cntk(4, stax.GlobalAvgPool()), 16, 32, 2, 1),
     "myrtle5": Case("Myrtle-5", _myrtle5(), 16, 32, 2, 1),
     "flatten": Case("4 conv, Flatten", cntk(4, stax.Flatten()), 128, 512, 32, 8),
@@ -139,7 +149,7 @@ def reference(network: Network, x1: np.ndarray, x2: np.ndarray | None) -> np.nda
         return np.asarray(ntk)
 
 
-def relative_error(ntk: np.ndarray, exact: np.ndarray, symmetric: bool) -> float:
+def relative_error(ntk: np.ndarray, exact: np.ndarray, symmetric: bool = False) -> float:
     """The largest of the entries that both have, without the diagonal of a symmetric block.
 
     There correlations are 1, and computing them costs any package half of its digits; this one

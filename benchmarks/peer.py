@@ -86,7 +86,12 @@ class Peer:
         return Block(side, self._told(), np.load(out))
 
     def best(
-        self, request: dict[str, Any], x1: np.ndarray, x2: np.ndarray | None, start: int, most_s: float
+        self,
+        request: dict[str, Any],
+        x1: np.ndarray,
+        x2: np.ndarray | None,
+        start: int,
+        most_s: float,
     ) -> Block:
         """The block of the side with the best rate.
 

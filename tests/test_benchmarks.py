@@ -1,5 +1,7 @@
 """Benchmarks are run, small, so that they never rot; no time is asserted."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+PEER = os.environ.get("NEURAL_TANGENTS_PYTHON")
 
 
 def run(script, *arguments):
@@ -26,9 +29,25 @@ def test_the_main_job_agrees_with_the_dense_solver():
     assert "all checks held" in run("bench_cifar.py", "synthetic", "--executors", "local")
 
 
-def test_the_fused_engine_agrees_with_the_recursion():
-    small = ["--side", "8", "--pairs", "64", "--repeats", "1"]
-    assert "all checks held" in run("bench_kernels.py", *small)
+def test_fast_kernels_agree_with_the_recursion(tmp_path):
+    cases = ["--case", "fc-symmetric", "--case", "gap", "--case", "flatten"]
+    small = ["--side", "8", "--pairs", "64", "--repeats", "1", "--json", tmp_path / "rows.json"]
+    told = run("bench_kernels.py", *cases, *small)
+    assert "all checks held" in told
+    assert "neural-tangents: left out" in told
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 6
+    assert all(row["pairs_per_s"][0] > 0 < row["bound_pairs_per_s"][0] for row in rows)
+
+
+@pytest.mark.skipif(not PEER, reason="NEURAL_TANGENTS_PYTHON names no interpreter that has it")
+def test_neural_tangents_agrees_with_the_recursion():
+    small = ["--case", "gap", "--side", "6", "--pairs", "4", "--repeats", "1"]
+    assert "all checks held" in run("bench_kernels.py", *small, "--neural-tangents", PEER)
+
+
+def test_errors_are_as_promised():
+    assert "all checks held" in run("bench_accuracy.py", "--side", "6", "--depths", "2")
 
 
 @pytest.mark.slow

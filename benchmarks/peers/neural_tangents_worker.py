@@ -47,7 +47,7 @@ def compiled(architecture: str, shape2: Any, shape1: Any, dtype: str) -> Any:
 
 
 def network(layer: list[Any]) -> Any:
-    """The layers of nested lists: ``["Relu"]``, ``["Dense", {"W_std": 1.5}]``, ``["serial", ...]``."""
+    """The layers of nested lists: ``["Dense", {"W_std": 1.5}]``, or ``["serial", ...]``."""
     name, *rest = layer
     if name in ("serial", "parallel"):
         return getattr(stax, name)(*map(network, rest))
