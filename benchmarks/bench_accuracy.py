@@ -31,9 +31,10 @@ APART = 1e-4
 """Relative distance of the samples that are close."""
 PROMISED = {
     "normal": {"float32": 1e-6, "float64": 1e-12},
-    "1e-4 apart": {"float32": 2e-5, "float64": 1e-10},
+    "1e-4 apart": {"float32": 2e-5, "float64": 1e-9},
     "images": {"float32": 1e-5, "float64": 1e-12},
 }
+"""In float64 the second is wide because two packages differ by 2e-10 where samples are close."""
 FAMILIES = {
     "FC": (dense_relu, DENSE_DEPTHS, 200),
     "CNTK, GAP": (lambda depth: cntk(depth, stax.GlobalAvgPool()), CONV_DEPTHS, 4),

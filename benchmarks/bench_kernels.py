@@ -35,7 +35,7 @@ LARGEST_PEER_ERROR = {"float32": 1e-2, "float64": 1e-10}
 STATISTICS_BYTES = 2**28
 """Working memory that the samples' statistics may take."""
 COLUMNS = "| network | dtype | pairs/s | bound | % of the bound | error | statistics, ms |"
-PEER_COLUMNS = " {0}, pairs/s | block | ratio | its error |"
+PEER_COLUMNS = " {0}, pairs/s (block) | ratio | its error |"
 
 
 @dataclass(frozen=True)
@@ -180,11 +180,11 @@ def as_line(row: dict[str, Any], peers: list[str]) -> str:
     for name in peers:
         peer = row["peers"].get(name)
         if peer is None:
-            cells += ["-"] * 4
+            cells += ["-"] * 3
             continue
-        side = peer["side"]
-        rates = peer["pairs_per_s"]
-        cells += [_number(rates), f"{side} x {side}", _ratios(ours, rates), f"{peer['error']:.1e}"]
+        rates, side = peer["pairs_per_s"], peer["side"]
+        cells.append(f"{_number(rates)} ({side} x {side})")
+        cells += [_ratios(ours, rates), f"{peer['error']:.1e}"]
     return f"| {' | '.join(cells)} |"
 
 

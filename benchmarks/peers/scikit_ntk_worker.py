@@ -26,7 +26,7 @@ def prepare(request: dict[str, Any]) -> Callable[[], np.ndarray]:
     x1, x2 = (None if path is None else np.load(path) for path in request["x"])
     depth = request["depth"]
     kernel = NeuralTangentKernel(depth, bias=0.0, bias_bounds="fixed")
-    scale = np.float32((depth + 1) / x1.shape[1])  # of a type that does not widen float32
+    scale = x1.dtype.type((depth + 1) / x1.shape[1])  # and float32 stays what it is
     return lambda: scale * kernel(x1, x2)
 
 
