@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ PROMISED = {
     "images": {"float32": 1e-5, "float64": 1e-12},
 }
 """In float64 the second is wide because two packages differ by 2e-10 where samples are close."""
-FAMILIES = {
+FAMILIES: dict[str, tuple[Callable[[int], Network], tuple[int, ...], int]] = {
     "FC": (dense_relu, DENSE_DEPTHS, 200),
     "CNTK, GAP": (lambda depth: cntk(depth, stax.GlobalAvgPool()), CONV_DEPTHS, 4),
     "CNTK, Flatten": (lambda depth: cntk(depth, stax.Flatten()), CONV_DEPTHS, 32),

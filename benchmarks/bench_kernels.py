@@ -84,9 +84,9 @@ class Ours:
         """The NTK."""
         return self.kernel.block(self.x1, self.x2, self._left, self._right)["ntk"]
 
-    def gemm(self) -> np.ndarray:
+    def gemm(self) -> None:
         """The products of all samples alone, by BLAS."""
-        return self.x1 @ self._other.T
+        np.matmul(self.x1, self._other.T)
 
     def statistics_s(self) -> float:
         """Seconds per sample that statistics take."""
@@ -196,7 +196,9 @@ def _number(rates: list[float]) -> str:
 
 def _ratios(ours: list[float], others: list[float]) -> str:
     ratios = sorted(a / b for a, b in zip(ours, others, strict=True))
-    return " / ".join(f"{r:.3g}" for r in (ratios[0], statistics.median(ratios), ratios[-1]))
+    return " / ".join(
+        f"{float(f'{r:.3g}'):,g}" for r in (ratios[0], statistics.median(ratios), ratios[-1])
+    )
 
 
 def main() -> None:
@@ -216,7 +218,8 @@ def main() -> None:
         print(f"{each.case.title}: {kernel.path(each.x1.shape[1:]).explanation}")
     header = COLUMNS + "".join(PEER_COLUMNS.format(name) for name in peers)
     print(f"\n{header}\n|{'---|' * (header.count('|') - 1)}", flush=True)
-    rows, versions = [], {}
+    rows: list[dict[str, Any]] = []
+    versions: dict[str, str] = {}
     for dtype in options.dtype or DTYPES:
         with contextlib.ExitStack() as stack:
             workers = {

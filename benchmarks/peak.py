@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import functools
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TypeAlias
 
 import numpy as np
 from peers.serving import timed
@@ -11,13 +14,14 @@ from ntk_dist.kernels.lanes import WORD_BYTES, compiled, lane_count, load, store
 
 __all__ = ["peak_flops"]
 
+Loop: TypeAlias = Callable[[np.ndarray, int], None]
 TURNS = 10_000_000
 """Of a loop: some 25 ms with six chains."""
 
 
 @compiled
 def six_chains(words: np.ndarray, turns: int) -> None:
-    """Multiply-adds in six words: with the factor they fill 16 registers of half a word."""
+    """Multiply-adds in six words: with the factor they fit 16 registers of half a word."""
     x = load(words, 0)
     a, b, c, d, e, f = x, x, x, x, x, x
     for _ in range(turns):
@@ -48,9 +52,14 @@ def peak_flops(dtype: str, threads: int) -> float:
     with ThreadPoolExecutor(threads) as pool:
         for function, chains in ((six_chains, 6), (twelve_chains, 12)):
             function(words[0], 0)  # compiled
-            seconds, _ = timed(lambda run=function: list(pool.map(run, words, [TURNS] * threads)))
+            seconds, _ = timed(functools.partial(_everywhere, pool, function, words))
             rates.append(threads * TURNS * chains * lanes * 2 / seconds)
     return max(rates)
+
+
+def _everywhere(pool: Executor, function: Loop, words: list[np.ndarray]) -> None:
+    """One loop in every thread."""
+    list(pool.map(function, words, [TURNS] * len(words)))
 
 
 def _two_words(dtype: str, lanes: int) -> np.ndarray:

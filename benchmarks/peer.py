@@ -12,12 +12,16 @@ from typing import IO, Any
 
 import numpy as np
 
+from ntk_dist.settings import cpu_count
+
 __all__ = ["WORKERS", "Block", "Peer"]
 
 WORKERS = {
     "neural-tangents": "neural_tangents_worker.py",
     "scikit-ntk": "scikit_ntk_worker.py",
 }
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
+"""Variables that set the threads of BLAS and XLA."""
 WORSE = 0.9
 """A larger block is tried unless the last one fell below this share of the best rate."""
 
@@ -46,14 +50,15 @@ class Peer:
     def __init__(self, name: str, interpreter: str, dtype: str) -> None:
         self.dtype = dtype
         self._folder = tempfile.TemporaryDirectory()
-        double = {"JAX_ENABLE_X64": str(int(dtype == "float64")), "JAX_PLATFORMS": "cpu"}
-        unaltered = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")}
+        inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")}
+        jax = {"JAX_ENABLE_X64": str(int(dtype == "float64")), "JAX_PLATFORMS": "cpu"}
+        threads = dict.fromkeys(THREADS, str(cpu_count()))
         self._process = subprocess.Popen(
             [interpreter, str(Path(__file__).parent / "peers" / WORKERS[name])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=unaltered | double,
+            env=inherited | jax | threads,
         )
         self.versions: str = self._told()
 
