@@ -15,9 +15,9 @@ from typing import TypeAlias
 import numpy as np
 
 from ntk_dist.errors import MemoryBudgetError
-from ntk_dist.gram.plan import format_bytes
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.statistics import Statistics
+from ntk_dist.units import format_bytes
 
 __all__ = ["compute_block"]
 

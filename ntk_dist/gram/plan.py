@@ -15,12 +15,12 @@ import numpy as np
 
 from ntk_dist.errors import DiskBudgetError, MemoryBudgetError
 from ntk_dist.gram.grid import BlockGrid, BlockIndex
+from ntk_dist.units import format_bytes
 
 __all__ = [
     "GramPlan",
     "assign_blocks",
     "default_block_rows",
-    "format_bytes",
     "plan_gram",
 ]
 
@@ -60,10 +60,15 @@ class GramPlan:
     itemsize: int
     """Bytes of one entry."""
     flops_per_pair: float
-    input_bytes: int
-    """Bytes of one input row on a worker: as it is read, and in the float64 kernels compute in."""
+    input_shape: tuple[int, ...]
+    """Of one input row."""
     working_bytes: int
     """Scratch memory one block may use beyond inputs and output, in bytes."""
+
+    @property
+    def input_bytes(self) -> int:
+        """One input row on a worker, as it is read and in the float64 kernels compute in."""
+        return math.prod(self.input_shape) * (self.itemsize + np.dtype(np.float64).itemsize)
 
     @property
     def block_bytes(self) -> int:
@@ -91,14 +96,19 @@ class GramPlan:
         return inputs + 2 * self.block_bytes + self.working_bytes
 
     @property
-    def missing_flops(self) -> float:
-        """Floating-point operations still to do."""
+    def missing_entries(self) -> float:
+        """Entries still to compute; of a block on the diagonal, half."""
         entries = 0.0
         for index in self.missing:
             rows, cols = self.grid.block_shape(index)
             half = 0.5 if self.grid.is_diagonal(index) else 1.0
             entries += half * rows * cols
-        return entries * self.flops_per_pair
+        return entries
+
+    @property
+    def missing_flops(self) -> float:
+        """Floating-point operations still to do."""
+        return self.missing_entries * self.flops_per_pair
 
     def require_room(
         self, *, free_bytes: int | None = None, memory_bytes: int | None = None
@@ -166,7 +176,7 @@ def plan_gram(
         kernels=kernels,
         itemsize=itemsize,
         flops_per_pair=flops_per_pair,
-        input_bytes=math.prod(input_shape) * (itemsize + np.dtype(np.float64).itemsize),
+        input_shape=input_shape,
         working_bytes=working_bytes,
     )
 
@@ -197,12 +207,3 @@ def assign_blocks(grid: BlockGrid, n_shards: int) -> list[tuple[BlockIndex, ...]
         shards[lightest].append(index)
         loads[lightest] += weight(index)
     return [tuple(sorted(shard)) for shard in shards]
-
-
-def format_bytes(n_bytes: float) -> str:
-    """``n_bytes`` for people, in binary units."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(n_bytes) < 1024:
-            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.1f} PiB"

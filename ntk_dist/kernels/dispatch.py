@@ -24,6 +24,7 @@ from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.evaluations import Evaluation
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.paths import Path, choose, seen_shape
+from ntk_dist.kernels.projection import Projection, measured_rate
 from ntk_dist.kernels.statistics import Statistics
 from ntk_dist.settings import get_settings
 
@@ -32,12 +33,22 @@ __all__ = ["DTYPES", "KERNELS", "Kernel", "explain"]
 KERNELS = ("nngp", "ntk")
 DTYPES = ("float32", "float64")
 
+TRIAL_SAMPLES = 2
+"""Different samples on either side of the blocks that are timed."""
+TRIAL_ROWS = [2**i for i in range(12)]
+"""Sides of such blocks, as far as memory allows."""
+
 Arrays: TypeAlias = dict[str, np.ndarray]
 
 
-def explain(architecture: Layer, input_shape: Iterable[int]) -> str:
-    """Which evaluation is chosen for samples of this shape, and why, in one sentence."""
-    return choose(architecture, tuple(input_shape), device_kind()).explanation
+def explain(
+    architecture: Layer, input_shape: Iterable[int], dtype: npt.DTypeLike = "float32"
+) -> str:
+    """Which evaluation is chosen for samples of this shape, why, and what it takes, in words.
+
+    The entries a second are measured on this machine, on random samples, for about a second.
+    """
+    return str(Kernel(architecture, KERNELS, dtype).project(input_shape))
 
 
 @dataclass(frozen=True, init=False)
@@ -169,6 +180,32 @@ class Kernel:
     def flops_per_pair(self, input_shape: Iterable[int], device: str | None = None) -> int:
         """Arithmetic of a block per pair of samples, here or on another kind of device."""
         return self.path(input_shape, device).evaluation.flops
+
+    def project(self, input_shape: Iterable[int]) -> Projection:
+        """The evaluation of blocks of such samples, and what it takes here: see ``explain``."""
+        shape = tuple(input_shape)
+        self.check(shape)
+        samples = np.random.default_rng(0).standard_normal((2 * TRIAL_SAMPLES, *shape))
+        limits = get_settings()
+        room = [n for n in TRIAL_ROWS if self.block_bytes(shape, n, n) <= limits.block_max_bytes]
+        rate = None
+        if room and self.statistics_bytes(shape, 1) <= limits.block_max_bytes:
+            known = Statistics.concatenate([self.statistics(x[None]) for x in samples])
+
+            def evaluate(rows: int) -> None:
+                # Sample after sample over again: the arithmetic is that of different ones.
+                left = np.arange(rows) % TRIAL_SAMPLES
+                right = TRIAL_SAMPLES + left
+                self.block(samples[left], samples[right], known[left], known[right])
+
+            rate = measured_rate(evaluate, self.flops_per_pair(shape), max(room))
+        return Projection(
+            explanation=self.path(shape).explanation,
+            flops_per_pair=self.flops_per_pair(shape),
+            working_bytes=self.block_bytes(shape, 1, 1),
+            entries_per_s=rate,
+            threads=limits.threads,
+        )
 
     @property
     def _want_ntk(self) -> bool:

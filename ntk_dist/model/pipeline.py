@@ -18,7 +18,7 @@ from ntk_dist.errors import (
 )
 from ntk_dist.events import Clock, EventSink, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
-from ntk_dist.gram.plan import assign_blocks, default_block_rows, format_bytes
+from ntk_dist.gram.plan import assign_blocks, default_block_rows
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.gram import Resources, compute_gram, distinct, open_gram
 from ntk_dist.model.parameters import Parameters
@@ -40,6 +40,7 @@ from ntk_dist.solver import (
 from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.dataset import MemoryRows, average_targets
 from ntk_dist.tasks import GramTask, PredictTask, RowBatch, ShardFactory
+from ntk_dist.units import format_bytes
 
 __all__ = ["DualFit", "fit_dual", "predict_dual"]
 
