@@ -1,4 +1,4 @@
-"""One block on this device, in sub-batches that fit a memory budget.
+"""One block, or the statistics of some rows, on this device, in sub-batches of bounded memory.
 
 The whole-block call ``kernel.block(x1, x2)`` is the plain reference; sub-batches must give the
 same numbers. What the fused engine computes is cut only where memory ends: it goes through the
@@ -10,7 +10,6 @@ rounded up, so that compilation happens once per job and not once per edge.
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
 
@@ -19,10 +18,7 @@ from ntk_dist.gram.plan import format_bytes
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.statistics import Statistics
 
-__all__ = ["compute_block"]
-
-Batch: TypeAlias = tuple[int, np.ndarray, Statistics]
-"""First row, inputs and their statistics."""
+__all__ = ["compute_block", "compute_statistics"]
 
 CACHE_BYTES = 16 * 2**20
 """Working memory of a sub-batch, where more would be allowed: half of a 32 MiB last-level cache.
@@ -30,10 +26,42 @@ Four 3x3 convolutions on 8 x 8 images ran at 62,000 entries/s with 8 to 32 MiB a
 256 MiB (two cores)."""
 
 
+def compute_statistics(kernel: Kernel, x: np.ndarray, *, pad_rows: int | None = None) -> Statistics:
+    """What every block needs to know of each of some samples alone, in bounded memory.
+
+    Samples are evaluated so many at a time as the cache holds: a function of sizes alone, because
+    how they are batched shows in the last bits.
+
+    Parameters
+    ----------
+    kernel
+        What number belongs to a pair.
+    x
+        Inputs of shape ``(n, *input_shape)``.
+    pad_rows
+        As if there were this many, so that the last batch of a data set shares the compiled
+        programs of the others; None rounds up a little.
+    """
+    shape = x.shape[1:]
+    kernel.check(shape)
+    if not len(x):
+        return kernel.statistics(x)
+    most = max(1, CACHE_BYTES // kernel.statistics_bytes(shape, 1))
+    rows = pad_rows or (_round_up(len(x)) if len(x) > 8 else 1 << (len(x) - 1).bit_length())
+    step = _split(rows, min(rows, most))
+    parts = []
+    for start in range(0, len(x), step):
+        batch = x[start : start + step]
+        parts.append(kernel.statistics(batch[_repeat_last(len(batch), step)])[: len(batch)])
+    return parts[0] if len(parts) == 1 else Statistics.concatenate(parts)
+
+
 def compute_block(
     kernel: Kernel,
     x1: np.ndarray,
     x2: np.ndarray | None = None,
+    statistics1: Statistics | None = None,
+    statistics2: Statistics | None = None,
     *,
     max_bytes: int,
     pad_rows: int | None = None,
@@ -47,6 +75,8 @@ def compute_block(
     x1, x2
         Inputs of shape ``(n1, *input_shape)`` and ``(n2, *input_shape)``; ``x2=None`` states that
         both sides are ``x1``: the block is then symmetric, exactly, at half the cost.
+    statistics1, statistics2
+        What ``compute_statistics`` gave for either; computed here if None.
     max_bytes
         Most working memory beyond inputs and output, in bytes; what fits the cache is used.
     pad_rows
@@ -80,58 +110,45 @@ def compute_block(
             max_bytes,
             square=x2 is None,
         )
+    if statistics1 is None:
+        statistics1 = compute_statistics(kernel, x1, pad_rows=pad_rows)
+    if x2 is None:
+        right, statistics2 = x1, statistics1
+    else:
+        right = x2
+        statistics2 = statistics2 or compute_statistics(kernel, x2, pad_rows=pad_rows)
     out = {name: np.empty((n1, n2), kernel.dtype) for name in kernel.kernels}
-    batches = _slices if fused else _padded
-    batches1 = batches(kernel, x1, rows1, max_bytes)
-    batches2 = batches1 if x2 is None else batches(kernel, x2, rows2, max_bytes)
-    for start1, a, a_statistics in batches1:
-        stop1 = min(start1 + rows1, n1)
-        for start2, b, b_statistics in batches2:
-            if x2 is None and start2 < start1:
-                continue
-            stop2 = min(start2 + rows2, n2)
+    for start1 in range(0, n1, rows1):
+        a, a_statistics = _batch(x1, statistics1, start1, rows1, padded=not fused)
+        for start2 in range(start1 if x2 is None else 0, n2, rows2):
             if x2 is None and start2 == start1:
                 part = kernel.block(a, None, a_statistics)
             else:
+                b, b_statistics = _batch(right, statistics2, start2, rows2, padded=not fused)
                 part = kernel.block(a, b, a_statistics, b_statistics)
+            here, there = slice(start1, start1 + rows1), slice(start2, start2 + rows2)
             for name, values in part.items():
-                values = values[: stop1 - start1, : stop2 - start2]
-                out[name][start1:stop1, start2:stop2] = values
+                values = values[: n1 - start1, : n2 - start2]
+                out[name][here, there] = values
                 if x2 is None and start2 > start1:
-                    out[name][start2:stop2, start1:stop1] = values.T
+                    out[name][there, here] = values.T
     return out
 
 
-def _padded(kernel: Kernel, x: np.ndarray, rows: int, max_bytes: int) -> list[Batch]:
-    """Ranges of exactly ``rows`` rows, the last one padded."""
-    del max_bytes  # a batch of pairs fits, and its statistics take less
-    batches = []
-    for start in range(0, len(x), rows):
-        batch = _pad(x[start : start + rows], rows)
-        batches.append((start, batch, kernel.statistics(batch)))
-    return batches
+def _batch(
+    x: np.ndarray, statistics: Statistics, start: int, rows: int, *, padded: bool
+) -> tuple[np.ndarray, Statistics]:
+    """``rows`` samples and their statistics; the last ones may be fewer, if not ``padded``."""
+    x, statistics = x[start : start + rows], statistics[start : start + rows]
+    if padded and len(x) < rows:
+        indices = _repeat_last(len(x), rows)
+        return x[indices], statistics[indices]
+    return x, statistics
 
 
-def _slices(kernel: Kernel, x: np.ndarray, rows: int, max_bytes: int) -> list[Batch]:
-    """Ranges of at most ``rows`` rows; their statistics take less than ``max_bytes`` at a time."""
-    step = len(x)
-    while step > 1 and kernel.statistics_bytes(x.shape[1:], step) > max_bytes:
-        step = -(-step // 2)
-    parts = []
-    for start in range(0, len(x), step):
-        batch = x[start : start + step]
-        parts.append(kernel.statistics(_pad(batch, step))[: len(batch)])
-    statistics = Statistics.concatenate(parts)
-    starts = range(0, len(x), rows)
-    return [(s, x[s : s + rows], statistics[s : s + rows]) for s in starts]
-
-
-def _pad(batch: np.ndarray, rows: int) -> np.ndarray:
-    """The batch with its last row repeated until there are ``rows``."""
-    if len(batch) == rows:
-        return batch
-    padding = np.broadcast_to(batch[-1:], (rows - len(batch), *batch.shape[1:]))
-    return np.concatenate([batch, padding])
+def _repeat_last(n: int, rows: int) -> slice | np.ndarray:
+    """Indices of ``n`` rows, the last one repeated until there are ``rows``."""
+    return slice(None) if n == rows else np.minimum(np.arange(rows), n - 1)
 
 
 def _most_rows(

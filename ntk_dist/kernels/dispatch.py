@@ -29,7 +29,7 @@ from ntk_dist.kernels.cost import Cost, pair_cost
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.layers import Flatten, Layer
 from ntk_dist.kernels.paths import Path, choose, seen_shape
-from ntk_dist.kernels.statistics import Statistics
+from ntk_dist.kernels.statistics import Statistics, StatisticsLayout
 from ntk_dist.settings import get_settings
 
 __all__ = ["DTYPES", "KERNELS", "Kernel", "explain"]
@@ -169,6 +169,10 @@ class Kernel:
             return kernels
 
         return Statistics(self._run(itself), tuple(variances), row_keys(samples))
+
+    def statistics_layout(self, input_shape: Iterable[int]) -> StatisticsLayout:
+        """How the statistics of such a sample are stored: known before any is computed."""
+        return StatisticsLayout(self.kernels, self.dtype, self._cost(input_shape).variances)
 
     def path(self, input_shape: Iterable[int], device: str | None = None) -> Path:
         """The evaluation of blocks of such samples, here or on another kind of device."""
