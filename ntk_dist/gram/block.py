@@ -9,7 +9,9 @@ rounded up, so that compilation happens once per job and not once per edge.
 
 from __future__ import annotations
 
+import logging
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,13 +19,35 @@ from ntk_dist.errors import MemoryBudgetError
 from ntk_dist.gram.plan import format_bytes
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.statistics import Statistics
+from ntk_dist.settings import get_settings
 
-__all__ = ["compute_block", "compute_statistics"]
+__all__ = ["Split", "compute_block", "compute_statistics", "split_block", "working_bytes"]
 
 CACHE_BYTES = 16 * 2**20
 """Working memory of a sub-batch, where more would be allowed: half of a 32 MiB last-level cache.
 Four 3x3 convolutions on 8 x 8 images ran at 62,000 entries/s with 8 to 32 MiB and at 15,000 with
 256 MiB (two cores)."""
+
+
+ROOM_FOR_THREADS = (8, 4, 2, 1)
+"""A part leaves room for the memory of so many threads, or of fewer where that is all that fits:
+each takes 31 MB for Myrtle-5 on 32 x 32 images, and well below 1 MB where nothing is pooled."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a block is cut into parts."""
+
+    rows1: int
+    rows2: int
+    threads: int | None
+    """How many the fused engine uses; None where it is not used."""
+    padded: bool
+    """Whether the last parts are filled up to the size of the others."""
+    working_bytes: int
+    """Peak memory of a part, beyond its samples and result."""
 
 
 def compute_statistics(kernel: Kernel, x: np.ndarray, *, pad_rows: int | None = None) -> Statistics:
@@ -46,14 +70,44 @@ def compute_statistics(kernel: Kernel, x: np.ndarray, *, pad_rows: int | None = 
     kernel.check(shape)
     if not len(x):
         return kernel.statistics(x)
-    most = max(1, CACHE_BYTES // kernel.statistics_bytes(shape, 1))
-    rows = pad_rows or (_round_up(len(x)) if len(x) > 8 else 1 << (len(x) - 1).bit_length())
-    step = _split(rows, min(rows, most))
+    few = 1 << (len(x) - 1).bit_length()  # a single prediction must not cost eight
+    step = _statistics_rows(kernel, shape, pad_rows or min(few, _round_up(len(x))))
     parts = []
     for start in range(0, len(x), step):
         batch = x[start : start + step]
         parts.append(kernel.statistics(batch[_repeat_last(len(batch), step)])[: len(batch)])
     return parts[0] if len(parts) == 1 else Statistics.concatenate(parts)
+
+
+def working_bytes(
+    kernel: Kernel, input_shape: tuple[int, ...], block_rows: int, max_bytes: int
+) -> int:
+    """Peak memory of a block of so many rows and columns, and of their statistics.
+
+    Beyond samples and results, in bytes; the same arithmetic that cuts them.
+
+    Raises
+    ------
+    MemoryBudgetError
+        ``max_bytes`` does not hold a single pair.
+    """
+    step = _statistics_rows(kernel, input_shape, block_rows)
+    split = split_block(
+        kernel,
+        input_shape,
+        block_rows,
+        block_rows,
+        max_bytes=max_bytes,
+        square=False,
+        pad_rows=block_rows,
+    )
+    return max(split.working_bytes, kernel.statistics_bytes(input_shape, step))
+
+
+def _statistics_rows(kernel: Kernel, input_shape: tuple[int, ...], rows: int) -> int:
+    """How many of ``rows`` samples are evaluated at a time."""
+    most = max(1, CACHE_BYTES // kernel.statistics_bytes(input_shape, 1))
+    return _split(rows, min(rows, most))
 
 
 def compute_block(
@@ -99,17 +153,10 @@ def compute_block(
     n1, n2 = len(x1), len(x1) if x2 is None else len(x2)
     if not (n1 and n2):
         return kernel.block(x1, x2)
-    shape = x1.shape[1:]
-    if fused := kernel.path(shape).fused:
-        rows1, rows2 = _most_rows(kernel, shape, n1, n2, max_bytes, square=x2 is None)
-    else:
-        rows1, rows2 = _batch_rows(
-            kernel.block_bytes(shape, 1, 1),
-            pad_rows or _round_up(n1),
-            pad_rows or _round_up(n2),
-            max_bytes,
-            square=x2 is None,
-        )
+    split = split_block(
+        kernel, x1.shape[1:], n1, n2, max_bytes=max_bytes, square=x2 is None, pad_rows=pad_rows
+    )
+    rows1, rows2 = split.rows1, split.rows2
     if statistics1 is None:
         statistics1 = compute_statistics(kernel, x1, pad_rows=pad_rows)
     if x2 is None:
@@ -119,13 +166,13 @@ def compute_block(
         statistics2 = statistics2 or compute_statistics(kernel, x2, pad_rows=pad_rows)
     out = {name: np.empty((n1, n2), kernel.dtype) for name in kernel.kernels}
     for start1 in range(0, n1, rows1):
-        a, a_statistics = _batch(x1, statistics1, start1, rows1, padded=not fused)
+        a, a_statistics = _batch(x1, statistics1, start1, rows1, padded=split.padded)
         for start2 in range(start1 if x2 is None else 0, n2, rows2):
             if x2 is None and start2 == start1:
-                part = kernel.block(a, None, a_statistics)
+                part = kernel.block(a, None, a_statistics, threads=split.threads)
             else:
-                b, b_statistics = _batch(right, statistics2, start2, rows2, padded=not fused)
-                part = kernel.block(a, b, a_statistics, b_statistics)
+                b, b_statistics = _batch(right, statistics2, start2, rows2, padded=split.padded)
+                part = kernel.block(a, b, a_statistics, b_statistics, split.threads)
             here, there = slice(start1, start1 + rows1), slice(start2, start2 + rows2)
             for name, values in part.items():
                 values = values[: n1 - start1, : n2 - start2]
@@ -151,18 +198,57 @@ def _repeat_last(n: int, rows: int) -> slice | np.ndarray:
     return slice(None) if n == rows else np.minimum(np.arange(rows), n - 1)
 
 
-def _most_rows(
-    kernel: Kernel, shape: tuple[int, ...], n1: int, n2: int, max_bytes: int, *, square: bool
-) -> tuple[int, int]:
-    """Rows and columns of the largest parts that fit, halving the longer side."""
+def split_block(
+    kernel: Kernel,
+    input_shape: tuple[int, ...],
+    n1: int,
+    n2: int,
+    *,
+    max_bytes: int,
+    square: bool,
+    pad_rows: int | None = None,
+) -> Split:
+    """How a block of ``n1`` by ``n2`` pairs is cut so that ``max_bytes`` hold each part of it.
+
+    Rows depend on sizes and ``max_bytes`` alone and never on this machine's threads: where a block
+    is cut shows in the last bits of a few entries, and a block computed again on another worker
+    must repeat. It is threads that are left idle where their memory does not fit.
+
+    Raises
+    ------
+    MemoryBudgetError
+        ``max_bytes`` does not hold a single pair.
+    """
+    if not kernel.path(input_shape).fused:
+        pair = kernel.block_bytes(input_shape, 1, 1)
+        n1, n2 = pad_rows or _round_up(n1), pad_rows or _round_up(n2)
+        rows1, rows2 = _batch_rows(pair, n1, n2, max_bytes, square=square)
+        return Split(rows1, rows2, None, padded=True, working_bytes=rows1 * rows2 * pair)
+
+    def needed(rows1: int, rows2: int, threads: int) -> int:
+        return kernel.block_bytes(input_shape, rows1, rows2, threads)
+
+    room_for = next((t for t in ROOM_FOR_THREADS if needed(1, 1, t) <= max_bytes), None)
+    if room_for is None:
+        raise _no_room(needed(1, 1, 1), max_bytes)
     rows1, rows2 = n1, n2
-    while (needed := kernel.block_bytes(shape, rows1, rows2)) > max_bytes:
-        if rows1 == rows2 == 1:
-            raise _no_room(needed, max_bytes)
+    while needed(rows1, rows2, room_for) > max_bytes:
         longer = max(rows1, rows2)
         rows1 = -(-rows1 // 2) if square or rows1 == longer else rows1
         rows2 = -(-rows2 // 2) if square or rows2 == longer else rows2
-    return rows1, rows2
+    threads = get_settings().threads
+    while threads > room_for and needed(rows1, rows2, threads) > max_bytes:
+        threads -= 1
+    if threads < get_settings().threads:
+        log.info(
+            "a block uses %d of %d threads: more need more than %s each; "
+            "raise NTK_DIST_BLOCK_MAX_BYTES",
+            threads,
+            get_settings().threads,
+            format_bytes(max_bytes),
+        )
+    needs = needed(rows1, rows2, threads)
+    return Split(rows1, rows2, threads, padded=False, working_bytes=needs)
 
 
 def _no_room(needed: int, max_bytes: int) -> MemoryBudgetError:

@@ -94,6 +94,7 @@ class Kernel:
         x2: np.ndarray | None = None,
         statistics1: Statistics | None = None,
         statistics2: Statistics | None = None,
+        threads: int | None = None,
     ) -> Arrays:
         """Each kernel between all samples of ``x1`` and of ``x2``: (n1, n2) each, in ``dtype``.
 
@@ -108,6 +109,8 @@ class Kernel:
             Other samples; ``None`` states that they are ``x1``.
         statistics1, statistics2 : Statistics of n1 and of n2 samples, optional
             What ``statistics`` gave for ``x1`` and ``x2``; computed here if None.
+        threads : int, optional
+            How many the fused engine may use; None leaves it to the settings. No bit depends on it.
 
         Raises
         ------
@@ -127,8 +130,11 @@ class Kernel:
         if second is None:
             second = self.statistics(right)
         path = self.path(left.shape[1:])
-        evaluate = self._fused if path.fused else self._recursion
-        block = evaluate(left, None if x2 is None else right, first, second)
+        other = None if x2 is None else right
+        if path.fused:
+            block = self._fused(left, other, first, second, threads or get_settings().threads)
+        else:
+            block = self._recursion(left, other, first, second)
         pairs = coincidence(left, None if x2 is None else right, first.keys, second.keys)
         for name, values in block.items():
             values[pairs.equal] = first.kernels[name][pairs.equal[0]]
@@ -178,12 +184,14 @@ class Kernel:
         """The evaluation of blocks of such samples, here or on another kind of device."""
         return choose(self.architecture, tuple(input_shape), device or device_kind())
 
-    def block_bytes(self, input_shape: Iterable[int], n1: int, n2: int) -> int:
+    def block_bytes(
+        self, input_shape: Iterable[int], n1: int, n2: int, threads: int | None = None
+    ) -> int:
         """Peak working memory of a block of n1 x n2 pairs, beyond samples and result."""
         sizes = tuple(input_shape)
         if not self.path(sizes).fused:
             return n1 * n2 * self._cost(sizes).bytes
-        threads = get_settings().threads
+        threads = threads or get_settings().threads
         working = fused_cpu.working_bytes(self.architecture, sizes, self.dtype, n1, n2, threads)
         samples = np.float64().itemsize * (n1 + n2) * math.prod(sizes)
         # Rows with an opposite go through the recursion afterwards, one at a time.
@@ -229,7 +237,12 @@ class Kernel:
         return samples.reshape(len(samples), *seen_shape(self.architecture, samples.shape[1:]))
 
     def _fused(
-        self, x1: np.ndarray, x2: np.ndarray | None, first: Statistics, second: Statistics
+        self,
+        x1: np.ndarray,
+        x2: np.ndarray | None,
+        first: Statistics,
+        second: Statistics,
+        threads: int,
     ) -> Arrays:
         """The kernels of all pairs, by the fused engine."""
         nngp, ntk = fused_cpu.fused_block(
@@ -239,7 +252,7 @@ class Kernel:
             first.variances,
             second.variances,
             self.dtype,
-            get_settings().threads,
+            threads,
         )
         return self._named(nngp, ntk)
 

@@ -17,6 +17,7 @@ import numpy as np
 from ntk_dist.errors import InvalidInputError
 from ntk_dist.events import Clock, EventSink, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
+from ntk_dist.gram.block import working_bytes
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.plan import GramPlan, default_block_rows, plan_gram
 from ntk_dist.kernels.device import device_kind
@@ -222,7 +223,9 @@ def _plan(
         dtype=manifest.dtype,
         input_shape=rows.shape[1:],
         flops_per_pair=kernel.flops_per_pair(rows.shape[1:], manifest.device_kind),
-        working_bytes=settings.block_max_bytes,
+        working_bytes=working_bytes(
+            kernel, rows.shape[1:], manifest.block_rows, settings.block_max_bytes
+        ),
         statistics_row_bytes=8 * kernel.statistics_layout(rows.shape[1:]).width,
         missing_statistics=missing_statistics,
     )
