@@ -110,3 +110,42 @@ def test_tasks_travel_by_location(x, manifest, tmp_path):
     assert len(pickled) < 5000
     pickle.loads(pickled)(BlockIndex(2, 2))
     assert task.store.present() == {BlockIndex(2, 2)}
+
+
+def test_a_block_finds_the_statistics_of_its_rows_and_computes_only_missing_ones(
+    x, manifest, tmp_path, caplog, monkeypatch
+):
+    counted = []
+    plain = Kernel.statistics
+    monkeypatch.setattr(
+        Kernel, "statistics", lambda self, x: counted.append(len(x)) or plain(self, x)
+    )
+    workspace = Workspace(tmp_path)
+    kernel = Kernel(NET.layer, ("nngp", "ntk"), "float64")
+    store = workspace.gram(manifest)
+    task = gram_task(kernel, workspace.rows(x), store, Settings())
+    task(BlockIndex(0, 1))
+    assert counted == [10, 10]
+    task(BlockIndex(0, 2))
+    task(BlockIndex(1, 2))
+    assert counted == [10, 10, 10]  # the ragged batch is padded to the others
+    before = store.read("ntk", BlockIndex(0, 1))
+    chunk = next(p for p in tmp_path.glob("grams/*/statistics/c/1/0"))
+    data = bytearray(chunk.read_bytes())
+    data[3] ^= 16
+    chunk.write_bytes(data)
+    task(BlockIndex(0, 1))
+    assert counted == [10, 10, 10, 10]
+    np.testing.assert_array_equal(store.read("ntk", BlockIndex(0, 1)), before)
+    assert "computing the statistics of batch 1 again" in caplog.text
+    assert bytearray(chunk.read_bytes()) != data
+
+
+def test_rows_of_statistics_are_read_across_batches(x, manifest):
+    store = MemoryBlockStore(manifest)
+    rows = task_of(x, store).statistics
+    kernel = Kernel(NET.layer, ("nngp", "ntk"), "float64")
+    whole = pack_statistics(kernel, MemoryRows(x)).read(slice(0, 25))
+    np.testing.assert_allclose(rows.read(slice(7, 24)), whole[7:24], rtol=1e-14)
+    assert rows.read(slice(9, 10)).shape == (1, rows.shape[1])
+    assert rows.read(slice(4, 4)).shape == (0, rows.shape[1])

@@ -110,7 +110,7 @@ class ZarrStatisticsStore(AbstractStatisticsStore):
             if not sync(store.exists("zarr.json")):
                 return None
             try:
-                array = zarr.open_array(store, mode="r+", config={"write_empty_chunks": True})
+                array = zarr.open_array(store, mode="r+").with_config({"write_empty_chunks": True})
                 found = (array.shape, str(array.dtype), array.attrs.get("format"))
             except (FileNotFoundError, *UNDECODABLE) as error:
                 raise StoreUnreachableError(

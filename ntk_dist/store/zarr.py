@@ -190,7 +190,7 @@ def _read_manifest(store: Store, location: str) -> Manifest:
 
 
 def _open_kernel(store: Store, location: str, kernel: str, manifest: Manifest) -> zarr.Array[Any]:
-    array = zarr.open_array(store, path=kernel, mode="r+", config={"write_empty_chunks": True})
+    array = zarr.open_array(store, path=kernel, mode="r+")
     shape, dtype = (manifest.n_rows, manifest.n_cols), manifest.dtype
     expected = (shape, _chunks(manifest), dtype, "c/0/0")
     got = (array.shape, array.chunks, str(array.dtype), array.metadata.encode_chunk_key((0, 0)))
