@@ -35,8 +35,17 @@ def describe_plan(plan: GramPlan, projection: Projection) -> Description:
             "blocks",
             f"{grid.n_blocks:,} of {grid.block_rows} rows, {format_bytes(plan.block_bytes)} each",
         ),
-        ("missing", f"{len(plan.missing):,} blocks, {format_bytes(plan.missing_bytes)}"),
-        ("stored in all", format_bytes(plan.gram_bytes)),
+        (
+            "statistics",
+            f"{grid.n_rows:,} rows of {format_bytes(plan.statistics_row_bytes)}, "
+            f"{format_bytes(plan.statistics_bytes)}",
+        ),
+        (
+            "missing",
+            f"{len(plan.missing):,} blocks, statistics of {plan.missing_statistics:,} rows, "
+            f"{format_bytes(plan.missing_bytes)}",
+        ),
+        ("stored in all", format_bytes(plan.gram_bytes + plan.statistics_bytes)),
         ("memory of a worker", format_bytes(plan.worker_bytes)),
         ("flops to do", f"{plan.missing_flops:.2e} ({plan.flops_per_pair:.2e} per entry)"),
         ("evaluation", projection.explanation),

@@ -25,7 +25,7 @@ from ntk_dist.kernels.evaluations import Evaluation
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.paths import Path, choose, seen_shape
 from ntk_dist.kernels.projection import Projection, measured_rate
-from ntk_dist.kernels.statistics import Statistics
+from ntk_dist.kernels.statistics import Statistics, StatisticsLayout
 from ntk_dist.settings import get_settings
 
 __all__ = ["DTYPES", "KERNELS", "Kernel", "explain"]
@@ -100,6 +100,7 @@ class Kernel:
         x2: np.ndarray | None = None,
         statistics1: Statistics | None = None,
         statistics2: Statistics | None = None,
+        threads: int | None = None,
     ) -> Arrays:
         """Each kernel between all samples of ``x1`` and of ``x2``: (n1, n2) each, in ``dtype``.
 
@@ -114,6 +115,8 @@ class Kernel:
             Other samples; ``None`` states that they are ``x1``.
         statistics1, statistics2 : Statistics of n1 and of n2 samples, optional
             What ``statistics`` gave for ``x1`` and ``x2``; computed here if None.
+        threads : int, optional
+            How many the fused engine may use; None leaves it to the settings. No bit depends on it.
 
         Raises
         ------
@@ -142,7 +145,7 @@ class Kernel:
                 second.variances,
                 self.dtype,
                 self._want_ntk,
-                get_settings().threads,
+                threads or get_settings().threads,
             )
         )
         self._put_known(block, evaluation, left, other, first, second)
@@ -159,14 +162,21 @@ class Kernel:
         both, met = evaluation.each_with_itself(samples, self._want_ntk, get_settings().threads)
         return Statistics(self._named(*both), tuple(met), row_keys(samples))
 
+    def statistics_layout(self, input_shape: Iterable[int]) -> StatisticsLayout:
+        """How the statistics of such a sample are stored: known before any is computed."""
+        variances = self.path(input_shape).evaluation.variance_shapes
+        return StatisticsLayout(self.kernels, self.dtype, variances)
+
     def path(self, input_shape: Iterable[int], device: str | None = None) -> Path:
         """The evaluation of blocks of such samples, here or on another kind of device."""
         return choose(self.architecture, tuple(input_shape), device or device_kind())
 
-    def block_bytes(self, input_shape: Iterable[int], n1: int, n2: int) -> int:
+    def block_bytes(
+        self, input_shape: Iterable[int], n1: int, n2: int, threads: int | None = None
+    ) -> int:
         """Peak working memory of a block of n1 x n2 pairs, beyond samples and result."""
         evaluation = self.path(input_shape).evaluation
-        threads = get_settings().threads
+        threads = threads or get_settings().threads
         working = evaluation.block_bytes(n1, n2, self.dtype, self._want_ntk, threads)
         return max(working, evaluation.pair_bytes(self._want_ntk))
 

@@ -104,6 +104,11 @@ class Evaluation(ABC):
             both = recursion.each_with_opposite(self.architecture, jnp.asarray(x), want_ntk)
             return _on_host(both)
 
+    @property
+    def variance_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape per sample of each of the variances met."""
+        return pair_cost(self.architecture, self.shape, DOUBLE.itemsize, 1).variances
+
     def pair_bytes(self, want_ntk: bool) -> int:
         """What one pair takes in the recursion."""
         return pair_cost(self.architecture, self.shape, DOUBLE.itemsize, 1 + want_ntk).bytes

@@ -14,6 +14,8 @@ def plan(grid, present=(), **overrides):
         "input_shape": (10,),
         "flops_per_pair": 100.0,
         "working_bytes": 1000,
+        "statistics_row_bytes": 0,
+        "missing_statistics": 0,
     }
     return plan_gram(grid, present, **{**arguments, **overrides})
 
