@@ -21,7 +21,7 @@ import numpy as np
 
 from ntk_dist import NTKClassifier, stax
 from ntk_dist.executors import make_executor
-from ntk_dist.gram.plan import format_bytes
+from ntk_dist.units import format_bytes
 
 TOL = 1e-6
 AGREE = 1e-5

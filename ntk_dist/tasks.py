@@ -22,14 +22,24 @@ from ntk_dist.errors import (
     InvalidInputError,
     NonFiniteDataError,
 )
-from ntk_dist.gram.block import compute_block
+from ntk_dist.gram.block import compute_block, compute_statistics
 from ntk_dist.gram.grid import BlockIndex
+from ntk_dist.gram.plan import statistics_batch_rows
 from ntk_dist.gram.shard import GramShard
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.store.base import AbstractBlockStore, AbstractRows
+from ntk_dist.store.base import AbstractBlockStore, AbstractRows, AbstractStatisticsStore
 
-__all__ = ["BlockRecord", "GramTask", "PredictTask", "RowBatch", "ShardFactory"]
+__all__ = [
+    "BlockRecord",
+    "GramTask",
+    "PredictTask",
+    "RowBatch",
+    "ShardFactory",
+    "StatisticsRows",
+    "StatisticsTask",
+    "statistics_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +57,83 @@ class BlockRecord:
 
 
 @dataclass(frozen=True)
+class StatisticsTask:
+    """Compute what is known of each row of a batch alone, and store it whole."""
+
+    kernel: Kernel
+    rows: AbstractRows
+    store: AbstractStatisticsStore
+
+    def __call__(self, batch: int) -> int:
+        """Statistics of ``batch``: computed, stored, and not returned; says of how many rows.
+
+        Raises
+        ------
+        StoreFullError
+            No space is left for them; every other batch is untouched.
+        """
+        return len(self.compute(batch))
+
+    def compute(self, batch: int) -> np.ndarray:
+        """Statistics of ``batch``, computed and stored: shape ``(rows, width)``."""
+        x = self.rows.read(self.store.rows(batch))
+        with np.errstate(over="ignore", invalid="ignore"):  # a block that overflows is refused
+            statistics = compute_statistics(self.kernel, x, pad_rows=self.store.batch_rows)
+        packed = self.kernel.statistics_layout(x.shape[1:]).pack(statistics)
+        self.store.write(batch, packed)
+        return packed
+
+    def __str__(self) -> str:
+        return f"statistics of {len(self.rows)} rows"
+
+
+class StatisticsRows(AbstractRows):
+    """Stored statistics of rows, packed; a batch that is lost or damaged is computed again."""
+
+    def __init__(self, task: StatisticsTask) -> None:
+        self._task = task
+        self.shape = (len(task.rows), task.store.width)
+        self.dtype = np.dtype(np.float64)
+        self.fingerprint = f"{task.kernel.fingerprint} of {task.rows.fingerprint}"
+
+    def read(self, rows: slice) -> np.ndarray:
+        """Those of ``rows``, shape ``(stop - start, width)``."""
+        start, stop, _ = rows.indices(len(self))
+        out = np.empty((stop - start, self.shape[1]))
+        side = self._task.store.batch_rows
+        for batch in range(start // side, -(-stop // side)):
+            here = self._task.store.rows(batch)
+            first, last = max(start, here.start), min(stop, here.stop)
+            values = self._read_batch(batch)
+            out[first - start : last - start] = values[first - here.start : last - here.start]
+        return out
+
+    def _read_batch(self, batch: int) -> np.ndarray:
+        try:
+            return self._task.store.read(batch)
+        except BlockNotFoundError:
+            return self._task.compute(batch)
+        except BlockCorruptError as error:
+            log.warning("computing the statistics of batch %s again: %s", batch, error)
+            return self._task.compute(batch)
+
+
+def statistics_of(kernel: Kernel, rows: AbstractRows, store: AbstractBlockStore) -> StatisticsTask:
+    """The task that fills the statistics beside the blocks of ``store``."""
+    width = kernel.statistics_layout(rows.shape[1:]).width
+    flops = kernel.flops_per_pair(rows.shape[1:], store.manifest.device_kind)
+    batch_rows = statistics_batch_rows(store.grid.block_rows, flops, 8 * width)
+    return StatisticsTask(kernel, rows, store.statistics(width, batch_rows))
+
+
+@dataclass(frozen=True)
 class GramTask:
     """Compute one block of a symmetric Gram matrix and store it whole."""
 
     kernel: Kernel
     rows: AbstractRows
+    statistics: AbstractRows
+    """Of those rows, packed."""
     store: AbstractBlockStore
     max_bytes: int
     """Working memory of one block, in bytes."""
@@ -77,11 +159,22 @@ class GramTask:
                 f"on {socket.gethostname()}: start all workers on one kind of device"
             )
         grid = self.store.grid
+        layout = self.kernel.statistics_layout(self.rows.shape[1:])
         x1 = self.rows.read(grid.rows(index))
-        x2 = None if grid.is_diagonal(index) else self.rows.read(grid.cols(index))
+        known1 = layout.unpack(self.statistics.read(grid.rows(index)))
+        x2 = known2 = None
+        if not grid.is_diagonal(index):
+            x2 = self.rows.read(grid.cols(index))
+            known2 = layout.unpack(self.statistics.read(grid.cols(index)))
         with np.errstate(over="ignore"):  # found below, and said in words
             blocks = compute_block(
-                self.kernel, x1, x2, max_bytes=self.max_bytes, pad_rows=grid.block_rows
+                self.kernel,
+                x1,
+                x2,
+                known1,
+                known2,
+                max_bytes=self.max_bytes,
+                pad_rows=grid.block_rows,
             )
         for name, block in blocks.items():
             if not np.isfinite(block).all():
@@ -143,6 +236,8 @@ class PredictTask:
     """Evaluates one kernel only."""
     rows: AbstractRows
     """Training inputs X."""
+    statistics: AbstractRows
+    """Of the training inputs, packed."""
     dual_coef: AbstractRows
     """Shape ``(n_rows, n_targets)``, float64."""
     block_rows: int
@@ -152,12 +247,20 @@ class PredictTask:
     def __call__(self, batch: RowBatch) -> np.ndarray:
         """Predictions for ``batch``, shape ``(n, n_targets)``, summed in float64."""
         (name,) = self.kernel.kernels
+        layout = self.kernel.statistics_layout(self.rows.shape[1:])
         out = np.zeros((len(batch.x), self.dual_coef.shape[1]))
+        with np.errstate(over="ignore", invalid="ignore"):
+            new = compute_statistics(self.kernel, batch.x)
         for start in range(0, len(self.rows), self.block_rows):
             part = slice(start, min(start + self.block_rows, len(self.rows)))
             with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the sum
                 block = compute_block(
-                    self.kernel, batch.x, self.rows.read(part), max_bytes=self.max_bytes
+                    self.kernel,
+                    batch.x,
+                    self.rows.read(part),
+                    new,
+                    layout.unpack(self.statistics.read(part)),
+                    max_bytes=self.max_bytes,
                 )[name]
                 out += block.astype(np.float64) @ self.dual_coef.read(part)
         return out

@@ -9,11 +9,14 @@ from ntk_dist.errors import InvalidInputError
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.model.gram import gram_task
+from ntk_dist.model.pipeline import pack_statistics
+from ntk_dist.settings import Settings
 from ntk_dist.store.dataset import MemoryRows
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.memory import MemoryBlockStore
 from ntk_dist.store.workspace import Workspace
-from ntk_dist.tasks import GramTask, PredictTask, RowBatch, ShardFactory
+from ntk_dist.tasks import PredictTask, RowBatch, ShardFactory
 
 NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
 MIB = 2**20
@@ -42,13 +45,14 @@ def manifest(x):
     )
 
 
-def gram_task(x, store):
-    return GramTask(Kernel(NET.layer, ("nngp", "ntk"), "float64"), MemoryRows(x), store, MIB)
+def task_of(x, store):
+    kernel = Kernel(NET.layer, ("nngp", "ntk"), "float64")
+    return gram_task(kernel, MemoryRows(x), store, Settings(block_max_bytes=MIB))
 
 
 def test_a_task_stores_its_block_of_every_kernel(x, manifest):
     store = MemoryBlockStore(manifest)
-    record = gram_task(x, store)(BlockIndex(0, 2))
+    record = task_of(x, store)(BlockIndex(0, 2))
     expected = NET.kernel_fn(x[:10], x[20:], ("nngp", "ntk"))
     np.testing.assert_allclose(store.read("nngp", BlockIndex(0, 2)), expected.nngp, rtol=1e-13)
     np.testing.assert_allclose(store.read("ntk", BlockIndex(0, 2)), expected.ntk, rtol=1e-13)
@@ -59,7 +63,7 @@ def test_a_task_stores_its_block_of_every_kernel(x, manifest):
 def test_a_repeated_task_gives_the_same_bytes(x, manifest):
     stores = [MemoryBlockStore(manifest) for _ in range(2)]
     for store in stores:
-        gram_task(x, store)(BlockIndex(1, 1))
+        task_of(x, store)(BlockIndex(1, 1))
     first, second = (store.read("ntk", BlockIndex(1, 1)) for store in stores)
     np.testing.assert_array_equal(first, second)
 
@@ -67,13 +71,13 @@ def test_a_repeated_task_gives_the_same_bytes(x, manifest):
 def test_a_worker_on_another_kind_of_device_is_refused(x, manifest):
     store = MemoryBlockStore(replace(manifest, device_kind="quantum"))
     with pytest.raises(InvalidInputError, match=r"compute on quantum, got \w+ on"):
-        gram_task(x, store)(BlockIndex(0, 0))
+        task_of(x, store)(BlockIndex(0, 0))
     assert not store.present()
 
 
 def test_a_shard_computes_lost_blocks_again_and_only_those(x, manifest, caplog):
     store = MemoryBlockStore(manifest)
-    task = gram_task(x, store)
+    task = task_of(x, store)
     for index in manifest.grid:
         task(index)
     store.delete(BlockIndex(0, 1))
@@ -91,7 +95,8 @@ def test_a_shard_computes_lost_blocks_again_and_only_those(x, manifest, caplog):
 def test_predictions_never_need_all_training_rows_at_once(x, rng):
     new, dual_coef = rng.normal(size=(7, 3)), rng.normal(size=(25, 2))
     kernel = Kernel(NET.layer, ("ntk",), "float64")
-    task = PredictTask(kernel, MemoryRows(x), MemoryRows(dual_coef), 4, MIB)
+    rows = MemoryRows(x)
+    task = PredictTask(kernel, rows, pack_statistics(kernel, rows), MemoryRows(dual_coef), 4, MIB)
     values = task(RowBatch(30, new))
     np.testing.assert_allclose(values, NET.kernel_fn(new, x) @ dual_coef, rtol=1e-12)
     assert str(RowBatch(30, new)) == "rows 30 to 36"
@@ -99,13 +104,48 @@ def test_predictions_never_need_all_training_rows_at_once(x, rng):
 
 def test_tasks_travel_by_location(x, manifest, tmp_path):
     workspace = Workspace(tmp_path)
-    task = GramTask(
-        Kernel(NET.layer, ("nngp", "ntk"), "float64"),
-        workspace.rows(x),
-        workspace.gram(manifest),
-        MIB,
-    )
+    kernel = Kernel(NET.layer, ("nngp", "ntk"), "float64")
+    task = gram_task(kernel, workspace.rows(x), workspace.gram(manifest), Settings())
     pickled = pickle.dumps(task)
     assert len(pickled) < 5000
     pickle.loads(pickled)(BlockIndex(2, 2))
     assert task.store.present() == {BlockIndex(2, 2)}
+
+
+def test_a_block_finds_the_statistics_of_its_rows_and_computes_only_missing_ones(
+    x, manifest, tmp_path, caplog, monkeypatch
+):
+    counted = []
+    plain = Kernel.statistics
+    monkeypatch.setattr(
+        Kernel, "statistics", lambda self, x: counted.append(len(x)) or plain(self, x)
+    )
+    workspace = Workspace(tmp_path)
+    kernel = Kernel(NET.layer, ("nngp", "ntk"), "float64")
+    store = workspace.gram(manifest)
+    task = gram_task(kernel, workspace.rows(x), store, Settings())
+    task(BlockIndex(0, 1))
+    assert counted == [10, 10]
+    task(BlockIndex(0, 2))
+    task(BlockIndex(1, 2))
+    assert counted == [10, 10, 10]  # the ragged batch is padded to the others
+    before = store.read("ntk", BlockIndex(0, 1))
+    chunk = next(p for p in tmp_path.glob("grams/*/statistics/c/1/0"))
+    data = bytearray(chunk.read_bytes())
+    data[3] ^= 16
+    chunk.write_bytes(data)
+    task(BlockIndex(0, 1))
+    assert counted == [10, 10, 10, 10]
+    np.testing.assert_array_equal(store.read("ntk", BlockIndex(0, 1)), before)
+    assert "computing the statistics of batch 1 again" in caplog.text
+    assert bytearray(chunk.read_bytes()) != data
+
+
+def test_rows_of_statistics_are_read_across_batches(x, manifest):
+    store = MemoryBlockStore(manifest)
+    rows = task_of(x, store).statistics
+    kernel = Kernel(NET.layer, ("nngp", "ntk"), "float64")
+    whole = pack_statistics(kernel, MemoryRows(x)).read(slice(0, 25))
+    np.testing.assert_allclose(rows.read(slice(7, 24)), whole[7:24], rtol=1e-14)
+    assert rows.read(slice(9, 10)).shape == (1, rows.shape[1])
+    assert rows.read(slice(4, 4)).shape == (0, rows.shape[1])

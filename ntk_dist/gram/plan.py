@@ -15,13 +15,14 @@ import numpy as np
 
 from ntk_dist.errors import DiskBudgetError, MemoryBudgetError
 from ntk_dist.gram.grid import BlockGrid, BlockIndex
+from ntk_dist.units import format_bytes
 
 __all__ = [
     "GramPlan",
     "assign_blocks",
     "default_block_rows",
-    "format_bytes",
     "plan_gram",
+    "statistics_batch_rows",
 ]
 
 MAX_BLOCK_ROWS = 4096
@@ -29,6 +30,13 @@ MAX_BLOCK_ROWS = 4096
 MIN_BLOCK_ROWS = 32
 MAX_BLOCK_FLOPS = 4e12
 """About a minute on one slow core, so that a killed worker never loses more than that."""
+MAX_STATISTICS_FLOPS = 1e11
+"""Some seconds on one slow core."""
+PAIRS_PER_STATISTICS = 16
+"""A sample's statistics take as long as so many entries where pooling mixes positions: the pair
+of a sample with itself is computed in float64 and in one lane of eight (32 x 32: 60 to 130 ms)."""
+MAX_STATISTICS_BYTES = 16 * 2**20
+"""One stored batch: large enough to hide the 0.9 ms that a chunk costs."""
 
 
 def default_block_rows(n_rows: int, flops_per_pair: float) -> int:
@@ -49,6 +57,22 @@ def default_block_rows(n_rows: int, flops_per_pair: float) -> int:
     return max(1, min(n_rows, max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, eighth, affordable))))
 
 
+def statistics_batch_rows(block_rows: int, flops_per_pair: float, row_bytes: int) -> int:
+    """Rows whose statistics are one task and one stored batch.
+
+    Parameters
+    ----------
+    block_rows
+        Side of a block: more rows than that are never needed at once.
+    flops_per_pair
+        Floating-point operations of one entry.
+    row_bytes
+        Bytes of the statistics of one row.
+    """
+    affordable = int(MAX_STATISTICS_FLOPS / max(PAIRS_PER_STATISTICS * flops_per_pair, 1.0))
+    return max(1, min(block_rows, affordable, MAX_STATISTICS_BYTES // row_bytes))
+
+
 @dataclass(frozen=True, kw_only=True)
 class GramPlan:
     """A Gram matrix on paper."""
@@ -60,10 +84,19 @@ class GramPlan:
     itemsize: int
     """Bytes of one entry."""
     flops_per_pair: float
-    input_bytes: int
-    """Bytes of one input row on a worker: as it is read, and in the float64 kernels compute in."""
+    input_shape: tuple[int, ...]
+    """Of one input row."""
     working_bytes: int
     """Scratch memory one block may use beyond inputs and output, in bytes."""
+    statistics_row_bytes: int
+    """What is stored of each row alone, in bytes."""
+    missing_statistics: int
+    """Rows whose statistics are still to compute."""
+
+    @property
+    def input_bytes(self) -> int:
+        """One input row on a worker, as it is read and in the float64 kernels compute in."""
+        return math.prod(self.input_shape) * (self.itemsize + np.dtype(np.float64).itemsize)
 
     @property
     def block_bytes(self) -> int:
@@ -76,29 +109,42 @@ class GramPlan:
         return self.grid.n_blocks * self.block_bytes
 
     @property
+    def statistics_bytes(self) -> int:
+        """The statistics of all rows as stored, in bytes."""
+        return self.grid.n_rows * self.statistics_row_bytes
+
+    @property
     def missing_bytes(self) -> int:
-        """Blocks still to store, in bytes."""
-        return len(self.missing) * self.block_bytes
+        """Blocks and statistics still to store, in bytes."""
+        return (
+            len(self.missing) * self.block_bytes
+            + self.missing_statistics * self.statistics_row_bytes
+        )
 
     @property
     def worker_bytes(self) -> int:
         """Peak memory of one worker while it computes one block, in bytes.
 
-        Two ranges of inputs (each twice, see ``input_bytes``), the block, its copy on the way into
-        the store, and scratch.
+        Two ranges of inputs (each twice, see ``input_bytes``) with their statistics, the block, its
+        copy on the way into the store, and scratch.
         """
-        inputs = 2 * self.grid.block_rows * self.input_bytes
+        inputs = 2 * self.grid.block_rows * (self.input_bytes + self.statistics_row_bytes)
         return inputs + 2 * self.block_bytes + self.working_bytes
 
     @property
-    def missing_flops(self) -> float:
-        """Floating-point operations still to do."""
+    def missing_entries(self) -> float:
+        """Entries still to compute; of a block on the diagonal, half."""
         entries = 0.0
         for index in self.missing:
             rows, cols = self.grid.block_shape(index)
             half = 0.5 if self.grid.is_diagonal(index) else 1.0
             entries += half * rows * cols
-        return entries * self.flops_per_pair
+        return entries
+
+    @property
+    def missing_flops(self) -> float:
+        """Floating-point operations still to do."""
+        return self.missing_entries * self.flops_per_pair
 
     def require_room(
         self, *, free_bytes: int | None = None, memory_bytes: int | None = None
@@ -120,8 +166,9 @@ class GramPlan:
         if free_bytes is not None and self.missing_bytes > free_bytes:
             raise DiskBudgetError(
                 f"the Gram matrix needs {format_bytes(self.missing_bytes)} more in the workspace "
-                f"({len(self.missing)} blocks of {format_bytes(self.block_bytes)}), got "
-                f"{format_bytes(free_bytes)} free: free some space or choose another workspace"
+                f"({len(self.missing)} blocks of {format_bytes(self.block_bytes)}, and statistics "
+                f"of {self.missing_statistics} rows of {format_bytes(self.statistics_row_bytes)}), "
+                f"got {format_bytes(free_bytes)} free: free some space or choose another workspace"
             )
         if memory_bytes is not None and self.worker_bytes > memory_bytes:
             raise MemoryBudgetError(
@@ -141,6 +188,7 @@ class GramPlan:
             "n_missing": len(self.missing),
             "block_bytes": self.block_bytes,
             "gram_bytes": self.gram_bytes,
+            "statistics_bytes": self.statistics_bytes,
             "missing_bytes": self.missing_bytes,
             "worker_bytes": self.worker_bytes,
             "flops_per_pair": self.flops_per_pair,
@@ -157,6 +205,8 @@ def plan_gram(
     input_shape: tuple[int, ...],
     flops_per_pair: float,
     working_bytes: int,
+    statistics_row_bytes: int,
+    missing_statistics: int,
 ) -> GramPlan:
     """The plan for ``grid`` when the blocks in ``present`` are already stored."""
     itemsize = np.dtype(dtype).itemsize
@@ -166,8 +216,10 @@ def plan_gram(
         kernels=kernels,
         itemsize=itemsize,
         flops_per_pair=flops_per_pair,
-        input_bytes=math.prod(input_shape) * (itemsize + np.dtype(np.float64).itemsize),
+        input_shape=input_shape,
         working_bytes=working_bytes,
+        statistics_row_bytes=statistics_row_bytes,
+        missing_statistics=missing_statistics,
     )
 
 
@@ -197,12 +249,3 @@ def assign_blocks(grid: BlockGrid, n_shards: int) -> list[tuple[BlockIndex, ...]
         shards[lightest].append(index)
         loads[lightest] += weight(index)
     return [tuple(sorted(shard)) for shard in shards]
-
-
-def format_bytes(n_bytes: float) -> str:
-    """``n_bytes`` for people, in binary units."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(n_bytes) < 1024:
-            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.1f} PiB"

@@ -14,9 +14,9 @@ from sklearn.model_selection import train_test_split
 from ntk_dist import stax
 from ntk_dist.analysis.plots import draw_fit
 from ntk_dist.events import Event, EventSink, StepEvent
-from ntk_dist.gram.plan import format_bytes
 from ntk_dist.jobs.progress import ProgressDisplay
 from ntk_dist.model import NTKClassifier
+from ntk_dist.units import format_bytes
 
 __all__ = ["run_demo"]
 

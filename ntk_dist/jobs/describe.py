@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ntk_dist.errors import NTKDistError, UnreadableDataError
-from ntk_dist.gram.plan import GramPlan, format_bytes
-from ntk_dist.jobs.runner import job_network
+from ntk_dist.errors import DataError, NTKDistError, UnreadableDataError
+from ntk_dist.gram.plan import GramPlan
+from ntk_dist.jobs.runner import job_network, plan_job
 from ntk_dist.jobs.spec import load_job
+from ntk_dist.kernels.projection import Projection
 from ntk_dist.model import FitReport, GramReport
 from ntk_dist.model.artifact import read_record
 from ntk_dist.model.load import find_model
@@ -17,6 +18,7 @@ from ntk_dist.stax import from_json
 from ntk_dist.store.inputs import read_array
 from ntk_dist.store.workspace import Workspace, is_workspace
 from ntk_dist.store.zarr import ZarrBlockStore, is_gram
+from ntk_dist.units import format_bytes, format_seconds
 
 __all__ = ["describe_gram", "describe_path", "describe_plan"]
 
@@ -24,8 +26,8 @@ Description = tuple[dict[str, Any], str]
 """Plain types for JSON, and the same for people."""
 
 
-def describe_plan(plan: GramPlan, evaluation: str) -> Description:
-    """A plan as a short table, with how each entry is evaluated."""
+def describe_plan(plan: GramPlan, projection: Projection) -> Description:
+    """A plan as a short table, with what its entries take on this machine."""
     grid = plan.grid
     rows = [
         ("Gram", f"{grid.n_rows:,} x {grid.n_cols:,} {', '.join(plan.kernels)}"),
@@ -33,14 +35,28 @@ def describe_plan(plan: GramPlan, evaluation: str) -> Description:
             "blocks",
             f"{grid.n_blocks:,} of {grid.block_rows} rows, {format_bytes(plan.block_bytes)} each",
         ),
-        ("missing", f"{len(plan.missing):,} blocks, {format_bytes(plan.missing_bytes)}"),
-        ("stored in all", format_bytes(plan.gram_bytes)),
+        (
+            "statistics",
+            f"{grid.n_rows:,} rows of {format_bytes(plan.statistics_row_bytes)}, "
+            f"{format_bytes(plan.statistics_bytes)}",
+        ),
+        (
+            "missing",
+            f"{len(plan.missing):,} blocks, statistics of {plan.missing_statistics:,} rows, "
+            f"{format_bytes(plan.missing_bytes)}",
+        ),
+        ("stored in all", format_bytes(plan.gram_bytes + plan.statistics_bytes)),
         ("memory of a worker", format_bytes(plan.worker_bytes)),
         ("flops to do", f"{plan.missing_flops:.2e} ({plan.flops_per_pair:.2e} per entry)"),
-        ("evaluation", evaluation),
+        ("evaluation", projection.explanation),
+        ("speed here", projection.rate),
     ]
+    seconds = projection.seconds(plan.missing_entries)
+    if seconds is not None:
+        rows.append(("time here", f"about {format_seconds(seconds)}"))
     text = "\n".join(f"{name:<20}{value}" for name, value in rows)
-    return {**plan.to_dict(), "evaluation": evaluation}, text
+    record = {**plan.to_dict(), "evaluation": projection.explanation}
+    return {**record, "entries_per_s": projection.entries_per_s, "seconds": seconds}, text
 
 
 def describe_gram(report: GramReport) -> Description:
@@ -85,9 +101,21 @@ def _job(path: Path) -> Description:
         f"job {job.name}: {job.task} on {job.data.x} with {job.executor}\n"
         f"architecture {network.fingerprint}: {network!r}\n"
         f"kernel {job.kernel}, {job.gram.dtype}, ridge {job.solver.ridge:g}, "
-        f"tol {job.solver.tol:g}\nworkspace {job.workspace}"
+        f"tol {job.solver.tol:g}\nworkspace {job.workspace}\n"
     )
-    return record, text
+    try:
+        plan, projection = plan_job(job)
+    except DataError as error:
+        # What the job says is worth reading before its data are there.
+        return {**record, "evaluation": None, "problem": str(error)}, f"{text}data: {error}"
+    seconds = projection.seconds(plan.missing_entries)
+    time = "" if seconds is None else f", about {format_seconds(seconds)} here"
+    text += (
+        f"{projection}\n{plan.grid.n_rows:,} x {plan.grid.n_cols:,} entries in "
+        f"{format_bytes(plan.gram_bytes)}; {len(plan.missing):,} of {plan.grid.n_blocks:,} blocks "
+        f"to compute, {format_bytes(plan.worker_bytes)} of memory a worker{time}"
+    )
+    return {**record, "evaluation": {**projection.to_dict(), "seconds": seconds}}, text
 
 
 def _architecture(path: Path) -> Description:

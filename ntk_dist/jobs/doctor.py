@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ntk_dist._version import __version__
-from ntk_dist.gram.plan import format_bytes
 from ntk_dist.kernels.device import describe_devices
 from ntk_dist.settings import available_memory, get_settings
+from ntk_dist.units import format_bytes
 
 __all__ = ["examine"]
 

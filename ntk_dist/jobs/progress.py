@@ -23,6 +23,7 @@ __all__ = ["ProgressDisplay"]
 
 LABELS = {
     "ingest": "merging repeated rows",
+    "statistics": "measuring each row",
     "gram": "computing Gram blocks",
     "precondition": "preconditioning",
     "solve": "solving",

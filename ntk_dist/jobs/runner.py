@@ -14,7 +14,8 @@ from ntk_dist.errors import ArchitectureError, DataShapeError, LabelError
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.gram.plan import GramPlan
 from ntk_dist.jobs.spec import DataSpec, JobSpec
-from ntk_dist.kernels.dispatch import explain
+from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.kernels.projection import Projection
 from ntk_dist.model import FitReport, GramReport, NTKClassifier, NTKRegressor
 from ntk_dist.model.artifact import write_artifact
 from ntk_dist.model.portable import pack
@@ -104,11 +105,11 @@ def _held_out(test: DataSpec, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray,
     return x_test, y_test
 
 
-def plan_job(job: JobSpec) -> tuple[GramPlan, str]:
-    """What the job still has to compute, and how each entry would be; nothing is started."""
-    x = read_array(job.data.x)
-    planned = job_estimator(job).plan(x)
-    return planned, explain(job_network(job).layer, x.shape[1:])
+def plan_job(job: JobSpec) -> tuple[GramPlan, Projection]:
+    """What the job still has to compute, and what that takes here; nothing is started."""
+    planned = job_estimator(job).plan(read_array(job.data.x))
+    kernel = Kernel(job_network(job).layer, (job.kernel,), job.gram.dtype)
+    return planned, kernel.project(planned.input_shape)
 
 
 def compute_job_gram(job: JobSpec, on_event: EventSink = ignore) -> GramReport:

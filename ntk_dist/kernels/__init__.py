@@ -6,7 +6,8 @@ kernel through any architecture, with the sliding of ``windows``, and is the ref
 faster path must agree with; ``statistics`` is what is known of each sample alone, ``coincidence``
 which samples are equal or opposite, ``cost`` what a pair of them takes; ``finite`` is the random
 network whose width goes to infinity. Callers want ``Kernel`` from ``dispatch``: one block, or one
-diagonal, by the exact evaluation that ``paths`` chooses on this ``device``.
+diagonal, by the one of the ``evaluations`` that ``paths`` chooses on this ``device``, and its
+``projection``: what that takes here.
 
 On CPU that is mostly the fused engine: ``fusing`` turns an architecture into steps, ``program``
 these into arrays, and ``segments`` runs them over ``planes``, which are made of ``lanes`` and the
@@ -25,6 +26,7 @@ __all__ = [
     "cost",
     "device",
     "dispatch",
+    "evaluations",
     "finite",
     "fused_cpu",
     "fusing",
@@ -33,6 +35,7 @@ __all__ = [
     "paths",
     "planes",
     "program",
+    "projection",
     "recursion",
     "segments",
     "shapes",

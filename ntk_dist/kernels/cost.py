@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
 from ntk_dist.kernels.branching import FanInSum, FanOut, Parallel, Serial
-from ntk_dist.kernels.layers import Activation, Conv, Layer, Pool
+from ntk_dist.kernels.layers import Activation, Conv, Layer, LayerNorm, Pool
 from ntk_dist.kernels.recursion import layer_needs, needs_all_positions
 from ntk_dist.kernels.shapes import Signal, pads
 
@@ -32,6 +32,8 @@ class Cost:
     bytes: int
     """Peak working memory, beyond the samples and the result."""
     flops: int
+    variances: tuple[tuple[int, ...], ...]
+    """Shape per sample of what enters each activation and LayerNorm, in the order of the walk."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def pair_cost(layer: Layer, input_shape: Iterable[int], itemsize: int, n_kernels
     meter = _Meter(n_kernels)
     # The covariance of the inputs stays with the caller of the walk.
     meter.walk(layer, start, False, start.elements)
-    return Cost(itemsize * meter.peak, 2 * sizes[-1] * start.elements + meter.flops)
+    flops = 2 * sizes[-1] * start.elements + meter.flops
+    return Cost(itemsize * meter.peak, flops, tuple(meter.variances))
 
 
 @dataclass
@@ -80,6 +83,7 @@ class _Meter:
     peak: int = 0
     """Numbers held at once."""
     flops: int = 0
+    variances: list[tuple[int, ...]] = field(default_factory=list)
 
     def walk(self, layer: Layer, size: _Sizes, all_positions: bool, held: int) -> _Sizes:
         """The sizes after ``layer``, while ``held`` numbers of other branches wait."""
@@ -113,6 +117,8 @@ class _Meter:
         )
         if before.elements < size.elements:
             held += self._numbers(size)
+        if isinstance(layer, Activation | LayerNorm):
+            self.variances.append(tuple(s or 1 for s in size.signal.spatial or ()))
         signal = cast("Signal", layer.flow(size.signal, ()))
         after = _Size(signal, before.all_positions and bool(signal.spatial))
         inside, outside = self._numbers(before), self._numbers(after)

@@ -10,26 +10,22 @@ these are not enough; its sums over positions are float64.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
 from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels import architecture as architectures
-from ntk_dist.kernels import fused_cpu, recursion
-from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.coincidence import coincidence, row_keys
-from ntk_dist.kernels.cost import Cost, pair_cost
 from ntk_dist.kernels.device import device_kind
-from ntk_dist.kernels.layers import Flatten, Layer
+from ntk_dist.kernels.evaluations import Evaluation
+from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.paths import Path, choose, seen_shape
-from ntk_dist.kernels.statistics import Statistics
+from ntk_dist.kernels.projection import Projection, measured_rate
+from ntk_dist.kernels.statistics import Statistics, StatisticsLayout
 from ntk_dist.settings import get_settings
 
 __all__ = ["DTYPES", "KERNELS", "Kernel", "explain"]
@@ -37,12 +33,22 @@ __all__ = ["DTYPES", "KERNELS", "Kernel", "explain"]
 KERNELS = ("nngp", "ntk")
 DTYPES = ("float32", "float64")
 
+TRIAL_SAMPLES = 2
+"""Different samples on either side of the blocks that are timed."""
+TRIAL_ROWS = [2**i for i in range(12)]
+"""Sides of such blocks, as far as memory allows."""
+
 Arrays: TypeAlias = dict[str, np.ndarray]
 
 
-def explain(architecture: Layer, input_shape: Iterable[int]) -> str:
-    """Which evaluation is chosen for samples of this shape, and why, in one sentence."""
-    return choose(architecture, tuple(input_shape), device_kind()).explanation
+def explain(
+    architecture: Layer, input_shape: Iterable[int], dtype: npt.DTypeLike = "float32"
+) -> str:
+    """Which evaluation is chosen for samples of this shape, why, and what it takes, in words.
+
+    The entries a second are measured on this machine, on random samples, for about a second.
+    """
+    return str(Kernel(architecture, KERNELS, dtype).project(input_shape))
 
 
 @dataclass(frozen=True, init=False)
@@ -94,6 +100,7 @@ class Kernel:
         x2: np.ndarray | None = None,
         statistics1: Statistics | None = None,
         statistics2: Statistics | None = None,
+        threads: int | None = None,
     ) -> Arrays:
         """Each kernel between all samples of ``x1`` and of ``x2``: (n1, n2) each, in ``dtype``.
 
@@ -108,6 +115,8 @@ class Kernel:
             Other samples; ``None`` states that they are ``x1``.
         statistics1, statistics2 : Statistics of n1 and of n2 samples, optional
             What ``statistics`` gave for ``x1`` and ``x2``; computed here if None.
+        threads : int, optional
+            How many the fused engine may use; None leaves it to the settings. No bit depends on it.
 
         Raises
         ------
@@ -126,24 +135,20 @@ class Kernel:
         second = first if x2 is None else statistics2
         if second is None:
             second = self.statistics(right)
-        path = self.path(left.shape[1:])
-        evaluate = self._fused if path.fused else self._recursion
-        block = evaluate(left, None if x2 is None else right, first, second)
-        pairs = coincidence(left, None if x2 is None else right, first.keys, second.keys)
-        for name, values in block.items():
-            values[pairs.equal] = first.kernels[name][pairs.equal[0]]
-        rows = np.unique(pairs.opposite[0])
-        # A row takes a pair's worth of the recursion's memory, which the fused engine never needs.
-        step = 1 if path.fused else max(1, len(rows))
-        for some in (rows[start : start + step] for start in range(0, len(rows), step)):
-            known = self._with_opposite(left[some])
-            here = np.isin(pairs.opposite[0], some)
-            i, j = (side[here] for side in pairs.opposite)
-            for name, values in block.items():
-                values[i, j] = known[name][np.searchsorted(some, i)]
-        if x2 is None:
-            # Sums over positions are not symmetric to the last bit.
-            block = {name: np.triu(v) + np.triu(v, 1).T for name, v in block.items()}
+        evaluation = self.path(left.shape[1:]).evaluation
+        other = None if x2 is None else right
+        block = self._named(
+            *evaluation.block(
+                left,
+                other,
+                first.variances,
+                second.variances,
+                self.dtype,
+                self._want_ntk,
+                threads or get_settings().threads,
+            )
+        )
+        self._put_known(block, evaluation, left, other, first, second)
         return block
 
     def diag(self, x: np.ndarray) -> Arrays:
@@ -153,62 +158,64 @@ class Kernel:
     def statistics(self, x: np.ndarray) -> Statistics:
         """What every block needs to know of each sample alone: see ``statistics_bytes``."""
         samples = self._samples(x)
-        program = self.path(samples.shape[1:]).program
-        if program is not None and program.only_pools_globally and len(samples):
-            nngp, ntk, met = fused_cpu.each_with_itself(
-                self.architecture, samples, get_settings().threads
-            )
-            return Statistics(self._named(nngp, ntk), tuple(met), row_keys(samples))
-        variances: list[np.ndarray] = []
+        evaluation = self.path(samples.shape[1:]).evaluation
+        both, met = evaluation.each_with_itself(samples, self._want_ntk, get_settings().threads)
+        return Statistics(self._named(*both), tuple(met), row_keys(samples))
 
-        def itself() -> recursion.BothKernels:
-            kernels, met = recursion.each_with_itself(
-                self.architecture, jnp.asarray(samples), self._want_ntk
-            )
-            variances.extend(map(np.asarray, met))
-            return kernels
-
-        return Statistics(self._run(itself), tuple(variances), row_keys(samples))
+    def statistics_layout(self, input_shape: Iterable[int]) -> StatisticsLayout:
+        """How the statistics of such a sample are stored: known before any is computed."""
+        variances = self.path(input_shape).evaluation.variance_shapes
+        return StatisticsLayout(self.kernels, self.dtype, variances)
 
     def path(self, input_shape: Iterable[int], device: str | None = None) -> Path:
         """The evaluation of blocks of such samples, here or on another kind of device."""
         return choose(self.architecture, tuple(input_shape), device or device_kind())
 
-    def block_bytes(self, input_shape: Iterable[int], n1: int, n2: int) -> int:
+    def block_bytes(
+        self, input_shape: Iterable[int], n1: int, n2: int, threads: int | None = None
+    ) -> int:
         """Peak working memory of a block of n1 x n2 pairs, beyond samples and result."""
-        sizes = tuple(input_shape)
-        if not self.path(sizes).fused:
-            return n1 * n2 * self._cost(sizes).bytes
-        threads = get_settings().threads
-        working = fused_cpu.working_bytes(self.architecture, sizes, self.dtype, n1, n2, threads)
-        samples = np.float64().itemsize * (n1 + n2) * math.prod(sizes)
-        # Rows with an opposite go through the recursion afterwards, one at a time.
-        return max(samples + working, self._cost(sizes).bytes)
+        evaluation = self.path(input_shape).evaluation
+        threads = threads or get_settings().threads
+        working = evaluation.block_bytes(n1, n2, self.dtype, self._want_ntk, threads)
+        return max(working, evaluation.pair_bytes(self._want_ntk))
 
     def statistics_bytes(self, input_shape: Iterable[int], n: int) -> int:
         """Peak working memory of the statistics of n samples, beyond samples and result.
 
         The same on every machine: how samples are batched shows in the last bits.
         """
-        sizes = seen_shape(self.architecture, tuple(input_shape))
-        program = self.path(sizes).program
-        if program is None or not program.only_pools_globally:
-            return n * self._cost(sizes).bytes
-        double = np.float64().itemsize
-        walk = pair_cost(Serial((program.head, Flatten())), sizes, double, 2).bytes
-        # The planes of a thread take as much in words of either precision.
-        words = program.size * np.float32().itemsize
-        words += 3 * double * 8 * (math.prod(sizes) + 2 * program.positions)
-        return n * (walk + words)  # a thread for each
+        return self.path(input_shape).evaluation.statistics_bytes(n, self._want_ntk)
 
     def flops_per_pair(self, input_shape: Iterable[int], device: str | None = None) -> int:
         """Arithmetic of a block per pair of samples, here or on another kind of device."""
-        program = self.path(input_shape, device).program
-        return self._cost(input_shape).flops if program is None else program.flops
+        return self.path(input_shape, device).evaluation.flops
 
-    def _cost(self, input_shape: Iterable[int]) -> Cost:
-        shape = seen_shape(self.architecture, tuple(input_shape))
-        return pair_cost(self.architecture, shape, np.float64().itemsize, 1 + self._want_ntk)
+    def project(self, input_shape: Iterable[int]) -> Projection:
+        """The evaluation of blocks of such samples, and what it takes here: see ``explain``."""
+        shape = tuple(input_shape)
+        self.check(shape)
+        samples = np.random.default_rng(0).standard_normal((2 * TRIAL_SAMPLES, *shape))
+        limits = get_settings()
+        room = [n for n in TRIAL_ROWS if self.block_bytes(shape, n, n) <= limits.block_max_bytes]
+        rate = None
+        if room and self.statistics_bytes(shape, 1) <= limits.block_max_bytes:
+            known = Statistics.concatenate([self.statistics(x[None]) for x in samples])
+
+            def evaluate(rows: int) -> None:
+                # Sample after sample over again: the arithmetic is that of different ones.
+                left = np.arange(rows) % TRIAL_SAMPLES
+                right = TRIAL_SAMPLES + left
+                self.block(samples[left], samples[right], known[left], known[right])
+
+            rate = measured_rate(evaluate, self.flops_per_pair(shape), max(room))
+        return Projection(
+            explanation=self.path(shape).explanation,
+            flops_per_pair=self.flops_per_pair(shape),
+            working_bytes=self.block_bytes(shape, 1, 1),
+            entries_per_s=rate,
+            threads=limits.threads,
+        )
 
     @property
     def _want_ntk(self) -> bool:
@@ -224,47 +231,36 @@ class Kernel:
         self.check(samples.shape[1:])
         return samples.reshape(len(samples), *seen_shape(self.architecture, samples.shape[1:]))
 
-    def _fused(
-        self, x1: np.ndarray, x2: np.ndarray | None, first: Statistics, second: Statistics
-    ) -> Arrays:
-        """The kernels of all pairs, by the fused engine."""
-        nngp, ntk = fused_cpu.fused_block(
-            self.architecture,
-            x1,
-            x2,
-            first.variances,
-            second.variances,
-            self.dtype,
-            get_settings().threads,
-        )
-        return self._named(nngp, ntk)
+    def _put_known(
+        self,
+        block: Arrays,
+        evaluation: Evaluation,
+        x1: np.ndarray,
+        x2: np.ndarray | None,
+        first: Statistics,
+        second: Statistics,
+    ) -> None:
+        """Put into a block what is known of equal and of opposite rows."""
+        pairs = coincidence(x1, x2, first.keys, second.keys)
+        i, j = pairs.equal
+        # The same bits above and below the diagonal.
+        leader = np.minimum(i, j) if x2 is None else i
+        for name, values in block.items():
+            values[i, j] = first.kernels[name][leader]
+        i, j = pairs.opposite
+        leader = np.minimum(i, j) if x2 is None else i
+        rows = np.unique(leader)
+        # They go through the recursion: as many at a time as the memory of the block allows.
+        room = self.block_bytes(x1.shape[1:], *next(iter(block.values())).shape)
+        step = max(1, room // evaluation.pair_bytes(self._want_ntk))
+        for some in (rows[start : start + step] for start in range(0, len(rows), step)):
+            known = self._named(*evaluation.each_with_opposite(x1[some], self._want_ntk))
+            here = np.isin(leader, some)
+            place = np.searchsorted(some, leader[here])
+            for name, values in block.items():
+                values[i[here], j[here]] = known[name][place]
 
-    def _recursion(
-        self, x1: np.ndarray, x2: np.ndarray | None, first: Statistics, second: Statistics
-    ) -> Arrays:
-        """The kernels of all pairs, by the reference recursion."""
-        return self._run(
-            lambda: recursion.all_pairs(
-                self.architecture,
-                jnp.asarray(x1),
-                jnp.asarray(x1 if x2 is None else x2),
-                list(map(jnp.asarray, first.variances)),
-                list(map(jnp.asarray, second.variances)),
-                self._want_ntk,
-            )
-        )
-
-    def _with_opposite(self, x: np.ndarray) -> Arrays:
-        """The kernels of each sample with its opposite: (n,) each."""
-        return self._run(
-            lambda: recursion.each_with_opposite(self.architecture, jnp.asarray(x), self._want_ntk)
-        )
-
-    def _run(self, program: Callable[[], recursion.BothKernels]) -> Arrays:
-        """The kernels asked for, as writable arrays."""
-        with jax.enable_x64(True):  # whatever the process or thread is set to
-            return self._named(*program())
-
-    def _named(self, nngp: Any, ntk: Any) -> Arrays:
+    def _named(self, nngp: np.ndarray, ntk: np.ndarray | None) -> Arrays:
+        """The kernels asked for, in the dtype asked for."""
         both = {"nngp": nngp, "ntk": ntk}
-        return {name: np.array(both[name], self.dtype) for name in self.kernels}
+        return {name: np.require(both[name], self.dtype, "W") for name in self.kernels}

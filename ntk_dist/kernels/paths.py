@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass
 
 from ntk_dist.kernels.branching import Serial
+from ntk_dist.kernels.evaluations import Evaluation, FusedPlanes, Recursion
 from ntk_dist.kernels.layers import Flatten, Identity, Layer
-from ntk_dist.kernels.program import Program, compile_program
+from ntk_dist.kernels.program import compile_program
 from ntk_dist.kernels.recursion import needs_all_positions
 
 __all__ = ["Path", "choose", "seen_shape"]
@@ -21,15 +22,14 @@ LANES = 16
 class Path:
     """One of the evaluations, chosen for an architecture, a shape of samples and a device."""
 
-    program: Program | None
-    """What the fused engine runs; ``None`` is the reference recursion."""
+    evaluation: Evaluation
     explanation: str
     """Which it is and why, in one sentence."""
 
     @property
     def fused(self) -> bool:
-        """Whether the fused engine computes the pairs."""
-        return self.program is not None
+        """Whether a fused engine computes the pairs."""
+        return not isinstance(self.evaluation, Recursion)
 
 
 @functools.lru_cache(maxsize=256)
@@ -45,22 +45,26 @@ def choose(architecture: Layer, input_shape: tuple[int, ...], device: str) -> Pa
     device
         ``cpu``, ``gpu`` or ``tpu``, see ``device.device_kind``.
     """
-    sizes = seen_shape(architecture, input_shape)
-    if len(sizes) == 1:
-        return Path(None, "reference recursion on whole matrices: no layer sees spatial axes")
-    pixels = " × ".join(map(str, sizes[:-1]))
+    shape = seen_shape(architecture, input_shape)
+    reference = Recursion(architecture, shape)
+    if len(shape) == 1:
+        why = "no layer sees spatial axes"
+        return Path(reference, f"reference recursion on whole matrices: {why}")
+    pixels = " × ".join(map(str, shape[:-1]))
     everywhere = needs_all_positions(architecture)
     mixed = f"all pairs of the {pixels} positions" if everywhere else f"the {pixels} positions"
     if device != "cpu":
         why = f"the fused engine runs on cpu, not on {device}"
-        return Path(None, f"reference recursion over {mixed}: {why}")
-    program = compile_program(architecture, sizes, LANES)
+        return Path(reference, f"reference recursion over {mixed}: {why}")
+    program = compile_program(architecture, shape, LANES)
     if isinstance(program, str):
-        return Path(None, f"reference recursion over {mixed}: {program}")
+        return Path(reference, f"reference recursion over {mixed}: {program}")
     if not len(program.steps):
-        return Path(None, f"reference recursion over {mixed}: no layer precedes the pooling")
+        why = "no layer precedes the pooling"
+        return Path(reference, f"reference recursion over {mixed}: {why}")
     why = "pooling mixes them" if everywhere else "no pooling mixes them"
-    return Path(program, f"fused CPU engine over {mixed}, a displacement at a time: {why}")
+    explanation = f"fused CPU engine over {mixed}, a displacement at a time: {why}"
+    return Path(FusedPlanes(architecture, shape, program), explanation)
 
 
 def seen_shape(architecture: Layer, input_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Statistics"]
+__all__ = ["Statistics", "StatisticsLayout"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,4 +49,51 @@ class Statistics:
                 np.concatenate([p.variances[i] for p in parts]) for i in range(len(first.variances))
             ),
             np.concatenate([p.keys for p in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class StatisticsLayout:
+    """How the statistics of a sample stand in one row of float64 numbers, to be stored.
+
+    First the kernels, then the key as its upper and its lower 32 bits, which are numbers that
+    survive any tool that copies numbers, then the variances one after another.
+    """
+
+    kernels: tuple[str, ...]
+    dtype: np.dtype[Any]
+    """Of the kernels; float64 holds float32 exactly."""
+    variances: tuple[tuple[int, ...], ...]
+    """Shape per sample of what enters each activation and LayerNorm."""
+
+    @property
+    def width(self) -> int:
+        """Numbers per sample."""
+        return len(self.kernels) + 2 + sum(map(math.prod, self.variances))
+
+    def pack(self, statistics: Statistics) -> np.ndarray:
+        """Statistics as rows: (n_rows, width), float64."""
+        n = len(statistics)
+        keys = statistics.keys
+        columns = [
+            *(statistics.kernels[name].reshape(n, 1) for name in self.kernels),
+            (keys >> np.uint64(32)).reshape(n, 1),
+            (keys & np.uint64(2**32 - 1)).reshape(n, 1),
+            *(each.reshape(n, -1) for each in statistics.variances),
+        ]
+        return np.concatenate([column.astype(np.float64) for column in columns], axis=1)
+
+    def unpack(self, rows: np.ndarray) -> Statistics:
+        """The inverse of :meth:`pack`; variances are views."""
+        n, start = len(rows), len(self.kernels) + 2
+        upper, lower = (rows[:, start - k].astype(np.uint64) for k in (2, 1))
+        variances = []
+        for shape in self.variances:
+            stop = start + math.prod(shape)
+            variances.append(rows[:, start:stop].reshape(n, *shape))
+            start = stop
+        return Statistics(
+            {name: rows[:, i].astype(self.dtype) for i, name in enumerate(self.kernels)},
+            tuple(variances),
+            (upper << np.uint64(32)) | lower,
         )

@@ -6,9 +6,10 @@
     MODEL/arrays/        what preprocessing learned, and the classes
     MODEL/rows/          distinct training inputs
     MODEL/dual_coef/     their coefficients
+    MODEL/statistics/    what predictions need to know of each of them alone
 
 Arrays are checksummed Zarr; nothing is ever pickled. ``model.json`` is written last, so a folder
-without it is no model. It holds the fingerprints of the three folders and of itself: parts of two
+without it is no model. It holds the fingerprints of the four folders and of itself: parts of two
 models, or an edited record, are refused rather than answered with.
 """
 
@@ -44,6 +45,7 @@ __all__ = [
 
 FORMAT = 1
 RECORD = "model.json"
+PARTS = ("arrays", "rows", "dual_coef", "statistics")
 
 
 def is_model(folder: str | Path) -> bool:
@@ -60,6 +62,8 @@ class Artifact:
     arrays: dict[str, np.ndarray]
     rows: AbstractRows
     dual_coef: np.ndarray
+    statistics: AbstractRows | None
+    """Of the rows, packed; None in models written before these were kept."""
 
 
 def write_artifact(folder: str | Path, artifact: Artifact) -> None:
@@ -74,11 +78,15 @@ def write_artifact(folder: str | Path, artifact: Artifact) -> None:
     write_arrays(folder / "arrays", artifact.arrays)
     write_rows(folder / "rows", artifact.rows.read(slice(0, len(artifact.rows))))
     write_rows(folder / "dual_coef", artifact.dual_coef)
+    statistics = None
+    if artifact.statistics is not None:
+        values = artifact.statistics.read(slice(0, len(artifact.statistics)))
+        statistics = write_rows(folder / "statistics", values)
     record = {
         "format": FORMAT,
         "package_version": __version__,
         **artifact.record,
-        "parts": _fingerprints(artifact.arrays, artifact.rows, artifact.dual_coef),
+        "parts": _fingerprints(artifact.arrays, artifact.rows, artifact.dual_coef, statistics),
     }
     record["checksum"] = _checksum(record)
     with refusals(folder):
@@ -128,21 +136,25 @@ def _strangers(folder: Path) -> list[str]:
         return []
     if not folder.is_dir():
         return ["a file"]
-    return sorted({p.name for p in folder.iterdir()} - {RECORD, "arrays", "rows", "dual_coef"})[:3]
+    return sorted({p.name for p in folder.iterdir()} - {RECORD, *PARTS})[:3]
 
 
 def _fingerprints(
-    arrays: Mapping[str, np.ndarray], rows: AbstractRows, dual_coef: np.ndarray
+    arrays: Mapping[str, np.ndarray],
+    rows: AbstractRows,
+    dual_coef: np.ndarray,
+    statistics: AbstractRows | None,
 ) -> dict[str, str]:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].shape} {arrays[name].dtype.str}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return {
+    parts = {
         "arrays": digest.hexdigest()[:32],
         "rows": rows.fingerprint,
         "dual_coef": fingerprint(dual_coef),
     }
+    return parts if statistics is None else {**parts, "statistics": statistics.fingerprint}
 
 
 def _checksum(record: Mapping[str, Any]) -> str:
@@ -151,7 +163,7 @@ def _checksum(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def require_unchanged(rows: AbstractRows) -> None:
+def require_unchanged(*parts: AbstractRows | None) -> None:
     """Refuse rows on disk that were replaced since they were opened.
 
     Raises
@@ -159,17 +171,18 @@ def require_unchanged(rows: AbstractRows) -> None:
     ArtifactError
         The folder now holds other rows, or none.
     """
-    if not isinstance(rows, ZarrRows):
-        return
-    try:
-        now = ZarrRows(rows.location).fingerprint
-    except (DataError, StoreUnreachableError) as error:
-        raise ArtifactError(f"the training rows of this model are gone: {error}") from error
-    if now != rows.fingerprint:
-        raise ArtifactError(
-            f"the training rows at {rows.location} were replaced since this model was opened: "
-            "load it again"
-        )
+    for part in parts:
+        if not isinstance(part, ZarrRows):
+            continue
+        try:
+            now = ZarrRows(part.location).fingerprint
+        except (DataError, StoreUnreachableError) as error:
+            raise ArtifactError(f"the training rows of this model are gone: {error}") from error
+        if now != part.fingerprint:
+            raise ArtifactError(
+                f"the training rows at {part.location} were replaced since this model was opened: "
+                "load it again"
+            )
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -214,12 +227,14 @@ def read_artifact(folder: str | Path) -> Artifact:
         arrays = read_arrays(folder / "arrays")
         rows, stored = ZarrRows(folder / "rows"), ZarrRows(folder / "dual_coef")
         dual_coef = stored.read(slice(0, len(stored)))
+        known = "statistics" in record["parts"]
+        statistics = ZarrRows(folder / "statistics") if known else None
     except (DataError, StoreUnreachableError) as error:
         raise ArtifactError(f"the model at {folder} is damaged: {error}") from error
-    found = _fingerprints(arrays, rows, dual_coef)
+    found = _fingerprints(arrays, rows, dual_coef, statistics)
     if strange := [part for part, value in record["parts"].items() if found.get(part) != value]:
         raise ArtifactError(
             f"the model at {folder}: {', '.join(strange)} belongs to another model: copy whole "
             "model folders only"
         )
-    return Artifact(record, arrays, rows, dual_coef)
+    return Artifact(record, arrays, rows, dual_coef, statistics)

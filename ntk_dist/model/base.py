@@ -26,13 +26,14 @@ from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.artifact import read_artifact, replace_artifact, require_unchanged
 from ntk_dist.model.gram import Resources, gram_of_rows, plan_rows
 from ntk_dist.model.parameters import Parameters
-from ntk_dist.model.pipeline import fit_dual, predict_dual
+from ntk_dist.model.pipeline import fit_dual, pack_statistics, predict_dual
 from ntk_dist.model.portable import pack, unpack
 from ntk_dist.model.preprocess import Preprocessor
 from ntk_dist.model.report import GramReport
 from ntk_dist.model.targets import one_line
 from ntk_dist.settings import get_settings
 from ntk_dist.stax import Network
+from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.inputs import check_rows
 from ntk_dist.store.workspace import open_workspace
 
@@ -176,6 +177,7 @@ class AbstractNTKEstimator(BaseEstimator):
             )
         self.preprocessor_ = preprocessor
         self.rows_ = fitted.rows
+        self.statistics_: AbstractRows | None = fitted.statistics
         self.dual_coef_ = fitted.dual_coef
         self.report_ = fitted.report
         if not fitted.report.solve.status.is_success:
@@ -237,15 +239,18 @@ class AbstractNTKEstimator(BaseEstimator):
     def _decide(self, X: Any, on_event: EventSink) -> np.ndarray:
         """K(x, X) dual_coef for new inputs, shape ``(n_samples, n_targets)``, float64."""
         check_is_fitted(self, "dual_coef_")
-        require_unchanged(self.rows_)
+        require_unchanged(self.rows_, self.statistics_)
         parameters = self._parameters()
         x = self.preprocessor_.transform(self._validated(X, reset=False), parameters.dtype)
         kernel = self._kernel(parameters, x.shape[1:])
+        if self.statistics_ is None:
+            self.statistics_ = pack_statistics(kernel, self.rows_, on_event)
         with borrowed(self.executor) as executor:
             return predict_dual(
                 kernel,
                 x,
                 self.rows_,
+                self.statistics_,
                 self.dual_coef_,
                 executor=executor,
                 settings=get_settings(),

@@ -6,33 +6,36 @@ The driver's side; what workers do stands in :mod:`ntk_dist.tasks`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ntk_dist.errors import InvalidInputError
 from ntk_dist.events import Clock, EventSink, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
+from ntk_dist.gram.block import working_bytes
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.plan import GramPlan, default_block_rows, plan_gram
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.report import GramReport
 from ntk_dist.settings import Settings, available_memory
-from ntk_dist.store.base import AbstractBlockStore, AbstractRows
+from ntk_dist.store.base import AbstractBlockStore, AbstractRows, AbstractStatisticsStore
 from ntk_dist.store.dataset import Collapsed, MemoryRows, collapse
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.workspace import AbstractWorkspace, MemoryWorkspace, Workspace, find_gram
-from ntk_dist.tasks import GramTask
+from ntk_dist.tasks import GramTask, StatisticsRows, statistics_of
 
 __all__ = [
     "Resources",
     "compute_gram",
     "distinct",
     "gram_of_rows",
+    "gram_task",
     "open_gram",
     "plan_rows",
 ]
@@ -65,8 +68,11 @@ def plan_rows(
     rows = MemoryRows(distinct(x)[0])
     manifest = _manifest(kernel, rows, block_rows, device_kind())
     store = find_gram(location, manifest)
-    present = frozenset[BlockIndex]() if store is None else store.present()
-    return _plan(kernel, rows, manifest, present, settings)
+    if store is None:
+        return _plan(kernel, rows, manifest, frozenset(), len(rows), settings)
+    missing = _missing(statistics_of(kernel, rows, store).store)
+    n_missing = sum(missing.values())
+    return _plan(kernel, rows, manifest, store.present(), n_missing, settings)
 
 
 def gram_of_rows(
@@ -127,7 +133,7 @@ def compute_gram(
     resources: Resources,
     clock: Clock,
 ) -> GramReport:
-    """Compute and store the blocks that ``store`` does not have, and only those.
+    """Compute and store the statistics and blocks that ``store`` does not have, and only those.
 
     Raises
     ------
@@ -136,20 +142,29 @@ def compute_gram(
     TaskError
         A block failed for good; finished ones are kept.
     """
-    settings = resources.settings
-    plan = _plan(kernel, rows, store.manifest, store.present(), settings)
-    executor = resources.executor
+    settings, executor = resources.settings, resources.executor
+    statistics = statistics_of(kernel, rows, store)
+    blocks = gram_task(kernel, rows, store, settings)
+    batches = _missing(statistics.store)
+    plan = _plan(kernel, rows, store.manifest, store.present(), sum(batches.values()), settings)
     plan.require_room(
         free_bytes=resources.workspace.free_bytes(),
         # What a cluster elsewhere has is for its operator to know.
         memory_bytes=available_memory() // executor.n_workers if executor.runs_here else None,
     )
-    task = GramTask(kernel, rows, store, settings.block_max_bytes)
-    retry = RetryPolicy(timeout_s=settings.task_timeout_s)
-    done = plan.grid.n_blocks - len(plan.missing)
-    with clock.phase("gram", total=plan.grid.n_blocks, done=done):
-        for _ in executor.map_unordered(task, plan.missing, retry=retry, on_event=clock.on_event):
-            pass
+    phases: list[tuple[str, Callable[[Any], Any], Collection[Any], int]] = [
+        ("statistics", statistics, batches, statistics.store.n_batches),
+        ("gram", blocks, plan.missing, plan.grid.n_blocks),
+    ]
+    for phase, task, missing, total in phases:
+        with clock.phase(phase, total=total, done=total - len(missing)):
+            for _ in executor.map_unordered(
+                task,
+                missing,
+                retry=RetryPolicy(timeout_s=settings.task_timeout_s),
+                on_event=clock.on_event,
+            ):
+                pass
     return GramReport(
         key=store.manifest.key,
         block_rows=plan.grid.block_rows,
@@ -157,6 +172,20 @@ def compute_gram(
         n_computed=len(plan.missing),
         n_bytes=plan.gram_bytes,
     )
+
+
+def gram_task(
+    kernel: Kernel, rows: AbstractRows, store: AbstractBlockStore, settings: Settings
+) -> GramTask:
+    """The task that fills the blocks of ``store``, from statistics that are stored beside them."""
+    statistics = StatisticsRows(statistics_of(kernel, rows, store))
+    return GramTask(kernel, rows, statistics, store, settings.block_max_bytes)
+
+
+def _missing(store: AbstractStatisticsStore) -> dict[int, int]:
+    """Rows of every batch of statistics that is absent, by batch."""
+    absent = sorted(set(range(store.n_batches)) - store.present())
+    return {b: store.rows(b).stop - store.rows(b).start for b in absent}
 
 
 def _manifest(kernel: Kernel, rows: AbstractRows, block_rows: int | None, device: str) -> Manifest:
@@ -184,6 +213,7 @@ def _plan(
     rows: AbstractRows,
     manifest: Manifest,
     present: frozenset[BlockIndex],
+    missing_statistics: int,
     settings: Settings,
 ) -> GramPlan:
     return plan_gram(
@@ -193,7 +223,11 @@ def _plan(
         dtype=manifest.dtype,
         input_shape=rows.shape[1:],
         flops_per_pair=kernel.flops_per_pair(rows.shape[1:], manifest.device_kind),
-        working_bytes=settings.block_max_bytes,
+        working_bytes=working_bytes(
+            kernel, rows.shape[1:], manifest.block_rows, settings.block_max_bytes
+        ),
+        statistics_row_bytes=8 * kernel.statistics_layout(rows.shape[1:]).width,
+        missing_statistics=missing_statistics,
     )
 
 

@@ -18,9 +18,10 @@ from ntk_dist.errors import (
 )
 from ntk_dist.events import Clock, EventSink, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
-from ntk_dist.gram.plan import assign_blocks, default_block_rows, format_bytes
+from ntk_dist.gram.block import compute_statistics
+from ntk_dist.gram.plan import assign_blocks, default_block_rows
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.model.gram import Resources, compute_gram, distinct, open_gram
+from ntk_dist.model.gram import Resources, compute_gram, distinct, gram_task, open_gram
 from ntk_dist.model.parameters import Parameters
 from ntk_dist.model.report import FitReport
 from ntk_dist.settings import Settings, available_memory
@@ -39,9 +40,10 @@ from ntk_dist.solver import (
 )
 from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.dataset import MemoryRows, average_targets
-from ntk_dist.tasks import GramTask, PredictTask, RowBatch, ShardFactory
+from ntk_dist.tasks import PredictTask, RowBatch, ShardFactory
+from ntk_dist.units import format_bytes
 
-__all__ = ["DualFit", "fit_dual", "predict_dual"]
+__all__ = ["DualFit", "fit_dual", "pack_statistics", "predict_dual"]
 
 PREDICT_ROWS = 256
 """Rows of one prediction task: enough for a GEMM, and a progress bar that moves."""
@@ -53,6 +55,8 @@ class DualFit:
 
     rows: AbstractRows
     """Distinct training inputs."""
+    statistics: AbstractRows
+    """Of those inputs, packed: no prediction computes them again."""
     dual_coef: np.ndarray
     """Shape ``(n_unique, n_targets)``, float64."""
     report: FitReport
@@ -112,9 +116,13 @@ def fit_dual(
         y = average_targets(targets, merged)
     with open_gram(kernel, rows, parameters.block_rows, resources) as store:
         gram = compute_gram(kernel, rows, store, resources, clock)
-        task = GramTask(kernel, rows, store, resources.settings.block_max_bytes)
+        task = gram_task(kernel, rows, store, resources.settings)
         factory = ShardFactory(task, kernel.kernels[0], resources.settings.shard_max_bytes)
         solution = _solve(factory, y, merged.counts, parameters, resources, clock)
+        statistics = task.statistics
+        if isinstance(rows, MemoryRows) and not resources.executor.shares_memory:
+            # The blocks were in a temporary folder, which goes now.
+            statistics = MemoryRows(statistics.read(slice(0, len(rows))))
     if solution.report.status.is_breakdown:
         raise BreakdownError(solution.report.text)
     report = FitReport(
@@ -125,7 +133,7 @@ def fit_dual(
         executor=resources.executor.name,
         seconds=clock.seconds,
     )
-    return DualFit(rows, solution.x, report)
+    return DualFit(rows, statistics, solution.x, report)
 
 
 def _solve(
@@ -190,6 +198,7 @@ def predict_dual(
     kernel: Kernel,
     x: np.ndarray,
     rows: AbstractRows,
+    statistics: AbstractRows,
     dual_coef: np.ndarray,
     *,
     executor: AbstractExecutor,
@@ -204,7 +213,7 @@ def predict_dual(
         Evaluates one kernel.
     x
         New inputs of shape ``(n, *input_shape)`` in the kernel's dtype, after preprocessing.
-    rows, dual_coef
+    rows, statistics, dual_coef
         Of the fit.
     executor, settings
         Who computes, within which limits.
@@ -222,7 +231,9 @@ def predict_dual(
         A prediction overflows.
     """
     block_rows = default_block_rows(len(rows), kernel.flops_per_pair(rows.shape[1:]))
-    task = PredictTask(kernel, rows, MemoryRows(dual_coef), block_rows, settings.block_max_bytes)
+    task = PredictTask(
+        kernel, rows, statistics, MemoryRows(dual_coef), block_rows, settings.block_max_bytes
+    )
     batches = [
         RowBatch(start, x[start : start + PREDICT_ROWS]) for start in range(0, len(x), PREDICT_ROWS)
     ]
@@ -237,3 +248,17 @@ def predict_dual(
             f"overflow {kernel.dtype}: they are far larger than the training rows"
         )
     return values
+
+
+def pack_statistics(kernel: Kernel, rows: AbstractRows, on_event: EventSink = ignore) -> MemoryRows:
+    """The statistics of training rows that come without them, as models of older versions do."""
+    layout = kernel.statistics_layout(rows.shape[1:])
+    parts = [
+        slice(start, min(start + PREDICT_ROWS, len(rows)))
+        for start in range(0, len(rows), PREDICT_ROWS)
+    ]
+    packed = np.empty((len(rows), layout.width))
+    with Clock(on_event).phase("statistics"):
+        for part in parts:
+            packed[part] = layout.pack(compute_statistics(kernel, rows.read(part)))
+    return MemoryRows(packed)

@@ -45,7 +45,7 @@ def pack(model: AbstractNTKEstimator) -> Artifact:
         "target": model.target_record(),
     }
     arrays |= model.target_arrays()
-    return Artifact(record, arrays, model.rows_, model.dual_coef_)
+    return Artifact(record, arrays, model.rows_, model.dual_coef_, model.statistics_)
 
 
 def unpack(
@@ -82,6 +82,7 @@ def unpack(
         if "feature_names_in" in arrays:
             model.feature_names_in_ = arrays["feature_names_in"].astype(object)
         model.rows_ = artifact.rows
+        model.statistics_ = artifact.statistics
         model.dual_coef_ = artifact.dual_coef
         model.report_ = FitReport.from_dict(record["report"])
         model.restore_target(record["target"], arrays)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ntk_dist.gram.plan import format_bytes
 from ntk_dist.solver.result import SolveReport
+from ntk_dist.units import format_bytes
 
 __all__ = ["FitReport", "GramReport"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from ntk_dist.gram.grid import BlockGrid, BlockIndex
 from ntk_dist.store.manifest import Manifest
 
-__all__ = ["AbstractBlockStore", "AbstractRows"]
+__all__ = ["AbstractBlockStore", "AbstractRows", "AbstractStatisticsStore"]
 
 
 class AbstractBlockStore(ABC):
@@ -73,6 +73,23 @@ class AbstractBlockStore(ABC):
     def present(self) -> frozenset[BlockIndex]:
         """Blocks that are there for every kernel (their checksums are tested when read)."""
 
+    @abstractmethod
+    def statistics(self, width: int, batch_rows: int) -> AbstractStatisticsStore:
+        """The store of what is known of each row alone, beside the blocks.
+
+        Parameters
+        ----------
+        width
+            Numbers per row.
+        batch_rows
+            Rows per batch; that of an earlier run stays.
+
+        Raises
+        ------
+        ManifestMismatchError
+            What is stored has another width or was written by another version.
+        """
+
     def require_block(self, index: BlockIndex, kernel: str) -> None:
         """Refuse a block that this Gram matrix does not have.
 
@@ -124,3 +141,86 @@ class AbstractRows(ABC):
 
     def __len__(self) -> int:
         return self.shape[0]
+
+
+class AbstractStatisticsStore(ABC):
+    """A few numbers for each row of a Gram matrix, float64, in batches of rows.
+
+    Law: a batch is either absent or right, as a block is.
+    """
+
+    n_rows: int
+    width: int
+    """Numbers per row."""
+    batch_rows: int
+    """Rows per batch; the last one may have fewer."""
+
+    @property
+    def n_batches(self) -> int:
+        """How many there are when all are present."""
+        return -(-self.n_rows // self.batch_rows)
+
+    def rows(self, batch: int) -> slice:
+        """The rows of one batch.
+
+        Raises
+        ------
+        ValueError
+            There is no such batch.
+        """
+        if not 0 <= batch < self.n_batches:
+            raise ValueError(f"expected a batch below {self.n_batches}, got {batch}")
+        start = batch * self.batch_rows
+        return slice(start, min(start + self.batch_rows, self.n_rows))
+
+    @abstractmethod
+    def read(self, batch: int) -> np.ndarray:
+        """One batch of shape ``(rows, width)``; not to be written to.
+
+        Raises
+        ------
+        ValueError
+            There is no such batch.
+        BlockNotFoundError
+            The batch is absent.
+        BlockCorruptError
+            The batch was damaged; it has been deleted.
+        StoreUnreachableError
+            The store did not answer.
+        """
+
+    @abstractmethod
+    def write(self, batch: int, values: np.ndarray) -> None:
+        """Keep one batch, whole, replacing what was there.
+
+        Raises
+        ------
+        ValueError
+            There is no such batch, or the shape or dtype is wrong.
+        StoreFullError, StoreUnreachableError
+            The store did not take it; the batch is absent, or as it was.
+        """
+
+    @abstractmethod
+    def delete(self, batch: int) -> None:
+        """Forget one batch; absent is fine."""
+
+    @abstractmethod
+    def present(self) -> frozenset[int]:
+        """Batches that are there (their checksums are tested when read)."""
+
+    def require_writable(self, batch: int, values: np.ndarray) -> None:
+        """Refuse what is no batch.
+
+        Raises
+        ------
+        ValueError
+            Says what is wrong with it.
+        """
+        rows = self.rows(batch)
+        shape = (rows.stop - rows.start, self.width)
+        if values.shape != shape or values.dtype != np.float64:
+            raise ValueError(
+                f"batch {batch} of the statistics: expected float64 of shape {shape}, "
+                f"got {values.dtype} of shape {values.shape}"
+            )

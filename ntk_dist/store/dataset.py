@@ -217,7 +217,7 @@ def _array_for(x: np.ndarray, mark: str, store: Store) -> zarr.Array[Any]:
     with suppress(*UNDECODABLE):  # there is one already
         return create_checked_array(store, name=None, shape=shape, chunks=chunks, dtype=dtype)
     with suppress(FileNotFoundError, *UNDECODABLE):  # its metadata is damaged
-        array = zarr.open_array(store, mode="r+", config={"write_empty_chunks": True})
+        array = zarr.open_array(store, mode="r+").with_config({"write_empty_chunks": True})
         ours = dict(array.attrs).get("fingerprint") in (None, mark)
         if ours and (array.shape, array.chunks, array.dtype) == layout:
             return array  # cut off, or still being written: its chunks will be the same as ours

@@ -6,9 +6,11 @@ another kind (an object store) is one more branch of :func:`open_zarr_store`.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ __all__ = [
     "absolute",
     "chunk_keys",
     "create_checked_array",
+    "list_chunks",
     "open_zarr_store",
     "read_checked",
     "refusals",
@@ -52,6 +55,9 @@ UNDECODABLE = (
     ValueError,
 )
 """What Zarr raises of bytes that are not what it wrote: ``[]`` for a zarr.json has no ``get``."""
+
+_NUMBER = re.compile(r"0|[1-9][0-9]*")
+"""How Zarr writes an index into a file name; ``"²".isdigit()`` is true, and int refuses it."""
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -136,6 +142,7 @@ def create_checked_array(
     dtype: np.dtype,
     fill_value: float = 0,
     overwrite: bool = False,
+    attributes: Mapping[str, Any] | None = None,
 ) -> zarr.Array[Any]:
     """A new Zarr array whose every chunk carries a checksum.
 
@@ -153,7 +160,7 @@ def create_checked_array(
         overwrite=overwrite,
         # Said twice, for no checksum covers the metadata: one flipped bit in the shape would cut
         # rows off, or add rows of zeros.
-        attributes={"shape": list(shape)},
+        attributes={"shape": list(shape), **(attributes or {})},
         # A chunk that happens to equal the fill value must exist: no file means lost, not zeros.
         config={"write_empty_chunks": True},
     )
@@ -198,3 +205,19 @@ def chunk_keys(array: zarr.Array[Any], rows: slice | None = None) -> Iterator[st
         first = chunk[0] * extent[0] if chunk else 0
         if rows is None or (first < rows.stop and first + extent[0] > rows.start):
             yield array.metadata.encode_chunk_key(chunk)
+
+
+def list_chunks(array: zarr.Array[Any]) -> frozenset[tuple[int, int]]:
+    """Indices of the chunks that an array of two axes has: one listing per row of chunks."""
+    store, root = array.store_path.store, f"{array.store_path.path}/c".lstrip("/")
+
+    async def columns(row: str) -> list[tuple[int, int]]:
+        names = store.list_dir(f"{root}/{row}")
+        return [(int(row), int(name)) async for name in names if _NUMBER.fullmatch(name)]
+
+    async def everything() -> frozenset[tuple[int, int]]:
+        rows = [name async for name in store.list_dir(root) if _NUMBER.fullmatch(name)]
+        listed = await asyncio.gather(*map(columns, rows))
+        return frozenset(index for indices in listed for index in indices)
+
+    return sync(everything())

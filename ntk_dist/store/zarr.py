@@ -7,8 +7,6 @@ manifest.
 
 from __future__ import annotations
 
-import asyncio
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,19 +31,17 @@ from ntk_dist.store.location import (
     UNDECODABLE,
     absolute,
     create_checked_array,
+    list_chunks,
     open_zarr_store,
     refusals,
 )
 from ntk_dist.store.manifest import Manifest
+from ntk_dist.store.statistics import ZarrStatisticsStore
 
 __all__ = ["ZarrBlockStore", "is_gram"]
 
 ORPHAN_AGE_S = 3600.0
 """A partial file this old has no writer any more: a block is written in seconds."""
-
-
-_NUMBER = re.compile(r"0|[1-9][0-9]*")
-"""How Zarr writes an index into a file name; ``"²".isdigit()`` is true, and int refuses it."""
 
 
 class ZarrBlockStore(AbstractBlockStore):
@@ -149,8 +145,14 @@ class ZarrBlockStore(AbstractBlockStore):
     def present(self) -> frozenset[BlockIndex]:
         """Blocks that are there for every kernel: one listing per row of blocks, no look at any."""
         with refusals(self.location):
-            listed = [sync(_list_chunks(self._arrays[kernel])) for kernel in self.kernels]
-        return frozenset(index for index in frozenset.intersection(*listed) if index in self.grid)
+            listed = [list_chunks(self._arrays[kernel]) for kernel in self.kernels]
+        found = (BlockIndex(*index) for index in frozenset.intersection(*listed))
+        return frozenset(index for index in found if index in self.grid)
+
+    def statistics(self, width: int, batch_rows: int) -> ZarrStatisticsStore:
+        """What is known of each row, in the folder of the blocks."""
+        folder = Path(self.location, "statistics")
+        return ZarrStatisticsStore(folder, self.manifest.n_rows, width, batch_rows)
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return ZarrBlockStore.open, (self.location,)
@@ -188,7 +190,7 @@ def _read_manifest(store: Store, location: str) -> Manifest:
 
 
 def _open_kernel(store: Store, location: str, kernel: str, manifest: Manifest) -> zarr.Array[Any]:
-    array = zarr.open_array(store, path=kernel, mode="r+", config={"write_empty_chunks": True})
+    array = zarr.open_array(store, path=kernel, mode="r+")
     shape, dtype = (manifest.n_rows, manifest.n_cols), manifest.dtype
     expected = (shape, _chunks(manifest), dtype, "c/0/0")
     got = (array.shape, array.chunks, str(array.dtype), array.metadata.encode_chunk_key((0, 0)))
@@ -223,18 +225,6 @@ def _sweep_orphans(location: str) -> None:
         with suppress(FileNotFoundError):  # another process sweeps too
             if partial.stat().st_mtime < newest:
                 partial.unlink()
-
-
-async def _list_chunks(array: zarr.Array[Any]) -> frozenset[BlockIndex]:
-    store, root = array.store_path.store, f"{array.store_path.path}/c"
-    rows = [name async for name in store.list_dir(root) if _NUMBER.fullmatch(name)]
-
-    async def columns(row: str) -> list[BlockIndex]:
-        names = store.list_dir(f"{root}/{row}")
-        return [BlockIndex(int(row), int(name)) async for name in names if _NUMBER.fullmatch(name)]
-
-    listed = await asyncio.gather(*map(columns, rows))
-    return frozenset(index for indices in listed for index in indices)
 
 
 def _chunks(manifest: Manifest) -> tuple[int, int]:

@@ -1,12 +1,16 @@
+import logging
 import math
+import warnings
 
+import jax
 import numpy as np
 import pytest
 
 from ntk_dist import stax
 from ntk_dist.errors import MemoryBudgetError
-from ntk_dist.gram.block import compute_block
+from ntk_dist.gram.block import compute_block, split_block
 from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.settings import get_settings
 
 FC = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1)).layer
 CONV = stax.serial(
@@ -59,6 +63,54 @@ def test_padding_to_the_grid_changes_nothing(problem):
     loose = compute_block(kernel, x[:6], x[6:15], max_bytes=10**8)["ntk"]
     padded = compute_block(kernel, x[:6], x[6:15], max_bytes=10**8, pad_rows=16)["ntk"]
     np.testing.assert_allclose(padded, loose, rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bits_do_not_depend_on_where_a_fused_block_is_cut(problem, dtype, rng):
+    kernel = Kernel(problem["conv"][0].architecture, ("nngp", "ntk"), dtype)
+    x = rng.normal(size=(90, 6, 6, 2))
+    x[70] = x[2] + 1e-3 * x[3]  # a close pair, in two parts or in one
+    budgets = [2**22, 2**20, 2**19]
+    splits = [
+        split_block(kernel, x.shape[1:], 90, 90, max_bytes=b, square=True).rows1 for b in budgets
+    ]
+    assert splits[0] == 90 > splits[-1]
+    first, *others = (compute_block(kernel, x, max_bytes=budget) for budget in budgets)
+    for other in others:
+        for name, values in first.items():
+            np.testing.assert_array_equal(other[name], values)
+
+
+def test_threads_without_room_stay_idle_and_the_cut_stays(problem, monkeypatch):
+    kernel, x = problem["conv"]
+    shape, budget = x.shape[1:], kernel.block_bytes(x.shape[1:], 9, 9, 8)
+    splits = []
+    for threads in ("1", "2", "9"):
+        monkeypatch.setenv("NTK_DIST_THREADS", threads)
+        get_settings.cache_clear()
+        splits.append(split_block(kernel, shape, 9, 9, max_bytes=budget, square=False))
+        assert splits[-1].working_bytes <= budget
+    assert [s.threads for s in splits] == [1, 2, 8]
+    assert {(s.rows1, s.rows2) for s in splits} == {(9, 9)}
+
+
+def test_a_ragged_grid_compiles_nothing_that_its_first_block_did_not(problem, rng):
+    kernel = Kernel(stax.serial(stax.Dense(1), stax.Erf(), stax.Dense(1)).layer, ("ntk",))
+    x = rng.normal(size=(37, 5))
+    settings = {"max_bytes": 2**24, "pad_rows": 15}
+    compute_block(kernel, x[:15], x[15:30], **settings)
+    compute_block(kernel, x[:15], **settings)
+    with jax.log_compiles(), warnings.catch_warnings(record=True):
+        logged = logging.getLogger("jax._src.interpreters.pxla")
+        records = []
+        handler = logging.Handler()
+        handler.emit = records.append
+        logged.addHandler(handler)
+        for rows in (slice(0, 15), slice(15, 30), slice(30, 37)):
+            compute_block(kernel, x[rows], **settings)
+            compute_block(kernel, x[rows], x[30:], **settings)
+        logged.removeHandler(handler)
+    assert [r.getMessage() for r in records] == []
 
 
 def test_a_budget_below_one_pair_is_refused(problem):

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from ntk_dist.errors import DiskBudgetError, MemoryBudgetError
 from ntk_dist.gram.grid import BlockGrid, BlockIndex
-from ntk_dist.gram.plan import assign_blocks, default_block_rows, format_bytes, plan_gram
+from ntk_dist.gram.plan import assign_blocks, default_block_rows, plan_gram
 
 
 def plan(grid, present=(), **overrides):
@@ -14,6 +14,8 @@ def plan(grid, present=(), **overrides):
         "input_shape": (10,),
         "flops_per_pair": 100.0,
         "working_bytes": 1000,
+        "statistics_row_bytes": 0,
+        "missing_statistics": 0,
     }
     return plan_gram(grid, present, **{**arguments, **overrides})
 
@@ -87,10 +89,3 @@ def test_shards_are_balanced():
     grid = BlockGrid(4000, 4000, 250, symmetric=True)
     loads = [sum(1 if i == j else 2 for i, j in shard) for shard in assign_blocks(grid, 7)]
     assert max(loads) - min(loads) <= 2
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"), [(0, "0 B"), (1536, "1.5 KiB"), (5 * 2**30, "5.0 GiB"), (2**50, "1.0 PiB")]
-)
-def test_bytes_for_people(n_bytes, text):
-    assert format_bytes(n_bytes) == text

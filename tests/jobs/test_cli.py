@@ -53,7 +53,8 @@ def test_from_plan_to_predictions(job, tmp_path, run):
     planned = run("gram", job, "--plan", "--json")
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["n_missing"] == 6
-    assert "reference recursion" in json.loads(planned.stdout)["evaluation"]
+    assert "no layer sees spatial axes" in json.loads(planned.stdout)["evaluation"]
+    assert json.loads(planned.stdout)["seconds"] > 0
     assert not (tmp_path / "ws").exists()
 
     computed = run("gram", job)
@@ -93,6 +94,21 @@ def test_from_plan_to_predictions(job, tmp_path, run):
         told = run("info", tmp_path / path)
         assert told.returncode == 0, told.stderr
         assert words in told.stdout
+
+
+def test_a_job_is_described_with_what_it_takes_here(job, tmp_path, run):
+    told = run("info", job)
+    assert told.returncode == 0, told.stderr
+    assert "100 x 100 entries" in told.stdout
+    assert "flops a pair" in told.stdout
+    assert "entries a second" in told.stdout
+    record = json.loads(run("info", job, "--json").stdout)
+    assert record["evaluation"]["entries_per_s"] > 0
+    (tmp_path / "data.npz").unlink()
+    without = run("info", job)
+    assert without.returncode == 0, without.stderr
+    assert "job waves" in without.stdout
+    assert "data: " in without.stdout
 
 
 def test_doctor_knows_this_machine():

@@ -238,10 +238,29 @@ def test_says_which_path_and_why(name):
     assert path.fused == fused
     assert why in path.explanation
     assert path.explanation.startswith("fused CPU engine" if fused else "reference recursion")
-    assert explain(net.layer, shape) == path.explanation
     elsewhere = Kernel(net.layer).path(shape, "gpu")
     assert not elsewhere.fused
     assert ("not on gpu" in elsewhere.explanation) == ("no layer sees" not in why)
+
+
+def test_explains_in_words_what_a_pair_takes_here():
+    net, shape, _, why = PATHS["not pooled"]
+    told = explain(net.layer, shape)
+    assert why in told
+    assert "flops a pair" in told
+    assert "entries a second (" in told
+
+
+def test_what_is_too_large_is_projected_but_not_measured():
+    net, shape, *_ = PATHS["other activation"]
+    projection = Kernel(net.layer).project((500, 500, 2))
+    assert projection.entries_per_s is None
+    assert projection.seconds(100) is None
+    assert projection.flops_per_pair > 1e12
+    assert projection.working_bytes > 2**40
+    assert "too large" in str(projection)
+    small = Kernel(net.layer).project(shape)
+    assert small.seconds(2 * small.entries_per_s) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("name", ["pooled", "not pooled", "one axis"])

@@ -65,7 +65,7 @@ def test_a_model_that_is_replaced_while_open_is_not_answered_with(problem, saved
         opened.predict(new)
 
 
-@pytest.mark.parametrize("part", ["rows", "dual_coef", "arrays"])
+@pytest.mark.parametrize("part", ["rows", "dual_coef", "arrays", "statistics"])
 def test_parts_of_two_models_are_refused(problem, saved, tmp_path, part):
     x, y, _ = problem
     NTKRegressor(FC, preprocess=["standardize"]).fit(x**3, y + 1).save(tmp_path / "other")
@@ -92,7 +92,7 @@ def test_an_edited_record_is_refused(saved, edit):
         NTKRegressor.load(saved)
 
 
-@pytest.mark.parametrize("part", ["rows", "dual_coef", "arrays", "model.json"])
+@pytest.mark.parametrize("part", ["rows", "dual_coef", "arrays", "statistics", "model.json"])
 def test_a_missing_part_is_named(saved, part):
     if (saved / part).is_dir():
         shutil.rmtree(saved / part)

@@ -106,7 +106,8 @@ def _fill_and_fit(model, x, y, filler):
     """Leave room for a few blocks only, after the plan has been made and found to fit."""
 
     def fill(event):
-        if isinstance(event, TaskEvent) and not filler.exists():
+        block = isinstance(event, TaskEvent) and event.item.startswith("(")
+        if block and not filler.exists():
             filler.write_bytes(b"")
             with filler.open("ab", buffering=0) as file:
                 try:

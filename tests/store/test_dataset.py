@@ -99,6 +99,15 @@ def test_damaged_rows_are_found_and_mended_by_writing_again(tmp_path, spoil):
     np.testing.assert_array_equal(mended.read(slice(3, 5)), WIDE[3:5])
 
 
+def test_rows_of_zeros_that_were_cut_off_are_written_to_their_end(tmp_path):
+    zeros = np.zeros((5, 3), np.float32)
+    write_rows(tmp_path, zeros)
+    metadata = tmp_path / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"fingerprint"', '"other"'))
+    (tmp_path / "c" / "0" / "0").unlink()
+    np.testing.assert_array_equal(write_rows(tmp_path, zeros).read(slice(0, 5)), zeros)
+
+
 def test_rows_without_the_mark_of_completion_are_refused_and_written_again(tmp_path):
     write_rows(tmp_path, IMAGES)
     metadata = tmp_path / "zarr.json"

@@ -1,0 +1,83 @@
+"""What a kernel costs on this machine, in numbers and in words."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ntk_dist.units import format_bytes, format_count
+
+__all__ = ["Projection", "measured_rate"]
+
+FIRST_FLOPS = 1e8
+"""Of the first trial: milliseconds for a fused engine, a tenth of a second for the recursion."""
+FIRST_ROWS = 16
+"""Or this many on either side, if that is more: fused engines take 16 pairs at a time."""
+MOST_FLOPS = 2e11
+"""A trial never does more: a second for a fused engine, a minute for the recursion."""
+LONG_ENOUGH_S = 0.2
+
+
+@dataclass(frozen=True)
+class Projection:
+    """An evaluation, and what it takes."""
+
+    explanation: str
+    """Which evaluation it is and why."""
+    flops_per_pair: int
+    working_bytes: int
+    """The least that a block can do with, beyond samples and result."""
+    entries_per_s: float | None
+    """Measured here and now; None where one pair alone would take too long or too much memory."""
+    threads: int
+    """What the rate was measured with."""
+
+    def seconds(self, entries: float) -> float | None:
+        """How long so many entries take here."""
+        return None if self.entries_per_s is None else entries / self.entries_per_s
+
+    @property
+    def rate(self) -> str:
+        """The speed in words."""
+        if self.entries_per_s is None:
+            return "not measured: one pair alone is too large"
+        return f"about {format_count(self.entries_per_s)} entries a second ({self.threads} threads)"
+
+    def __str__(self) -> str:
+        cost = (
+            f"{format_count(self.flops_per_pair)} flops a pair in "
+            f"{format_bytes(self.working_bytes)} of working memory or more"
+        )
+        return f"{self.explanation}; {cost}; speed here {self.rate}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return asdict(self)
+
+
+def measured_rate(
+    evaluate: Callable[[int], object], flops_per_pair: int, most_rows: int
+) -> float | None:
+    """Entries a second of blocks that ``evaluate(n)`` computes, n x n each.
+
+    Blocks grow until one takes long enough to be measured, or until ``most_rows`` a side. Each
+    size runs twice: the first run compiles.
+    """
+    affordable = math.isqrt(int(MOST_FLOPS / max(1, flops_per_pair)))
+    most = min(most_rows, affordable)
+    if most < 1:
+        return None
+    rows = min(most, max(FIRST_ROWS, math.isqrt(int(FIRST_FLOPS / max(1, flops_per_pair)))))
+    while True:
+        evaluate(rows)
+        start = time.perf_counter()
+        evaluate(rows)
+        seconds = time.perf_counter() - start
+        if seconds >= LONG_ENOUGH_S or rows == most:
+            return rows**2 / seconds
+        # As many as should do, but no leap on the word of a short run.
+        growth = min(4.0, 1.5 * math.sqrt(LONG_ENOUGH_S / seconds))
+        rows = min(most, math.ceil(growth * rows))
