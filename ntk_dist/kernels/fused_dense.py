@@ -6,20 +6,19 @@ Same numbers as ``recursion.py``: ``gaps.py`` has the arithmetic, ``tiles.py`` t
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
 from ntk_dist.kernels.dense_program import DenseProgram, compile_dense
-from ntk_dist.kernels.gemm import ROWS, WORDS
+from ntk_dist.kernels.gemm import ROWS, WORDS, pack
 from ntk_dist.kernels.lanes import WORD_BYTES, lane_count
 from ntk_dist.kernels.layers import Layer
-from ntk_dist.kernels.tiles import LAYOUT, run_piece
+from ntk_dist.kernels.tiles import SHAPE, run_piece
 
 __all__ = ["dense_block", "working_bytes"]
 
@@ -37,8 +36,9 @@ def dense_block(
     x2: np.ndarray | None,
     dtype: np.dtype[np.floating],
     threads: int = 1,
-) -> tuple[np.ndarray, np.ndarray]:
-    """NNGP and NTK between all samples of two sets: (n1, n2) each, in ``dtype``.
+    kernels: Iterable[str] = ("nngp", "ntk"),
+) -> dict[str, np.ndarray]:
+    """Each kernel between all samples of two sets: (n1, n2) each, in ``dtype``.
 
     An entry has the same bits in every block it may be computed in, with any number of threads,
     and is the same for (x, y) and (y, x). Pairs of equal or opposite samples are computed like all
@@ -50,39 +50,50 @@ def dense_block(
     architecture
         One that ``compile_dense`` accepts for such samples.
     x1 : (n1, features)
-        Samples, float32 or float64.
+        Samples, float32 or float64, as they are stored.
     x2 : (n2, features) or None
         Other samples; ``None`` states that they are ``x1``. Then only the upper triangle is
         computed, and mirrored.
     dtype
-        float32 or float64, also of the arithmetic.
+        float32 or float64, of the arithmetic and of the block.
     threads
         How many to use.
+    kernels
+        ``"nngp"``, ``"ntk"`` or both; one alone saves writing the other.
     """
     dtype = np.dtype(dtype)
     program = _program(architecture, x1.shape[1])
     left = _Side(program, x1)
     right = left if x2 is None else _Side(program, x2)
-    layout, size = _layout(program, x1.shape[1], dtype)
-    rows, known = _empty_panels(program, x1, dtype)
-    nngp, ntk = (np.empty((len(x1), len(right)), dtype) for _ in range(2))
+    n1, n2 = len(x1), len(right.samples)
+    shape, size = _shape(program, x1.shape[1], dtype)
+    shape["n1"], shape["n2"], shape["symmetric"] = n1, n2, x2 is None
+    n_panels = -(-n1 // ROWS)
+    rows = np.empty((n_panels, x1.shape[1], ROWS), dtype)
+    known = np.empty((n_panels, len(program.statistics), ROWS), dtype)
+    block = {name: _aligned(n1 * n2, dtype).reshape(n1, n2) for name in kernels}
+    nothing = np.empty((0, 0), dtype)
 
     def prepare(panels: Iterator[range]) -> None:
-        for panel in itertools.chain.from_iterable(panels):
-            left.put(slice(panel * ROWS, (panel + 1) * ROWS), rows[panel], known[panel])
+        for some in panels:
+            here = slice(some.start, some.stop)
+            left.put(some.start * ROWS, rows[here], known[here])
 
-    def compute(pieces: Iterator[tuple[slice, range]]) -> None:
+    def compute(pieces: Iterator[tuple[range, range]]) -> None:
         memory = _aligned(size, dtype)
-        columns = memory[: layout["others"]].reshape(x1.shape[1], -1)
-        others = memory[layout["others"] : layout["one"]].reshape(len(program.statistics), -1)
+        columns = memory[: shape["others"]].reshape(1, x1.shape[1], -1)
+        others = memory[shape["others"] : shape["one"]].reshape(1, len(program.statistics), -1)
         for here, panels in pieces:
-            right.put(here, columns, others)
-            run_piece(program, layout, memory, rows, known, panels, here, x2 is None, nngp, ntk)
+            right.put(here.start, columns, others)
+            run_piece(
+                program, shape, memory, rows, known, panels, here,
+                block.get("nngp", nothing), block.get("ntk", nothing),
+            )  # fmt: skip
 
-    _in_threads(threads, prepare, _runs(len(rows), PANELS_PER_RUN))
+    _in_threads(threads, prepare, _runs(n_panels, PANELS_PER_RUN))
     width = WORDS * lane_count(dtype.itemsize)
-    _in_threads(threads, compute, _pieces(*ntk.shape, width, x2 is None, threads))
-    return nngp, ntk
+    _in_threads(threads, compute, _pieces(n1, n2, width, x2 is None, threads))
+    return block
 
 
 def working_bytes(
@@ -99,12 +110,12 @@ def working_bytes(
     program = _program(architecture, features)
     numbers = len(program.statistics)
     panels = -(-n1 // ROWS) * ROWS * (features + numbers)
-    thread = _layout(program, features, dtype)[1]
+    thread = _shape(program, features, dtype)[1]
     double = np.float64().itemsize
-    # Deviations while the statistics are made of them; and a panel of columns before rounding.
+    # Of each sample in float64: its deviations, and the statistics before they are stacked.
     alone = double * (n1 + n2) * (len(program.deviations) + 2 * numbers)
-    scratch = double * WORDS * lane_count(dtype.itemsize) * features
-    return dtype.itemsize * (panels + threads * thread) + threads * scratch + alone
+    squares = double * PANELS_PER_RUN * ROWS * features
+    return dtype.itemsize * (panels + threads * thread) + alone + squares
 
 
 @functools.lru_cache(maxsize=64)
@@ -119,7 +130,7 @@ class _Side:
     """Samples, and what is known of each of them alone."""
 
     def __init__(self, program: DenseProgram, x: np.ndarray) -> None:
-        self._x = x
+        self.samples = np.ascontiguousarray(x)
         squares = np.empty(len(x))
         for some in _runs(len(x), PANELS_PER_RUN * ROWS):
             here = x[some.start : some.stop].astype(np.float64)
@@ -129,52 +140,39 @@ class _Side:
         self._inverses = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
         self._known = program.known(norms / math.sqrt(x.shape[1]))
 
-    def __len__(self) -> int:
-        return len(self._x)
-
-    def put(self, some: slice, directions: np.ndarray, known: np.ndarray) -> None:
-        """Fill one panel with some samples, and with zeros beyond the last.
+    def put(self, first: int, directions: np.ndarray, known: np.ndarray) -> None:
+        """Fill panels with samples from ``first`` on, and with zeros beyond the last.
 
         Parameters
         ----------
-        some
-            Which samples.
-        directions : (features, width)
-            Where they go, at length 1.
-        known : (statistics * width,) or (statistics, width)
+        first
+            The first sample.
+        directions : (panels, features, width)
+            Where the samples go, at length 1.
+        known : (panels, statistics, width)
             Where what is known of them goes.
         """
-        count = len(self._inverses[some])
-        known = known.reshape(-1, directions.shape[1])
-        for panel in (directions, known):
-            panel[:, count:] = 0
-        directions[:, :count] = (self._x[some] * self._inverses[some, None]).T
-        known[:, :count] = self._known[some].T
+        pack(self.samples, self._inverses, first, directions)
+        n_panels, _, width = known.shape
+        numbers = self._known[first : first + n_panels * width]
+        padded = np.zeros((n_panels * width, numbers.shape[1]))
+        padded[: len(numbers)] = numbers
+        known[...] = padded.reshape(n_panels, width, -1).transpose(0, 2, 1)
 
 
-def _empty_panels(
-    program: DenseProgram, x: np.ndarray, dtype: np.dtype[np.floating]
-) -> tuple[np.ndarray, np.ndarray]:
-    n_panels = -(-len(x) // ROWS)
-    return (
-        np.empty((n_panels, x.shape[1], ROWS), dtype),
-        np.empty((n_panels, len(program.statistics) * ROWS), dtype),
-    )
-
-
-def _layout(
+def _shape(
     program: DenseProgram, features: int, dtype: np.dtype[np.floating]
 ) -> tuple[np.ndarray, int]:
     """Where everything is in the memory of one thread, and how many numbers that is."""
     lanes = lane_count(dtype.itemsize)
     width = WORDS * lanes
     numbers = len(program.statistics)
-    layout = np.zeros((), LAYOUT)
-    layout["terms"], layout["statistics"], layout["last"] = features, numbers, program.last
-    layout["others"] = features * width
-    layout["one"] = layout["others"] + numbers * width
-    layout["tiles"] = layout["one"] + -(-numbers * ROWS // lanes) * lanes
-    return layout, int(layout["tiles"]) + program.places * 2 * ROWS * width
+    shape = np.zeros((), SHAPE)
+    shape["terms"], shape["statistics"], shape["last"] = features, numbers, program.last
+    shape["others"] = features * width
+    shape["one"] = shape["others"] + numbers * width
+    shape["tiles"] = shape["one"] + -(-numbers * ROWS // lanes) * lanes
+    return shape, int(shape["tiles"]) + program.places * 2 * ROWS * width
 
 
 def _aligned(size: int, dtype: np.dtype[np.floating]) -> np.ndarray:
@@ -191,12 +189,12 @@ def _runs(n: int, length: int) -> Iterator[range]:
 
 def _pieces(
     n1: int, n2: int, width: int, symmetric: bool, threads: int
-) -> Iterator[tuple[slice, range]]:
+) -> Iterator[tuple[range, range]]:
     """A panel of columns, and some panels of rows to compute it for."""
     n_panels, n_words = -(-n1 // ROWS), -(-n2 // width)
     length = max(1, n_panels * n_words // (PIECES_PER_THREAD * threads))
     for word in reversed(range(n_words)):
-        columns = slice(word * width, min((word + 1) * width, n2))
+        columns = range(word * width, min((word + 1) * width, n2))
         wanted = min(n_panels, -(-columns.stop // ROWS)) if symmetric else n_panels
         for rows in _runs(wanted, length):
             yield columns, rows

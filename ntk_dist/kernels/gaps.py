@@ -45,19 +45,23 @@ from ntk_dist.kernels.lanes import (
     with_sign,
 )
 
-__all__ = ["STEP", "apply", "choose", "fold"]
+__all__ = ["STEP", "apply", "choose", "fold", "integers"]
+
+
+def integers(names: str) -> list[tuple[str, str]]:
+    """Fields of a record."""
+    return [(name, "i8") for name in names.split()]
+
 
 STEP = np.dtype(
-    [
-        (name, "i8")
-        for name in "source target sums begins signed folds acts biased statistic".split()
-    ]
+    integers("source target sums begins signed folds acts biased statistic")
     + [(name, "f8") for name in ("bend", "cross", "opposite", "own", "own_bias")]
 )
-"""One step on a tile. ``source`` and ``target`` are places of tiles, ``statistic`` the first row of
-what it needs of each sample: ``1 - α`` and ``β / √2``, or ``α`` for a sum. ``signed`` says that
-correlations may be negative, ``folds`` that they still may be afterwards. ``bend``, ``cross`` and ``opposite`` are ``ω``, ``a b / m`` and
-``(a + b)² / 2 m``; ``own`` and ``own_bias`` what the NTK gains from ``c`` and from ``β β' / 2``."""
+"""One step on a tile. ``source`` and ``target`` are places of tiles, ``statistic`` the first of the
+numbers that it needs of each sample: ``1 - α`` and ``β / √2``, or ``α`` for a sum. ``signed`` says
+that correlations may be negative, ``folds`` that they still may be afterwards. ``bend``, ``cross``
+and ``opposite`` are ``ω``, ``a b / m`` and ``(a + b)² / 2 m``; ``own`` and ``own_bias`` are what the
+NTK gains from ``c`` and from ``β β' / 2``."""
 
 
 @intrinsic
@@ -143,8 +147,8 @@ def _layer(signed: bool, acts: bool) -> Any:
     return step
 
 
-_affine, _signed_affine = _layer(False, False), _layer(True, False)
-_activation, _signed_activation = _layer(False, True), _layer(True, True)
+_affine, _signed_activation = _layer(True, False), _layer(True, True)
+_activation = _layer(False, True)
 
 
 @compiled
@@ -195,7 +199,5 @@ def apply(work: np.ndarray, op: Any, tiles: int, one: int, others: int) -> None:
             _signed_activation(work, op, source, target, one, others)
         else:
             _activation(work, op, source, target, one, others)
-    elif op.signed:
-        _signed_affine(work, op, source, target, one, others)
     else:
         _affine(work, op, source, target, one, others)

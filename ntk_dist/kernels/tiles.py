@@ -6,24 +6,21 @@ made, goes through all steps of the program and is written out once, as both ker
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import logging
+import functools
 import sys
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
-from numba.core import event
+from numba import types
 from numba.extending import intrinsic
 
 from ntk_dist.kernels import arc_cosine, gaps, gemm, lanes
+from ntk_dist.kernels.compiling import kept_on_disk
 from ntk_dist.kernels.dense_program import DenseProgram
-from ntk_dist.kernels.gaps import apply
+from ntk_dist.kernels.gaps import apply, choose, integers
 from ntk_dist.kernels.gemm import ROWS, WORDS, add_products
 from ntk_dist.kernels.lanes import (
-    COMPILER_OPTIONS,
     WORD_BYTES,
     compiled,
     keep_positive,
@@ -35,20 +32,16 @@ from ntk_dist.kernels.lanes import (
     with_sign,
 )
 
-__all__ = ["LAYOUT", "run_piece"]
-
-log = logging.getLogger(__name__)
-
-WORK_ARGUMENT = 2
-"""Place of ``work`` among the arguments of ``_run_piece``: its type is that of the tiles."""
+__all__ = ["SHAPE", "run_piece"]
 
 CLOSE = 0.99
 """Correlations of samples, of either sign, beyond which the gap comes from their difference."""
 
-LAYOUT = np.dtype([(name, "i8") for name in "terms others one tiles last statistics".split()])
-"""Terms of a product; where in the memory of a thread what is known of the columns, of the rows,
-and the tiles start (the panel of columns is at 0); the place of the last tile; and how many
-numbers are known of a sample, the last of them its standard deviation at the end."""
+SHAPE = np.dtype(integers("n1 n2 symmetric terms others one tiles last statistics"))
+"""Rows and columns of the block, and whether only its upper triangle is computed and mirrored;
+terms of a product; where in the memory of a thread what is known of the columns, of the rows, and
+the tiles start (the panel of columns is at 0); the place of the last tile; and how many numbers
+are known of a sample, the last of them its standard deviation at the end."""
 
 
 @intrinsic
@@ -64,6 +57,28 @@ def _any_positive(typing: Any, value: Any) -> Any:
     return types.boolean(value), generate
 
 
+@intrinsic
+def _put(typing: Any, array: Any, offset: Any, value: Any, aligned: Any) -> Any:
+    """Write a vector at element ``offset`` of a flat array, past the caches where it is aligned.
+
+    A block is far larger than they are; nobody reads it before it is whole.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), vector_of(value).as_pointer())
+        with builder.if_else(arguments[3]) as (then, otherwise):
+            with then:
+                streamed = builder.store(arguments[2], place, align=WORD_BYTES)
+                one = ir.Constant(ir.IntType(32), 1)
+                streamed.set_metadata("nontemporal", builder.module.add_metadata([one]))
+            with otherwise:
+                builder.store(arguments[2], place, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value, types.boolean), generate
+
+
 @compiled
 def _gap_by_difference(
     work: np.ndarray, rows: np.ndarray, row: int, column: int, terms: int, c: Any
@@ -72,7 +87,7 @@ def _gap_by_difference(
     turned = with_sign(spread(work, 1.0), c)
     total = spread(work, 0.0)
     width = WORDS * (WORD_BYTES // work.itemsize)
-    for term in range(terms):
+    for _ in range(terms):
         difference = load(work, column) - turned * spread(work, rows[row])
         total = total + difference * difference
         row += ROWS
@@ -81,35 +96,35 @@ def _gap_by_difference(
 
 
 @compiled
-def _start(work: np.ndarray, rows: np.ndarray, panel: int, layout: Any) -> None:
+def _start(work: np.ndarray, rows: np.ndarray, panel: int, shape: Any) -> None:
     """The first tile: signed gaps between the directions of the samples, and no NTK yet."""
     count = WORD_BYTES // work.itemsize
     width = WORDS * count
     size = ROWS * width
     zero, full, close = spread(work, 0.0), spread(work, 1.0), spread(work, 1.0 - CLOSE)
-    for at in range(layout.tiles, layout.tiles + 2 * size, count):
+    for at in range(shape.tiles, shape.tiles + 2 * size, count):
         store(work, at, zero)
-    add_products(rows, panel, work, 0, layout.terms, work, layout.tiles)
+    add_products(rows, panel, work, 0, shape.terms, work, shape.tiles)
     for row in range(ROWS):
         for column in range(0, width, count):
-            at = layout.tiles + row * width + column
+            at = shape.tiles + row * width + column
             c = load(work, at)
             g = keep_positive(full - magnitude(c))
             if _any_positive(close - g):
-                exact = _gap_by_difference(work, rows, panel + row, column, layout.terms, c)
-                g = gaps.choose(g - close, exact, g)
+                exact = _gap_by_difference(work, rows, panel + row, column, shape.terms, c)
+                g = choose(g - close, exact, g)
             store(work, at, with_sign(g, c))
 
 
 @compiled
-def _finish(work: np.ndarray, layout: Any) -> int:
+def _finish(work: np.ndarray, shape: Any) -> int:
     """The last tile as covariances and NTK, in place."""
     count = WORD_BYTES // work.itemsize
     width = WORDS * count
     size = ROWS * width
-    start = layout.tiles + layout.last * 2 * size
-    one = layout.one + (layout.statistics - 1) * ROWS
-    others = layout.others + (layout.statistics - 1) * width
+    start = shape.tiles + shape.last * 2 * size
+    one = shape.one + (shape.statistics - 1) * ROWS
+    others = shape.others + (shape.statistics - 1) * width
     full = spread(work, 1.0)
     for row in range(ROWS):
         deviation = spread(work, work[one + row])
@@ -124,24 +139,32 @@ def _finish(work: np.ndarray, layout: Any) -> int:
 
 @compiled
 def _write(
-    work: np.ndarray, at: int, i: int, j: int, n_columns: int, symmetric: bool, out: np.ndarray
+    work: np.ndarray, at: int, shape: Any, i: int, j: int, n_columns: int, out: np.ndarray
 ) -> None:
     """One kernel of a tile whose first entry is (i, j) of a block; and mirrored."""
-    width = WORDS * (WORD_BYTES // work.itemsize)
-    for row in range(min(ROWS, out.shape[0] - i)):
-        first = max(0, i + row - j) if symmetric else 0
-        for column in range(first, n_columns):
-            out[i + row, j + column] = work[at + row * width + column]
-    if symmetric:
+    count = WORD_BYTES // work.itemsize
+    width = WORDS * count
+    aligned = shape.n2 % count == 0
+    for row in range(min(ROWS, shape.n1 - i)):
+        source, target = at + row * width, (i + row) * shape.n2 + j
+        column = min(max(0, i + row - j), n_columns) if shape.symmetric else 0
+        while column < n_columns:
+            if column % count or column + count > n_columns:
+                out[target + column] = work[source + column]
+                column += 1
+            else:
+                _put(out, target + column, load(work, source + column), aligned)
+                column += count
+    if shape.symmetric:
         for column in range(n_columns):
+            target = (j + column) * shape.n2 + i
             for row in range(min(ROWS, j + column - i + 1)):
-                out[j + column, i + row] = work[at + row * width + column]
+                out[target + row] = work[at + row * width + column]
 
 
-@compiled
 def _run_piece(
     steps: np.ndarray,
-    layouts: np.ndarray,
+    shapes: np.ndarray,
     work: np.ndarray,
     rows: np.ndarray,
     known: np.ndarray,
@@ -149,78 +172,40 @@ def _run_piece(
     last: int,
     j: int,
     n_columns: int,
-    symmetric: bool,
     nngp: np.ndarray,
     ntk: np.ndarray,
 ) -> None:
-    layout = layouts[0]
+    shape = shapes[0]
     size = ROWS * WORDS * (WORD_BYTES // work.itemsize)
+    numbers = shape.statistics * ROWS
     for panel in range(first, last):
         i = panel * ROWS
-        work[layout.one : layout.one + known.shape[1]] = known[panel]
-        _start(work, rows, i * layout.terms, layout)
+        for number in range(numbers):
+            work[shape.one + number] = known[panel * numbers + number]
+        _start(work, rows, i * shape.terms, shape)
         for step in range(len(steps)):
-            apply(work, steps[step], layout.tiles, layout.one, layout.others)
-        at = _finish(work, layout)
-        _write(work, at, i, j, n_columns, symmetric, nngp)
-        _write(work, at + size, i, j, n_columns, symmetric, ntk)
+            apply(work, steps[step], shape.tiles, shape.one, shape.others)
+        at = _finish(work, shape)
+        if len(nngp):
+            _write(work, at, shape, i, j, n_columns, nngp)
+        if len(ntk):
+            _write(work, at + size, shape, i, j, n_columns, ntk)
 
 
-def _kept_on_disk(digest: str) -> Any:
-    """``_run_piece``, compiled once per machine and precision.
-
-    numba recompiles when the file of a function changes, but not when the file of one that it
-    calls does; the digest of all of them is part of the key because the function reads it.
-    """
-
-    def entry(*arguments: Any) -> None:
-        assert digest
-        _run_piece(*arguments)
-
-    try:
-        return njit(cache=True, **COMPILER_OPTIONS)(entry)
-    except RuntimeError:  # numba found no folder to write to: each process compiles for itself
-        return njit(**COMPILER_OPTIONS)(entry)
-
-
-_entry = _kept_on_disk(
-    hashlib.sha256(
-        "".join(
-            map(inspect.getsource, (lanes, arc_cosine, gemm, gaps, sys.modules[__name__]))
-        ).encode()
-    ).hexdigest()
-)
-
-
-class _Announcement(event.Listener):
-    """Says what is being waited for; silent where the compiled function was found on disk."""
-
-    def on_start(self, event: Any) -> None:
-        """Called before numba compiles any function."""
-        if event.data["dispatcher"] is _entry:
-            (arguments,) = event.data["args"]
-            log.info(
-                "compiling the fused dense engine in %s: some seconds, and then kept in %s",
-                arguments[WORK_ARGUMENT].dtype,
-                _entry.stats.cache_path or "this process",
-            )
-
-    def on_end(self, event: Any) -> None:
-        """Called after it."""
-
-
-event.register("numba:compile", _Announcement())
+@functools.cache
+def _entry(dtype: np.dtype[np.floating]) -> Any:
+    sources = (lanes, arc_cosine, gemm, gaps, sys.modules[__name__])
+    return kept_on_disk(_run_piece, f"dense_engine_in_{dtype}", sources, announce=True)
 
 
 def run_piece(
     program: DenseProgram,
-    layout: np.ndarray,
+    shape: np.ndarray,
     work: np.ndarray,
     rows: np.ndarray,
     known: np.ndarray,
     panels: range,
-    columns: slice,
-    symmetric: bool,
+    columns: range,
     nngp: np.ndarray,
     ntk: np.ndarray,
 ) -> None:
@@ -230,25 +215,22 @@ def run_piece(
     ----------
     program
         What to compute.
-    layout
-        One record of ``LAYOUT``.
+    shape
+        One record of ``SHAPE``.
     work : (size,)
         Memory of one thread, aligned to 64 bytes; the columns and what is known of them are there.
     rows : (n_panels, terms, ROWS)
         The directions of all rows, by panels.
-    known : (n_panels, statistics * ROWS)
+    known : (n_panels, statistics, ROWS)
         What is known of them.
     panels
         Of rows: which.
     columns
         Which columns they are.
-    symmetric : bool
-        Whether to write only entries from the diagonal on, and each also mirrored.
-    nngp, ntk : (n1, n2)
-        Where the kernels go.
+    nngp, ntk : (n1, n2), or empty
+        Where the kernels go, if anywhere; aligned to 64 bytes.
     """
-    _entry(
-        program.steps, layout.reshape(1), work, rows.reshape(-1), known,
-        panels.start, panels.stop, columns.start, columns.stop - columns.start,
-        symmetric, nngp, ntk,
+    _entry(work.dtype)(
+        program.steps, shape.reshape(1), work, rows.reshape(-1), known.reshape(-1),
+        panels.start, panels.stop, columns.start, len(columns), nngp.reshape(-1), ntk.reshape(-1),
     )  # fmt: skip
