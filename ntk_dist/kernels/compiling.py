@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def kept_on_disk(
-    function: FunctionType, name: str, sources: Sequence[ModuleType], announce: bool = False
+    function: Callable[..., Any], name: str, sources: Sequence[ModuleType], announce: bool = False
 ) -> Any:
     """A compiled function for arguments of one list of types.
 
@@ -30,7 +30,7 @@ def kept_on_disk(
     Parameters
     ----------
     function
-        One that takes arrays and numbers.
+        A plain one, that takes arrays and numbers and reads no variables of another function.
     name
         What to call it. Types have names of their own: processes that write different functions
         under one name at the same time may take each other's for theirs.
@@ -39,6 +39,7 @@ def kept_on_disk(
     announce
         Whether compiling takes so long that people should know what they wait for.
     """
+    assert isinstance(function, FunctionType)
     text = "".join(map(inspect.getsource, sources))
     entry = FunctionType(function.__code__, function.__globals__, function.__name__)
     entry.__qualname__ = f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"

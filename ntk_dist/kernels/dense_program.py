@@ -6,7 +6,6 @@ of ``recursion.py``.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -81,8 +80,9 @@ def _deviation(each: Deviation, lengths: np.ndarray, found: Sequence[np.ndarray]
     if not each.sources:
         return lengths
     # The hypotenuse: squares may overflow where it does not.
-    parts = [weight * found[source] for weight, source in each.sources]
-    total = functools.reduce(np.hypot, parts, np.full(len(lengths), math.sqrt(each.bias)))
+    total = np.full(len(lengths), math.sqrt(each.bias))
+    for weight, source in each.sources:
+        total = np.hypot(total, weight * found[source])
     return total if each.eps is None else _ratio(total, np.hypot(total, math.sqrt(each.eps)))
 
 
@@ -277,7 +277,7 @@ class _Compiling:
         total = self.values
         self.values += 1
         for i, branch in enumerate(branches):
-            fields = {
+            fields: dict[str, float] = {
                 "sums": True,
                 "begins": i == 0,
                 "folds": signed and i == len(branches) - 1,

@@ -60,8 +60,8 @@ STEP = np.dtype(
 """One step on a tile. ``source`` and ``target`` are places of tiles, ``statistic`` the first of the
 numbers that it needs of each sample: ``1 - α`` and ``β / √2``, or ``α`` for a sum. ``signed`` says
 that correlations may be negative, ``folds`` that they still may be afterwards. ``bend``, ``cross``
-and ``opposite`` are ``ω``, ``a b / m`` and ``(a + b)² / 2 m``; ``own`` and ``own_bias`` are what the
-NTK gains from ``c`` and from ``β β' / 2``."""
+and ``opposite`` are ``ω``, ``a b / m`` and ``(a + b)² / 2 m``; ``own`` and ``own_bias`` are
+what the NTK gains from ``c`` and from ``β β' / 2``."""
 
 
 @intrinsic
