@@ -30,8 +30,8 @@ AFFINE_FLOPS = 18
 class Deviation:
     """The standard deviation of every sample at one place of a network.
 
-    The root of ``Σ weight² source² + bias``, divided by the root of itself and ``eps`` after
-    LayerNorm; the first one of a program, without sources, is that of the samples themselves.
+    ``s`` with ``s² = Σ weight² source² + bias``, or ``s / √(s² + eps)`` after LayerNorm; the first
+    one of a program, without sources, is that of the samples themselves.
     """
 
     sources: tuple[tuple[float, int], ...] = ()
@@ -80,7 +80,7 @@ def _deviation(each: Deviation, lengths: np.ndarray, found: Sequence[np.ndarray]
     if not each.sources:
         return lengths
     # The hypotenuse: squares may overflow where it does not.
-    total = np.full(len(lengths), math.sqrt(each.bias))
+    total: np.ndarray = np.full(len(lengths), math.sqrt(each.bias))
     for weight, source in each.sources:
         total = np.hypot(total, weight * found[source])
     return total if each.eps is None else _ratio(total, np.hypot(total, math.sqrt(each.eps)))
@@ -93,7 +93,8 @@ def _statistic(
         case "eta":
             # 1 - α without cancellation: b / s (s + W s').
             root = np.full_like(target, math.sqrt(bias))
-            return _ratio(root, target) * _ratio(root, target + weight * source)
+            loss: np.ndarray = _ratio(root, target) * _ratio(root, target + weight * source)
+            return loss
         case "beta":
             return _ratio(np.full_like(target, math.sqrt(bias / 2)), target)
         case "alpha":

@@ -7,8 +7,9 @@ their NTK, a pair is carried as::
     ntk    Θ / s s'
 
 Covariances would lose the angle: after thirty layers all correlations are near 1, and in float32
-``1 - c`` has then three digits left. For the gap ``G = 1 - c`` every layer is a sum of positive
-terms instead. With slopes a, b of the activation, ``m = (a² + b²) / 2`` and ``ω = (a - b)² / m``::
+``1 - c`` has then three digits left. The gap ``G = 1 - c`` keeps all of its digits, because nothing
+in these lines cancels. With slopes a, b of the activation, ``m = (a² + b²) / 2`` and
+``ω = (a - b)² / m``::
 
     activation, c >= 0   G <- G - ω √G G lift(G),                   ntk <- (1 - ω √G turn(G)) ntk
     activation, c < 0    G <- ((a + b)² / 2 - a b g) / m - ω √g g lift(g),     g = 1 - |c|
@@ -18,9 +19,10 @@ terms instead. With slopes a, b of the activation, ``m = (a² + b²) / 2`` and `
 
 (``lift`` and ``turn`` are those of ``arc_cosine.py``.) Each sample alone gives ``α`` and ``β``: the
 shares of its standard deviation that come from what entered and from the bias, or from a branch;
-``α² + β² = 1``. The affine line is ``1 - c`` of the vectors (α, β): by what the norms differ and
-then by what the directions do. LayerNorm changes neither number. A frozen layer does not add
-``1 - G``, and the standard parameterization weights its two shares.
+``α² + β² = 1``, so that the squares in the last two lines are the gap of two samples that differ in
+their norms alone. Near correlation -1 the affine line counts from there: with ``1 + c`` in place of
+``1 - c`` on both sides, the bias adds ``2 β β'``. LayerNorm changes neither number. A frozen layer
+does not add ``1 - G``, and the standard parameterization weights its two shares.
 """
 
 from __future__ import annotations
@@ -69,9 +71,9 @@ def choose(typing: Any, sign: Any, negative: Any, positive: Any) -> Any:
     """The lanes of ``negative`` where the sign bit of ``sign`` is set, else of ``positive``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        integers = ir.VectorType(ir.IntType(sign.element.bitwidth), sign.count)
-        zero = ir.Constant(integers, [0] * sign.count)
-        is_set = builder.icmp_signed("<", builder.bitcast(arguments[0], integers), zero)
+        bits = ir.VectorType(ir.IntType(sign.element.bitwidth), sign.count)
+        zero = ir.Constant(bits, [0] * sign.count)
+        is_set = builder.icmp_signed("<", builder.bitcast(arguments[0], bits), zero)
         return builder.select(is_set, arguments[1], arguments[2])
 
     return (

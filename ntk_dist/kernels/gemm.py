@@ -8,7 +8,7 @@ on how a matrix is cut into blocks, pieces and threads, as they do with a BLAS.
 
 from __future__ import annotations
 
-import functools
+import itertools
 import sys
 from typing import Any
 
@@ -19,17 +19,14 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ntk_dist.kernels import lanes
 from ntk_dist.kernels.compiling import kept_on_disk
 from ntk_dist.kernels.lanes import WORD_BYTES, Lanes, call_vector, compiled, vector_of
 
 __all__ = ["ROWS", "WORDS", "add_products", "pack"]
 
 MOST_TERMS = 128
-"""Terms of one running sum; sums of so many are then added up. With random signs the error grows
-with the root of the longer run: 784 terms at once err by 4e-7 of the product of the norms where
-four runs err by 1e-7."""
-
+"""Terms of one running sum; sums of so many are then added up. Of 1023 positive terms, one running
+sum is off by up to 11 roundings and eight of 128 terms by 2, for 2 % of the time."""
 
 TERMS_AT_ONCE = 16
 """Of each sample when it is packed: a line of the cache, so that lines that displace each other,
@@ -155,9 +152,10 @@ def _pack(
                     panels[to + term * width] = value
 
 
-@functools.cache
-def _packing(stored: np.dtype[np.floating], dtype: np.dtype[np.floating]) -> Any:
-    return kept_on_disk(_pack, f"pack_{stored}_{dtype}", (lanes, sys.modules[__name__]))
+_PACKING = {
+    (stored, dtype): kept_on_disk(_pack, f"pack_{stored}_{dtype}", (sys.modules[__name__],))
+    for stored, dtype in itertools.product(("float32", "float64"), repeat=2)
+}
 
 
 def pack(samples: np.ndarray, scales: np.ndarray, first: int, panels: np.ndarray) -> None:
@@ -174,5 +172,5 @@ def pack(samples: np.ndarray, scales: np.ndarray, first: int, panels: np.ndarray
     panels : (n_panels, terms, width)
         Where they go, contiguous; rounded once.
     """
-    compiled_for = _packing(samples.dtype, panels.dtype)
-    compiled_for(samples.reshape(-1), scales, first, panels.reshape(-1), panels.shape[2])
+    packing = _PACKING[samples.dtype.name, panels.dtype.name]
+    packing(samples.reshape(-1), scales, first, panels.reshape(-1), panels.shape[2])
