@@ -1,0 +1,223 @@
+"""Blocks of kernels without spatial axes on CPU: one product of samples, and all layers after it.
+
+Same numbers as ``recursion.py``: ``gaps.py`` has the arithmetic, ``tiles.py`` the loops.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from ntk_dist.kernels.dense_program import DenseProgram, compile_dense
+from ntk_dist.kernels.gemm import ROWS, WORDS, pack
+from ntk_dist.kernels.lanes import WORD_BYTES, lane_count
+from ntk_dist.kernels.layers import Layer
+from ntk_dist.kernels.tiles import SHAPE, run_piece
+
+__all__ = ["dense_block", "working_bytes"]
+
+T = TypeVar("T")
+
+PIECES_PER_THREAD = 8
+"""The last thread then works alone for 1/16 of the time on average."""
+PANELS_PER_RUN = 8
+"""Samples are looked at 64 at a time: 1.5 MB in float64 at 3072 features."""
+
+
+def dense_block(
+    architecture: Layer,
+    x1: np.ndarray,
+    x2: np.ndarray | None,
+    dtype: np.dtype[np.floating],
+    threads: int = 1,
+    kernels: Iterable[str] = ("nngp", "ntk"),
+) -> dict[str, np.ndarray]:
+    """Each kernel between all samples of two sets: (n1, n2) each, in ``dtype``.
+
+    An entry has the same bits in every block it may be computed in, with any number of threads,
+    and is the same for (x, y) and (y, x). Pairs of equal or opposite samples are computed like all
+    others, as if nobody knew that their correlation is exactly 1 or -1: the caller puts the known
+    values there.
+
+    Parameters
+    ----------
+    architecture
+        One that ``compile_dense`` accepts for such samples.
+    x1 : (n1, features)
+        Samples, float32 or float64, as they are stored.
+    x2 : (n2, features) or None
+        Other samples; ``None`` states that they are ``x1``. Then only the upper triangle is
+        computed, and mirrored.
+    dtype
+        float32 or float64, of the arithmetic and of the block.
+    threads
+        How many to use.
+    kernels
+        ``"nngp"``, ``"ntk"`` or both; one alone saves writing the other.
+    """
+    dtype = np.dtype(dtype)
+    program = _program(architecture, x1.shape[1])
+    left = _Side(program, x1)
+    right = left if x2 is None else _Side(program, x2)
+    n1, n2 = len(x1), len(right.samples)
+    shape, size = _shape(program, x1.shape[1], dtype)
+    shape["n1"], shape["n2"], shape["symmetric"] = n1, n2, x2 is None
+    n_panels = -(-n1 // ROWS)
+    rows = np.empty((n_panels, x1.shape[1], ROWS), dtype)
+    known = np.empty((n_panels, len(program.statistics), ROWS), dtype)
+    block = {name: _aligned(n1 * n2, dtype).reshape(n1, n2) for name in kernels}
+    nothing = np.empty((0, 0), dtype)
+
+    def prepare(panels: Iterator[range]) -> None:
+        for some in panels:
+            here = slice(some.start, some.stop)
+            left.put(some.start * ROWS, rows[here], known[here])
+
+    def compute(pieces: Iterator[tuple[range, range]]) -> None:
+        memory = _aligned(size, dtype)
+        columns = memory[: shape["others"]].reshape(1, x1.shape[1], -1)
+        others = memory[shape["others"] : shape["one"]].reshape(1, len(program.statistics), -1)
+        for here, panels in pieces:
+            right.put(here.start, columns, others)
+            run_piece(
+                program, shape, memory, rows, known, panels, here,
+                block.get("nngp", nothing), block.get("ntk", nothing),
+            )  # fmt: skip
+
+    _in_threads(threads, prepare, _runs(n_panels, PANELS_PER_RUN))
+    width = WORDS * lane_count(dtype.itemsize)
+    _in_threads(threads, compute, _pieces(n1, n2, width, x2 is None, threads))
+    return block
+
+
+def working_bytes(
+    architecture: Layer,
+    input_shape: tuple[int, ...],
+    dtype: np.dtype[np.floating],
+    n1: int,
+    n2: int,
+    threads: int,
+) -> int:
+    """Peak memory of ``dense_block`` for n1 and n2 samples, beside samples and results."""
+    dtype = np.dtype(dtype)
+    (features,) = input_shape
+    program = _program(architecture, features)
+    numbers = len(program.statistics)
+    panels = -(-n1 // ROWS) * ROWS * (features + numbers)
+    thread = _shape(program, features, dtype)[1]
+    double = np.float64().itemsize
+    # Of each sample in float64: its deviations, and the statistics before they are stacked.
+    alone = double * (n1 + n2) * (len(program.deviations) + 2 * numbers)
+    squares = double * PANELS_PER_RUN * ROWS * features
+    return dtype.itemsize * (panels + threads * thread) + alone + squares
+
+
+@functools.lru_cache(maxsize=64)
+def _program(architecture: Layer, features: int) -> DenseProgram:
+    program = compile_dense(architecture, (features,))
+    if isinstance(program, str):
+        raise NotImplementedError(f"{architecture!r} cannot be fused: {program}")
+    return program
+
+
+class _Side:
+    """Samples, and what is known of each of them alone."""
+
+    def __init__(self, program: DenseProgram, x: np.ndarray) -> None:
+        self.samples = np.ascontiguousarray(x)
+        squares = np.empty(len(x))
+        for some in _runs(len(x), PANELS_PER_RUN * ROWS):
+            here = x[some.start : some.stop].astype(np.float64)
+            # One pairwise sum per row: its bits do not depend on the other rows.
+            squares[some.start : some.stop] = np.square(here, out=here).sum(axis=1)
+        norms = np.sqrt(squares)
+        self._inverses = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+        self._known = program.known(norms / math.sqrt(x.shape[1]))
+
+    def put(self, first: int, directions: np.ndarray, known: np.ndarray) -> None:
+        """Fill panels with samples from ``first`` on, and with zeros beyond the last.
+
+        Parameters
+        ----------
+        first
+            The first sample.
+        directions : (panels, features, width)
+            Where the samples go, at length 1.
+        known : (panels, statistics, width)
+            Where what is known of them goes.
+        """
+        pack(self.samples, self._inverses, first, directions)
+        n_panels, _, width = known.shape
+        numbers = self._known[first : first + n_panels * width]
+        padded = np.zeros((n_panels * width, numbers.shape[1]))
+        padded[: len(numbers)] = numbers
+        known[...] = padded.reshape(n_panels, width, -1).transpose(0, 2, 1)
+
+
+def _shape(
+    program: DenseProgram, features: int, dtype: np.dtype[np.floating]
+) -> tuple[np.ndarray, int]:
+    """Where everything is in the memory of one thread, and how many numbers that is."""
+    lanes = lane_count(dtype.itemsize)
+    width = WORDS * lanes
+    numbers = len(program.statistics)
+    shape = np.zeros((), SHAPE)
+    shape["terms"], shape["statistics"], shape["last"] = features, numbers, program.last
+    shape["others"] = features * width
+    shape["one"] = shape["others"] + numbers * width
+    shape["tiles"] = shape["one"] + -(-numbers * ROWS // lanes) * lanes
+    return shape, int(shape["tiles"]) + program.places * 2 * ROWS * width
+
+
+def _aligned(size: int, dtype: np.dtype[np.floating]) -> np.ndarray:
+    """An uninitialized array that starts with a whole word."""
+    raw = np.empty(size * dtype.itemsize + WORD_BYTES, np.uint8)
+    start = -raw.ctypes.data % WORD_BYTES
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def _runs(n: int, length: int) -> Iterator[range]:
+    """``range(n)`` in runs."""
+    return (range(i, min(i + length, n)) for i in range(0, n, length))
+
+
+def _pieces(
+    n1: int, n2: int, width: int, symmetric: bool, threads: int
+) -> Iterator[tuple[range, range]]:
+    """A panel of columns, and some panels of rows to compute it for."""
+    n_panels, n_words = -(-n1 // ROWS), -(-n2 // width)
+    length = max(1, n_panels * n_words // (PIECES_PER_THREAD * threads))
+    for word in reversed(range(n_words)):
+        columns = range(word * width, min((word + 1) * width, n2))
+        wanted = min(n_panels, -(-columns.stop // ROWS)) if symmetric else n_panels
+        for rows in _runs(wanted, length):
+            yield columns, rows
+
+
+class _Shared(Iterator[T]):
+    """An iterator that several threads may draw from."""
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items = items
+        self._lock = threading.Lock()
+
+    def __next__(self) -> T:
+        with self._lock:
+            return next(self._items)
+
+
+def _in_threads(threads: int, work: Callable[[Iterator[T]], None], items: Iterator[T]) -> None:
+    """Work in several threads on items that each of them takes when it is free."""
+    if threads == 1:
+        work(items)
+        return
+    shared = _Shared(items)
+    with ThreadPoolExecutor(threads) as pool:
+        for running in [pool.submit(work, shared) for _ in range(threads)]:
+            running.result()
