@@ -31,6 +31,11 @@ def test_the_fused_engine_agrees_with_the_recursion():
     assert "all checks held" in run("bench_kernels.py", *small)
 
 
+def test_a_later_process_finds_the_same_block():
+    small = ["--repeats", "1", "--networks", "dense", "--places", "process"]
+    assert "all checks held" in run("bench_cold_start.py", *small)
+
+
 @pytest.mark.slow
 def test_ranks_agree(tmp_path, rng):
     x = rng.normal(size=(1100, 3))

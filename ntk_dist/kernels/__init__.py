@@ -6,7 +6,8 @@ kernel through any architecture, with the sliding of ``windows``, and is the ref
 faster path must agree with; ``statistics`` is what is known of each sample alone, ``coincidence``
 which samples are equal or opposite, ``cost`` what a pair of them takes; ``finite`` is the random
 network whose width goes to infinity. Callers want ``Kernel`` from ``dispatch``: one block, or one
-diagonal, by the exact evaluation that ``paths`` chooses on this ``device``.
+diagonal, by the exact evaluation that ``paths`` chooses on this ``device``. Jobs keep what JAX
+compiles in a ``cache``.
 
 On CPU that is mostly the fused engine: ``fusing`` turns an architecture into steps, ``program``
 these into arrays, and ``segments`` runs them over ``planes``, which are made of ``lanes`` and the
@@ -21,6 +22,7 @@ __all__ = [
     "architecture",
     "arguments",
     "branching",
+    "cache",
     "coincidence",
     "cost",
     "device",
