@@ -65,11 +65,22 @@ def run(arguments: list[str]) -> int:
 
 def _log_to_screen(level: str) -> None:
     """Show this package's own log; the engines' would bury the one line that matters."""
-    handler = logging.StreamHandler()
+    handler = _ScreenHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logger = logging.getLogger("ntk_dist")
     logger.handlers = [handler]
     logger.setLevel(level)
+    # Kernels tell, once per machine, of a compilation that people wait many seconds for.
+    shown = logging.INFO if logger.level == logging.WARNING else logger.level
+    logging.getLogger("ntk_dist.kernels").setLevel(shown)
+
+
+class _ScreenHandler(logging.Handler):
+    """Writes to what is standard error now: a bar that is shown takes its place, and gives way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        click.echo(self.format(record), err=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -138,6 +149,7 @@ def predict(
 ) -> int:
     """Predict INPUT (PATH, or PATH:array) with the MODEL in a folder."""
     from ntk_dist.jobs.progress import ProgressDisplay
+    from ntk_dist.kernels.cache import programs_kept_in, user_cache
     from ntk_dist.model import NTKClassifier
     from ntk_dist.model.load import find_model, load_model
     from ntk_dist.store.inputs import check_output, read_array, write_array
@@ -145,7 +157,7 @@ def predict(
     check_output(output)
     fitted = load_model(find_model(model), executor=executor or "local")
     x = read_array(inputs)
-    with ProgressDisplay(Console(stderr=True)) as display:
+    with programs_kept_in(user_cache()), ProgressDisplay(Console(stderr=True)) as display:
         if not scores:
             y = fitted.predict(x, on_event=display)
         elif isinstance(fitted, NTKClassifier):

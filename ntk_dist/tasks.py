@@ -63,15 +63,20 @@ class StatisticsTask:
     kernel: Kernel
     rows: AbstractRows
     store: AbstractStatisticsStore
+    device_kind: str
+    """What the blocks of the same Gram matrix are computed on."""
 
     def __call__(self, batch: int) -> int:
         """Statistics of ``batch``: computed, stored, and not returned; says of how many rows.
 
         Raises
         ------
+        InvalidInputError
+            This worker computes on another kind of device.
         StoreFullError
             No space is left for them; every other batch is untouched.
         """
+        _require_device(self.device_kind)
         return len(self.compute(batch))
 
     def compute(self, batch: int) -> np.ndarray:
@@ -82,9 +87,6 @@ class StatisticsTask:
         packed = self.kernel.statistics_layout(x.shape[1:]).pack(statistics)
         self.store.write(batch, packed)
         return packed
-
-    def __str__(self) -> str:
-        return f"statistics of {len(self.rows)} rows"
 
 
 class StatisticsRows(AbstractRows):
@@ -123,7 +125,18 @@ def statistics_of(kernel: Kernel, rows: AbstractRows, store: AbstractBlockStore)
     width = kernel.statistics_layout(rows.shape[1:]).width
     flops = kernel.flops_per_pair(rows.shape[1:], store.manifest.device_kind)
     batch_rows = statistics_batch_rows(store.grid.block_rows, flops, 8 * width)
-    return StatisticsTask(kernel, rows, store.statistics(width, batch_rows))
+    batches = store.statistics(width, batch_rows)
+    return StatisticsTask(kernel, rows, batches, store.manifest.device_kind)
+
+
+def _require_device(wanted: str) -> None:
+    """Refuse to compute on another kind of device than the rest of the job."""
+    if device_kind() != wanted:
+        # Bytes repeat on one kind of device only, and a retried block must repeat.
+        raise InvalidInputError(
+            f"expected every worker of this job to compute on {wanted}, got {device_kind()} "
+            f"on {socket.gethostname()}: start all workers on one kind of device"
+        )
 
 
 @dataclass(frozen=True)
@@ -151,13 +164,7 @@ class GramTask:
             No space is left for it; every other block is untouched.
         """
         start = time.perf_counter()
-        wanted = self.store.manifest.device_kind
-        if device_kind() != wanted:
-            # Bytes repeat on one kind of device only, and a retried block must repeat.
-            raise InvalidInputError(
-                f"expected every worker of this job to compute on {wanted}, got {device_kind()} "
-                f"on {socket.gethostname()}: start all workers on one kind of device"
-            )
+        _require_device(self.store.manifest.device_kind)
         grid = self.store.grid
         layout = self.kernel.statistics_layout(self.rows.shape[1:])
         x1 = self.rows.read(grid.rows(index))

@@ -50,6 +50,11 @@ def test_errors_are_as_promised():
     assert "all checks held" in run("bench_accuracy.py", "--side", "6", "--depths", "2")
 
 
+def test_a_later_process_finds_the_same_block():
+    small = ["--repeats", "1", "--networks", "dense", "--places", "process"]
+    assert "all checks held" in run("bench_cold_start.py", *small)
+
+
 @pytest.mark.slow
 def test_ranks_agree(tmp_path, rng):
     x = rng.normal(size=(1100, 3))

@@ -15,7 +15,9 @@ from ntk_dist import stax
 from ntk_dist.analysis.plots import draw_fit
 from ntk_dist.events import Event, EventSink, StepEvent
 from ntk_dist.jobs.progress import ProgressDisplay
+from ntk_dist.kernels.cache import programs_kept_in
 from ntk_dist.model import NTKClassifier
+from ntk_dist.store.workspace import Workspace
 from ntk_dist.units import format_bytes
 
 __all__ = ["run_demo"]
@@ -65,7 +67,8 @@ def run_demo(folder: Path, console: Console) -> int:
         )
         console.print(name, style="bold")
         start = time.perf_counter()
-        with ProgressDisplay(console) as display:
+        cache = Workspace(folder / "ws").compilation_cache
+        with programs_kept_in(cache), ProgressDisplay(console) as display:
             model.fit(x_train, y_train, on_event=_recording(display, history))
             predictions = model.predict(x_test, on_event=display)
         seconds = time.perf_counter() - start

@@ -23,7 +23,7 @@ __all__ = ["ProgressDisplay"]
 
 LABELS = {
     "ingest": "merging repeated rows",
-    "statistics": "measuring each row",
+    "statistics": "statistics of each row",
     "gram": "computing Gram blocks",
     "precondition": "preconditioning",
     "solve": "solving",
@@ -42,7 +42,7 @@ class ProgressDisplay:
         if console.is_terminal:
             self._bars = Progress(
                 SpinnerColumn(),
-                TextColumn("{task.description:<21}"),
+                TextColumn("{task.description:<22}"),
                 BarColumn(bar_width=16),
                 TextColumn("{task.fields[note]:<24}"),
                 TimeElapsedColumn(),

@@ -14,6 +14,7 @@ from ntk_dist.errors import ArchitectureError, DataShapeError, LabelError
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.gram.plan import GramPlan
 from ntk_dist.jobs.spec import DataSpec, JobSpec
+from ntk_dist.kernels.cache import programs_kept_in
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.projection import Projection
 from ntk_dist.model import FitReport, GramReport, NTKClassifier, NTKRegressor
@@ -69,9 +70,11 @@ def run_job(job: JobSpec, on_event: EventSink = ignore) -> JobResult:
     # Read before the work starts: a typo in a file name must not show after hours.
     held_out = _held_out(job.test, x, y) if job.test else None
     workspace = Workspace(job.workspace)
-    model.fit(x, y, on_event=on_event)
-    with workspace.new_model(job.name) as draft:
-        write_artifact(draft.folder, pack(model))
+    with programs_kept_in(workspace.compilation_cache):
+        model.fit(x, y, on_event=on_event)
+        with workspace.new_model(job.name) as draft:
+            write_artifact(draft.folder, pack(model))
+        score = float(model.score(*held_out)) if held_out else None
     assert draft.published is not None
     assert draft.version is not None
     return JobResult(
@@ -79,7 +82,7 @@ def run_job(job: JobSpec, on_event: EventSink = ignore) -> JobResult:
         version=draft.version,
         model=draft.published,
         report=model.report_,
-        score=float(model.score(*held_out)) if held_out else None,
+        score=score,
         seconds=time.perf_counter() - start,
     )
 
@@ -114,7 +117,9 @@ def plan_job(job: JobSpec) -> tuple[GramPlan, Projection]:
 
 def compute_job_gram(job: JobSpec, on_event: EventSink = ignore) -> GramReport:
     """Compute the job's Gram matrix and stop there."""
-    return job_estimator(job).compute_gram(read_array(job.data.x), on_event=on_event)
+    x = read_array(job.data.x)
+    with programs_kept_in(Workspace(job.workspace).compilation_cache):
+        return job_estimator(job).compute_gram(x, on_event=on_event)
 
 
 def job_estimator(job: JobSpec) -> NTKClassifier | NTKRegressor:

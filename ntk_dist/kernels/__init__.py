@@ -7,7 +7,7 @@ faster path must agree with; ``statistics`` is what is known of each sample alon
 which samples are equal or opposite, ``cost`` what a pair of them takes; ``finite`` is the random
 network whose width goes to infinity. Callers want ``Kernel`` from ``dispatch``: one block, or one
 diagonal, by the one of the ``evaluations`` that ``paths`` chooses on this ``device``, and its
-``projection``: what that takes here.
+``projection``: what that takes here. Jobs keep what JAX compiles in a ``cache``.
 
 On CPU that is mostly the fused engine: ``fusing`` turns an architecture into steps, ``program``
 these into arrays, and ``segments`` runs them over ``planes``, which are made of ``lanes`` and the
@@ -22,6 +22,7 @@ __all__ = [
     "architecture",
     "arguments",
     "branching",
+    "cache",
     "coincidence",
     "cost",
     "device",

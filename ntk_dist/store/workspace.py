@@ -3,7 +3,7 @@
 ::
 
     LOCATION/datasets/FINGERPRINT     rows, stored once however often they are used
-    LOCATION/grams/KEY                blocks, found again by what they belong to
+    LOCATION/grams/KEY                blocks, found again by what they belong to, and statistics
     LOCATION/models/NAME/VERSION      fitted models, versions 1, 2, ...
     LOCATION/cache                    compiled kernels, safe to delete
 """

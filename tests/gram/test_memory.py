@@ -7,7 +7,7 @@ import sys
 import pytest
 
 MIB = 2**20
-ALLOCATOR_BYTES = 24 * MIB
+ALLOCATOR_BYTES = 48 * MIB
 """What the C library and XLA keep of memory that was freed, and their threads' stacks."""
 
 MEASURE = """

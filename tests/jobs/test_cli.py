@@ -1,6 +1,7 @@
 """The command line as a person meets it: by exit code and by words."""
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -36,6 +37,14 @@ def run(capsys):
         return subprocess.CompletedProcess(arguments, code, told.out, told.err)
 
     return run
+
+
+def test_a_compilation_is_said_on_the_screen(run, capsys):
+    run("info", "nowhere")
+    capsys.readouterr()
+    logging.getLogger("ntk_dist.kernels.segments").info("compiling")
+    logging.getLogger("ntk_dist.store.zarr").info("reading")
+    assert capsys.readouterr().err == "INFO compiling\n"
 
 
 @pytest.fixture
