@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels import architecture as architectures
 from ntk_dist.kernels.coincidence import coincidence, row_keys
 from ntk_dist.kernels.device import device_kind
-from ntk_dist.kernels.evaluations import Evaluation
+from ntk_dist.kernels.evaluations import Arrays, Evaluation
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.paths import Path, choose, seen_shape
 from ntk_dist.kernels.projection import Projection, measured_rate
@@ -37,8 +37,6 @@ TRIAL_SAMPLES = 2
 """Different samples on either side of the blocks that are timed."""
 TRIAL_ROWS = [2**i for i in range(12)]
 """Sides of such blocks, as far as memory allows."""
-
-Arrays: TypeAlias = dict[str, np.ndarray]
 
 
 def explain(
@@ -129,6 +127,8 @@ class Kernel:
             raise DataShapeError(
                 f"expected samples of one shape, got {left.shape[1:]} and {right.shape[1:]}"
             )
+        if left.dtype != right.dtype:
+            left, right = (side.astype(np.float64) for side in (left, right))
         if not (len(left) and len(right)):
             return {name: np.zeros((len(left), len(right)), self.dtype) for name in self.kernels}
         first = self.statistics(left) if statistics1 is None else statistics1
@@ -137,14 +137,14 @@ class Kernel:
             second = self.statistics(right)
         evaluation = self.path(left.shape[1:]).evaluation
         other = None if x2 is None else right
-        block = self._named(
-            *evaluation.block(
+        block = self._asked_for(
+            evaluation.block(
                 left,
                 other,
                 first.variances,
                 second.variances,
                 self.dtype,
-                self._want_ntk,
+                self.kernels,
                 threads or get_settings().threads,
             )
         )
@@ -157,10 +157,11 @@ class Kernel:
 
     def statistics(self, x: np.ndarray) -> Statistics:
         """What every block needs to know of each sample alone: see ``statistics_bytes``."""
-        samples = self._samples(x)
+        # Keys tell equal bits, so all samples must come to them in one precision.
+        samples = self._samples(x).astype(np.float64, copy=False)
         evaluation = self.path(samples.shape[1:]).evaluation
         both, met = evaluation.each_with_itself(samples, self._want_ntk, get_settings().threads)
-        return Statistics(self._named(*both), tuple(met), row_keys(samples))
+        return Statistics(self._asked_for(both), tuple(met), row_keys(samples))
 
     def statistics_layout(self, input_shape: Iterable[int]) -> StatisticsLayout:
         """How the statistics of such a sample are stored: known before any is computed."""
@@ -222,7 +223,8 @@ class Kernel:
         return "ntk" in self.kernels
 
     def _samples(self, x: np.ndarray) -> np.ndarray:
-        samples = np.ascontiguousarray(x, np.float64)
+        x = np.asarray(x)
+        samples = np.ascontiguousarray(x, np.float32 if x.dtype == np.float32 else np.float64)
         if samples.ndim < 2:
             raise DataShapeError(
                 f"expected samples in rows, got an array of shape {samples.shape}; "
@@ -254,13 +256,12 @@ class Kernel:
         room = self.block_bytes(x1.shape[1:], *next(iter(block.values())).shape)
         step = max(1, room // evaluation.pair_bytes(self._want_ntk))
         for some in (rows[start : start + step] for start in range(0, len(rows), step)):
-            known = self._named(*evaluation.each_with_opposite(x1[some], self._want_ntk))
+            known = self._asked_for(evaluation.each_with_opposite(x1[some], self._want_ntk))
             here = np.isin(leader, some)
             place = np.searchsorted(some, leader[here])
             for name, values in block.items():
                 values[i[here], j[here]] = known[name][place]
 
-    def _named(self, nngp: np.ndarray, ntk: np.ndarray | None) -> Arrays:
+    def _asked_for(self, arrays: Arrays) -> Arrays:
         """The kernels asked for, in the dtype asked for."""
-        both = {"nngp": nngp, "ntk": ntk}
-        return {name: np.require(both[name], self.dtype, "W") for name in self.kernels}
+        return {name: np.require(arrays[name], self.dtype, "W") for name in self.kernels}

@@ -15,16 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_dist.kernels import fused_cpu, recursion
+from ntk_dist.kernels import fused_cpu, fused_dense, recursion
 from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.cost import pair_cost
+from ntk_dist.kernels.dense_program import DenseProgram
 from ntk_dist.kernels.layers import Flatten, Layer
 from ntk_dist.kernels.program import Program
 
-__all__ = ["Both", "Evaluation", "FusedPlanes", "Recursion"]
+__all__ = ["Arrays", "Evaluation", "FusedDense", "FusedPlanes", "Recursion"]
 
-Both: TypeAlias = tuple[np.ndarray, np.ndarray | None]
-"""NNGP and (if asked for) NTK."""
+Arrays: TypeAlias = dict[str, np.ndarray]
+"""By kernel."""
 DOUBLE = np.dtype(np.float64)
 
 
@@ -52,10 +53,10 @@ class Evaluation(ABC):
         variances1: Sequence[np.ndarray],
         variances2: Sequence[np.ndarray],
         dtype: np.dtype[np.floating],
-        want_ntk: bool,
+        kernels: tuple[str, ...],
         threads: int,
-    ) -> Both:
-        """The kernels between all samples of two sets: (n1, n2) each; exactly symmetric for one.
+    ) -> Arrays:
+        """Each of ``kernels`` between all samples of two sets: (n1, n2); exactly symmetric for one.
 
         Pairs of equal or opposite samples are computed like all others, as if nobody knew that
         their correlation is 1 or -1: the caller puts the known values there.
@@ -63,15 +64,15 @@ class Evaluation(ABC):
         Parameters
         ----------
         x1 : (n1, *shape)
-            Samples, float64.
+            Samples, float32 or float64.
         x2 : (n2, *shape) or None
             Other samples; ``None`` states that they are ``x1``.
         variances1, variances2
             What ``Statistics.variances`` holds for either set.
         dtype
             The precision wanted, float32 or float64; more is allowed.
-        want_ntk
-            Whether to compute the NTK besides the NNGP.
+        kernels
+            ``"nngp"``, ``"ntk"`` or both; more may come back.
         threads
             How many to use.
         """
@@ -84,12 +85,14 @@ class Evaluation(ABC):
 
     def each_with_itself(
         self, x: np.ndarray, want_ntk: bool, threads: int
-    ) -> tuple[Both, list[np.ndarray]]:
+    ) -> tuple[Arrays, list[np.ndarray]]:
         """The kernels of each sample with itself, (n,), and the variances met on the way."""
         del threads
         with jax.enable_x64(True):  # whatever the process or thread is set to
-            both, met = recursion.each_with_itself(self.architecture, jnp.asarray(x), want_ntk)
-            return _on_host(both), list(map(np.asarray, met))
+            both, met = recursion.each_with_itself(
+                self.architecture, jnp.asarray(x, jnp.float64), want_ntk
+            )
+            return _named(both), list(map(np.asarray, met))
 
     def statistics_bytes(self, n: int, want_ntk: bool) -> int:
         """Peak working memory of ``each_with_itself``, beyond samples and result.
@@ -98,11 +101,11 @@ class Evaluation(ABC):
         """
         return n * self.pair_bytes(want_ntk)
 
-    def each_with_opposite(self, x: np.ndarray, want_ntk: bool) -> Both:
+    def each_with_opposite(self, x: np.ndarray, want_ntk: bool) -> Arrays:
         """The kernels of each sample ``x_i`` with ``-x_i``: (n,) each."""
         with jax.enable_x64(True):
-            both = recursion.each_with_opposite(self.architecture, jnp.asarray(x), want_ntk)
-            return _on_host(both)
+            x64 = jnp.asarray(x, jnp.float64)
+            return _named(recursion.each_with_opposite(self.architecture, x64, want_ntk))
 
     @property
     def variance_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -131,24 +134,23 @@ class Recursion(Evaluation):
         variances1: Sequence[np.ndarray],
         variances2: Sequence[np.ndarray],
         dtype: np.dtype[np.floating],
-        want_ntk: bool,
+        kernels: tuple[str, ...],
         threads: int,
-    ) -> Both:
+    ) -> Arrays:
         """See ``Evaluation``."""
         with jax.enable_x64(True):
+            left = jnp.asarray(x1, jnp.float64)
             both = recursion.all_pairs(
                 self.architecture,
-                jnp.asarray(x1),
-                jnp.asarray(x1 if x2 is None else x2),
+                left,
+                left if x2 is None else jnp.asarray(x2, jnp.float64),
                 list(map(jnp.asarray, variances1)),
                 list(map(jnp.asarray, variances2)),
-                want_ntk,
+                "ntk" in kernels,
             )
-            nngp, ntk = _on_host(both)
-        if x2 is None:
-            # Sums over positions are not symmetric to the last bit.
-            return _mirrored(nngp), None if ntk is None else _mirrored(ntk)
-        return nngp, ntk
+            block = _named(both)
+        # Sums over positions are not symmetric to the last bit.
+        return block if x2 is not None else {name: _mirrored(v) for name, v in block.items()}
 
     def block_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
@@ -175,29 +177,30 @@ class FusedPlanes(Evaluation):
         variances1: Sequence[np.ndarray],
         variances2: Sequence[np.ndarray],
         dtype: np.dtype[np.floating],
-        want_ntk: bool,
+        kernels: tuple[str, ...],
         threads: int,
-    ) -> Both:
+    ) -> Arrays:
         """See ``Evaluation``."""
-        return fused_cpu.fused_block(
+        nngp, ntk = fused_cpu.fused_block(
             self.architecture, x1, x2, variances1, variances2, dtype, threads
         )
+        return {"nngp": nngp, "ntk": ntk}
 
     def block_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``."""
-        working = fused_cpu.working_bytes(self.architecture, self.shape, dtype, n1, n2, threads)
-        return DOUBLE.itemsize * (n1 + n2) * math.prod(self.shape) + working
+        return fused_cpu.working_bytes(self.architecture, self.shape, dtype, n1, n2, threads)
 
     def each_with_itself(
         self, x: np.ndarray, want_ntk: bool, threads: int
-    ) -> tuple[Both, list[np.ndarray]]:
+    ) -> tuple[Arrays, list[np.ndarray]]:
         """See ``Evaluation``."""
         if not self.program.only_pools_globally:
             return super().each_with_itself(x, want_ntk, threads)
-        nngp, ntk, met = fused_cpu.each_with_itself(self.architecture, x, threads)
-        return (nngp, ntk), met
+        samples = x.astype(np.float64, copy=False)
+        nngp, ntk, met = fused_cpu.each_with_itself(self.architecture, samples, threads)
+        return {"nngp": nngp, "ntk": ntk}, met
 
     def statistics_bytes(self, n: int, want_ntk: bool) -> int:
         """See ``Evaluation``."""
@@ -212,9 +215,41 @@ class FusedPlanes(Evaluation):
         return n * (walk + words)  # a thread for each
 
 
-def _on_host(both: recursion.BothKernels) -> Both:
-    nngp, ntk = both
-    return np.asarray(nngp), None if ntk is None else np.asarray(ntk)
+@dataclass(frozen=True)
+class FusedDense(Evaluation):
+    """The fused CPU engine for networks without spatial axes, see ``fused_dense``."""
+
+    program: DenseProgram
+
+    @property
+    def flops(self) -> int:
+        """See ``Evaluation``."""
+        return self.program.flops
+
+    def block(
+        self,
+        x1: np.ndarray,
+        x2: np.ndarray | None,
+        variances1: Sequence[np.ndarray],
+        variances2: Sequence[np.ndarray],
+        dtype: np.dtype[np.floating],
+        kernels: tuple[str, ...],
+        threads: int,
+    ) -> Arrays:
+        """See ``Evaluation``."""
+        del variances1, variances2  # some sums per sample: less than reading them would take
+        return fused_dense.dense_block(self.architecture, x1, x2, dtype, threads, kernels)
+
+    def block_bytes(
+        self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
+    ) -> int:
+        """See ``Evaluation``."""
+        return fused_dense.working_bytes(self.architecture, self.shape, dtype, n1, n2, threads)
+
+
+def _named(both: recursion.BothKernels) -> Arrays:
+    names = ("nngp", "ntk")
+    return {n: np.asarray(v) for n, v in zip(names, both, strict=True) if v is not None}
 
 
 def _mirrored(values: np.ndarray) -> np.ndarray:

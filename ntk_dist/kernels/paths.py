@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 
 from ntk_dist.kernels.branching import Serial
-from ntk_dist.kernels.evaluations import Evaluation, FusedPlanes, Recursion
+from ntk_dist.kernels.dense_program import compile_dense
+from ntk_dist.kernels.evaluations import Evaluation, FusedDense, FusedPlanes, Recursion
 from ntk_dist.kernels.layers import Flatten, Identity, Layer
 from ntk_dist.kernels.program import compile_program
 from ntk_dist.kernels.recursion import needs_all_positions
@@ -48,8 +49,7 @@ def choose(architecture: Layer, input_shape: tuple[int, ...], device: str) -> Pa
     shape = seen_shape(architecture, input_shape)
     reference = Recursion(architecture, shape)
     if len(shape) == 1:
-        why = "no layer sees spatial axes"
-        return Path(reference, f"reference recursion on whole matrices: {why}")
+        return _without_axes(reference, device)
     pixels = " × ".join(map(str, shape[:-1]))
     everywhere = needs_all_positions(architecture)
     mixed = f"all pairs of the {pixels} positions" if everywhere else f"the {pixels} positions"
@@ -65,6 +65,18 @@ def choose(architecture: Layer, input_shape: tuple[int, ...], device: str) -> Pa
     why = "pooling mixes them" if everywhere else "no pooling mixes them"
     explanation = f"fused CPU engine over {mixed}, a displacement at a time: {why}"
     return Path(FusedPlanes(architecture, shape, program), explanation)
+
+
+def _without_axes(reference: Recursion, device: str) -> Path:
+    """Where no layer sees spatial axes."""
+    seen = "no layer sees spatial axes"
+    if device != "cpu":
+        return Path(reference, f"reference recursion on whole matrices: {seen}")
+    program = compile_dense(reference.architecture, reference.shape)
+    if isinstance(program, str):
+        return Path(reference, f"reference recursion on whole matrices: {seen}; {program}")
+    evaluation = FusedDense(reference.architecture, reference.shape, program)
+    return Path(evaluation, f"fused CPU engine, a tile of a matrix product at a time: {seen}")
 
 
 def seen_shape(architecture: Layer, input_shape: tuple[int, ...]) -> tuple[int, ...]:
