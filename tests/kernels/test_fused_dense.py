@@ -6,6 +6,7 @@ import itertools
 import tracemalloc
 from typing import Any
 
+import mpmath as mp
 import numpy as np
 import pytest
 
@@ -116,6 +117,28 @@ def test_float32_is_good_to_1e_6_at_depth_30(kind: str, b_std: float | None) -> 
     single, double = (dense_block(net.layer, x, y, np.dtype(d)) for d in TOLERANCES)
     for name, values in single.items():
         np.testing.assert_allclose(values, double[name], rtol=1e-6)
+
+
+def test_close_rows_keep_their_digits_where_the_recursion_loses_four() -> None:
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((2, 20))
+    y = x + 1e-4 * rng.standard_normal(x.shape)
+    blocks = {dtype: dense_block(deep(30).layer, x, y, dtype)["ntk"] for dtype in TOLERANCES}
+    with mp.workdps(40):
+        for i in range(2):
+            a, b = (list(map(mp.mpf, side[i])) for side in (x, y))
+            v1, v2, q = (mp.fdot(*pair) / 20 for pair in ((a, a), (b, b), (a, b)))
+            ntk, weight, bias = mp.mpf(0), mp.mpf(S) ** 2, mp.mpf(0.1) ** 2
+            for _ in range(30):
+                v1, v2, q, ntk = weight * v1, weight * v2, weight * q, weight * ntk
+                v1, v2, q, ntk = v1 + bias, v2 + bias, q + bias, ntk + q + bias
+                s = mp.sqrt(v1 * v2)
+                t = mp.acos(q / s)
+                q = s * (mp.sin(t) + (mp.pi - t) * mp.cos(t)) / (2 * mp.pi)
+                v1, v2, ntk = v1 / 2, v2 / 2, ntk * (mp.pi - t) / (2 * mp.pi)
+            exact = q + ntk
+            assert abs(mp.mpf(float(blocks["float64"][i, i])) / exact - 1) < 1e-13
+            assert abs(mp.mpf(float(blocks["float32"][i, i])) / exact - 1) < 1e-6
 
 
 def test_correlations_just_below_those_that_are_computed_again() -> None:
