@@ -42,21 +42,22 @@ def at(index: int) -> np.uint64:
 
 
 @device
-def quotient(number: int, divisor: int) -> int:
+def quotient(number: int, divisor: int) -> np.int32:
     """``number // divisor`` of small numbers that are not negative, in 32 bits."""
-    return np.int64(np.uint32(number) // np.uint32(divisor))
+    return np.int32(np.uint32(number) // np.uint32(divisor))
 
 
 @device
-def lower_rows(size: int, factor: int, behind: int) -> int:
+def lower_rows(size: int, factor: int, behind: int) -> np.int32:
     """Rows of the part of a packed plane where the first sample is behind; it comes first."""
-    return max(0, size - behind * factor)
+    rows = np.int32(size - behind * factor)
+    return rows if rows > 0 else np.int32(0)
 
 
 @device
-def total_rows(size: int, factor: int, ahead: int, behind: int) -> int:
+def total_rows(size: int, factor: int, ahead: int, behind: int) -> np.int32:
     """Rows of a packed plane."""
-    return max(0, size - behind * factor) + max(0, size - ahead * factor)
+    return np.int32(lower_rows(size, factor, behind) + lower_rows(size, factor, ahead))
 
 
 @device
@@ -94,34 +95,10 @@ def _activated(z: Any, deviation: Any, layer: Any, turn: Any, lift: Any) -> Any:
 
 
 @device
-def _finish(
-    work: Any,
-    to: int,
-    z: Any,
-    step: Any,
-    layer: Any,
-    one: Any,
-    at1: int,
-    other: Any,
-    at2: int,
-    turn: Any,
-    lift: Any,
-) -> None:
-    """Write what a step makes of the sum over its window at one position."""
-    if step.statistic >= 0:
-        deviation = one[at(at1)] * other[at(at2)]
-        if step.normalizes:
-            r = ONE / deviation
-            work[at(to)] = complex(r * z.real, r * z.imag)
-        else:
-            work[at(to)] = _activated(z, deviation, layer, turn, lift)
-    elif step.adds:
-        before = work[at(to)]
-        work[at(to)] = complex(before.real + z.real, before.imag + z.imag)
-    else:
-        scale, bias, own, own_bias, _, _ = layer
-        k = scale * z.imag + (own * z.real + own_bias)
-        work[at(to)] = complex(scale * z.real + bias, k)
+def _affine(z: Any, layer: Any) -> Any:
+    """A random linear layer over a sum of positions."""
+    scale, bias, own, own_bias, _, _ = layer
+    return complex(scale * z.real + bias, scale * z.imag + (own * z.real + own_bias))
 
 
 @device
@@ -137,75 +114,84 @@ def _across(work: Any, middle: int, left: int, right: int, keep_left: Any, keep_
 @device
 def _keeps(edge: int, seam: int, end: int, cyclic: bool) -> Any:
     """1 if the windows reach over the edge before this row, or 0 at a seam or an end."""
-    return ONE if cyclic or (0 < edge < end and edge != seam) else ZERO
+    return ONE if cyclic or (edge > 0 and edge != seam and edge != end) else ZERO
 
 
 @device
-def _inside(row: int, end: int, cyclic: bool) -> int:
-    """The row itself, or beyond the ends the one to load instead: the one that a cyclic plane has
-    there, or any."""
-    if row < 0:
-        return end - 1 if cyclic else 0
-    if row >= end:
-        return 0 if cyclic else end - 1
-    return row
+def _beside(row: int, step: int, end: int, cyclic: bool) -> np.int32:
+    """The row before or after, in a cyclic plane perhaps from the other end; or the row itself
+    where there is none."""
+    there = np.int32(row + step)
+    if there < 0:
+        return np.int32(end - 1) if cyclic else np.int32(row)
+    if there >= end:
+        return np.int32(0) if cyclic else np.int32(row)
+    return there
 
 
 @device
 def _three_by_three(
+    activates: bool,
     work: Any,
     source: int,
     target: int,
     x: int,
-    first_row: int,
+    row: int,
     rows: int,
     columns: int,
     seam_y: int,
     seam_x: int,
-    ahead_y: int,
-    behind_y: int,
     cyclic: bool,
-    step: Any,
+    pitch: int,
     layer: Any,
     one: Any,
     at1: int,
     other: Any,
     at2: int,
+    width: int,
+    jump1: int,
+    jump2: int,
     turn: Any,
     lift: Any,
 ) -> None:
-    """A 3 x 3 window that keeps the size: each row is summed across once for three results."""
-    pitch = step.pitch
-    left = _inside(x - 1, columns, cyclic) - x
-    right = _inside(x + 1, columns, cyclic) - x
+    """A 3 x 3 window that keeps the size: each row is summed across once for three results.
+
+    ``at1`` and ``at2`` are the positions of both samples at the first row; they go on by ``width``
+    per row, and by the jumps where the upper part begins. What is a plain number is kept in 32
+    bits: in 64, counting took as many instructions as the arithmetic.
+    """
+    left = np.int32(_beside(x, -1, columns, cyclic) - x)
+    right = np.int32(_beside(x, 1, columns, cyclic) - x)
     keep_left = _keeps(x, seam_x, columns, cyclic)
-    keep_right = _keeps(x + 1, seam_x, columns, cyclic)
-    start = source + x
-    above = _across(
-        work, start + _inside(first_row - 1, rows, cyclic) * pitch,
-        left, right, keep_left, keep_right,
-    )  # fmt: skip
-    here = _across(work, start + first_row * pitch, left, right, keep_left, keep_right)
-    keep_above = _keeps(first_row, seam_y, rows, cyclic)
-    for k in range(ROWS):
-        row = first_row + k
-        if row < rows:
-            below = _across(
-                work, start + _inside(row + 1, rows, cyclic) * pitch,
-                left, right, keep_left, keep_right,
-            )  # fmt: skip
-            keep_below = _keeps(row + 1, seam_y, rows, cyclic)
-            z = complex(
-                here.real + keep_above * above.real + keep_below * below.real,
-                here.imag + keep_above * above.imag + keep_below * below.imag,
-            )
-            y1 = row if row < seam_y else row - seam_y + ahead_y
-            y2 = row + behind_y if row < seam_y else row - seam_y
-            _finish(
-                work, target + row * pitch + x, z, step, layer,
-                one, at1 + y1 * step.out_x, other, at2 + y2 * step.out_x, turn, lift,
-            )  # fmt: skip
-            above, here, keep_above = here, below, keep_below
+    keep_right = _keeps(np.int32(x + 1), seam_x, columns, cyclic)
+    start = np.int32(source + x)
+    to = np.int32(target + x + row * pitch)
+    before = np.int32(start + _beside(row, -1, rows, cyclic) * pitch)
+    above = _across(work, before, left, right, keep_left, keep_right)
+    next_at = np.int32(start + row * pitch)
+    wrapped = start if cyclic else np.int32(start + (rows - 1) * pitch)
+    here = _across(work, next_at, left, right, keep_left, keep_right)
+    keep_above = _keeps(row, seam_y, rows, cyclic)
+    end = np.int32(row + ROWS)
+    end = end if end < rows else rows
+    while row < end:
+        row = np.int32(row + 1)
+        next_at = wrapped if row == rows else np.int32(next_at + pitch)
+        below = _across(work, next_at, left, right, keep_left, keep_right)
+        keep_below = ONE if cyclic or (row != rows and row != seam_y) else ZERO
+        z = complex(
+            here.real + keep_above * above.real + keep_below * below.real,
+            here.imag + keep_above * above.imag + keep_below * below.imag,
+        )
+        if activates:
+            deviation = one[at(at1)] * other[at(at2)]
+            work[at(to)] = _activated(z, deviation, layer, turn, lift)
+            at1 = np.int32(at1 + (jump1 if row == seam_y else width))
+            at2 = np.int32(at2 + (jump2 if row == seam_y else width))
+        else:
+            work[at(to)] = _affine(z, layer)
+        to = np.int32(to + pitch)
+        above, here, keep_above = here, below, keep_below
 
 
 @device
@@ -250,6 +236,23 @@ def _window(
 
 
 @device
+def _finish(
+    work: Any, to: int, z: Any, step: Any, layer: Any, deviation: Any, turn: Any, lift: Any
+) -> None:
+    """Write what a step of any kind makes of the sum over its window at one position."""
+    if step.normalizes:
+        r = ONE / deviation
+        work[at(to)] = complex(r * z.real, r * z.imag)
+    elif step.adds:
+        before = work[at(to)]
+        work[at(to)] = complex(before.real + z.real, before.imag + z.imag)
+    elif step.statistic >= 0:
+        work[at(to)] = _activated(z, deviation, layer, turn, lift)
+    else:
+        work[at(to)] = _affine(z, layer)
+
+
+@device
 def apply(
     work: Any,
     segment: Any,
@@ -258,7 +261,9 @@ def apply(
     slots: Any,
     first: int,
     one: Any,
+    start1: int,
     other: Any,
+    start2: int,
     turn: Any,
     lift: Any,
 ) -> None:
@@ -272,48 +277,66 @@ def apply(
         Records of ``gpu_program``, and the coefficients of the step.
     slots, first
         Displacements of packed planes, and which is the block's first one.
-    one, other
-        Standard deviations of both samples.
+    one, start1, other, start2
+        Standard deviations, and where those of both samples begin.
     turn, lift
         Coefficients, highest power first.
     """
     cyclic = segment.cyclic != 0
-    last = segment.first_slot + segment.slots
+    pitch, width = np.int32(step.pitch), np.int32(step.out_x)
     area = segment.area
-    width = segment.together * area
-    per_plane = step.strips * step.pitch
-    for item in range(cuda.threadIdx.x, segment.together * per_plane, cuda.blockDim.x):
+    place = segment.together * area
+    per_plane = np.int32(step.strips * pitch)
+    planes = segment.first_slot + segment.slots - first
+    planes = np.int32(planes if planes < segment.together else segment.together)
+    stop, stride = np.int32(planes * per_plane), np.int32(cuda.blockDim.x)
+    for item in range(np.int32(cuda.threadIdx.x), stop, stride):
         plane = quotient(item, per_plane)
-        if first + plane >= last:
-            continue
-        strip = quotient(item - plane * per_plane, step.pitch)
-        x = item - plane * per_plane - strip * step.pitch
+        strip = quotient(item - plane * per_plane, pitch)
+        x = np.int32(item - plane * per_plane - strip * pitch)
         slot = displacements(slots, first + plane)
         ahead_y, behind_y, ahead_x, behind_x = slot
         rows = total_rows(step.out_y, step.out_factor_y, ahead_y, behind_y)
         columns = total_rows(step.out_x, step.out_factor_x, ahead_x, behind_x)
-        if x >= columns:
+        first_row = np.int32(strip * ROWS)
+        if x >= columns or first_row >= rows:
             continue
         seam_y = lower_rows(step.out_y, step.out_factor_y, behind_y)
         seam_x = lower_rows(step.out_x, step.out_factor_x, behind_x)
-        source = step.source * width + plane * area
-        target = step.target * width + plane * area
-        x1 = x if x < seam_x else x - seam_x + ahead_x * step.out_factor_x
-        x2 = x + behind_x * step.out_factor_x if x < seam_x else x - seam_x
-        at1, at2 = step.statistic + x1, step.statistic + x2
-        further, back = ahead_y * step.out_factor_y, behind_y * step.out_factor_y
-        if step.fast:
+        source = np.int32(step.source * place + plane * area)
+        target = np.int32(step.target * place + plane * area)
+        # Where the samples' positions are: to the left of the seam and above it, and beyond.
+        at1 = np.int32(start1 + step.statistic + x)
+        at2 = np.int32(start2 + step.statistic + x)
+        if x < seam_x:
+            at2 = np.int32(at2 + behind_x * step.out_factor_x)
+        else:
+            at1 = np.int32(at1 - seam_x + ahead_x * step.out_factor_x)
+            at2 = np.int32(at2 - seam_x)
+        jump1 = np.int32((ahead_y * step.out_factor_y - seam_y + 1) * width)
+        jump2 = np.int32((1 - behind_y * step.out_factor_y - seam_y) * width)
+        at1 = np.int32(at1 + first_row * width)
+        at2 = np.int32(at2 + (first_row + behind_y * step.out_factor_y) * width)
+        if first_row >= seam_y:
+            at1, at2 = np.int32(at1 + jump1 - width), np.int32(at2 + jump2 - width)
+        if step.fast and step.statistic >= 0:
             _three_by_three(
-                work, source, target, x, strip * ROWS, rows, columns, seam_y, seam_x,
-                further, back, cyclic, step, layer, one, at1, other, at2, turn, lift,
+                True, work, source, target, x, first_row, rows, columns, seam_y, seam_x, cyclic,
+                pitch, layer, one, at1, other, at2, width, jump1, jump2, turn, lift,
+            )  # fmt: skip
+        elif step.fast:
+            _three_by_three(
+                False, work, source, target, x, first_row, rows, columns, seam_y, seam_x, cyclic,
+                pitch, layer, one, at1, other, at2, width, jump1, jump2, turn, lift,
             )  # fmt: skip
         else:
             zero = ZERO * layer[0]
-            for row in range(strip * ROWS, min(strip * ROWS + ROWS, rows)):
+            for row in range(first_row, min(first_row + ROWS, rows)):
+                deviation = zero
+                if step.statistic >= 0:
+                    deviation = one[at(at1)] * other[at(at2)]
+                    at1 = np.int32(at1 + (jump1 if row + 1 == seam_y else width))
+                    at2 = np.int32(at2 + (jump2 if row + 1 == seam_y else width))
                 z = _window(work, source, row, x, slot, step, cyclic, zero)
-                y1 = row if row < seam_y else row - seam_y + further
-                y2 = row + back if row < seam_y else row - seam_y
-                _finish(
-                    work, target + row * step.pitch + x, z, step, layer,
-                    one, at1 + y1 * step.out_x, other, at2 + y2 * step.out_x, turn, lift,
-                )  # fmt: skip
+                to = target + row * pitch + x
+                _finish(work, to, z, step, layer, deviation, turn, lift)

@@ -32,7 +32,8 @@ ABSENT = 1 << 15
 
 BLOCK_STEP = np.dtype(
     [(name, "i4") for name in STEP.names or () if STEP[name] == np.int64]
-    + [(name, "i4") for name in ("fast", "in_pitch", "pitch", "strips")]
+    + [(name, "i4") for name in ("fast", "in_pitch", "pitch", "strips")],
+    align=True,
 )
 """The integers of ``program.STEP``; whether the window is the common one of 3 x 3 that keeps the
 size; columns of the packed planes before and after; and groups of ``ROWS`` rows after."""
@@ -42,7 +43,8 @@ BLOCK_SEGMENT = np.dtype(
     + [
         (name, "i4")
         for name in "first_slot slots together area pitch strips last_pitch last_strips".split()
-    ]
+    ],
+    align=True,
 )
 """``program.SEGMENT``, its tensors counted in pairs of numbers from 0 on; which packed planes it
 has, how many of them a block computes at once, and the sizes of the first and the last one."""

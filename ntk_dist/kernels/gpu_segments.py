@@ -33,21 +33,26 @@ ALIGNMENT = 16
 
 
 @device
+def _planes(segment: Any, first: int) -> int:
+    """How many planes a block has from slot ``first`` on."""
+    return min(segment.together, segment.first_slot + segment.slots - first)
+
+
+@device
 def _load(
-    work: Any, segment: Any, slots: Any, first: int, input1: Any, input2: Any, tensor: Any, share: Any
+    work: Any, segment: Any, slots: Any, first: int, input1: Any, begin1: int, input2: Any, begin2: int, tensor: Any, share: Any
 ) -> None:
     """The first planes of a segment: products of inputs over channels, or from the tensor."""
-    last = segment.first_slot + segment.slots
     start = segment.first_plane * segment.together * segment.area
     pixels = segment.in_y * segment.in_x
-    per_plane = segment.strips * segment.pitch
+    pitch = np.int32(segment.pitch)
+    per_plane = np.int32(segment.strips * segment.pitch)
     zero = ZERO * share
-    for item in range(cuda.threadIdx.x, segment.together * per_plane, cuda.blockDim.x):
+    stop, stride = np.int32(_planes(segment, first) * per_plane), np.int32(cuda.blockDim.x)
+    for item in range(np.int32(cuda.threadIdx.x), stop, stride):
         plane = quotient(item, per_plane)
-        if first + plane >= last:
-            continue
-        strip = quotient(item - plane * per_plane, segment.pitch)
-        x = item - plane * per_plane - strip * segment.pitch
+        strip = quotient(item - plane * per_plane, pitch)
+        x = np.int32(item - plane * per_plane - strip * pitch)
         ahead_y, behind_y, ahead_x, behind_x = displacements(slots, first + plane)
         rows = total_rows(segment.in_y, segment.factor_y, ahead_y, behind_y)
         if x >= total_rows(segment.in_x, segment.factor_x, ahead_x, behind_x):
@@ -60,18 +65,19 @@ def _load(
         for row in range(strip * ROWS, min(strip * ROWS + ROWS, rows)):
             dy = ahead_y * segment.factor_y if row >= seam_y else -behind_y * segment.factor_y
             y1 = row - seam_y + dy if row >= seam_y else row
-            at1 = y1 * segment.in_x + x1
+            at1 = np.int32(y1 * segment.in_x + x1)
             if segment.channels:
-                at2 = at1 - dy * segment.in_x - dx
+                at2 = np.int32(begin2 + at1 - dy * segment.in_x - dx)
+                at1 = np.int32(begin1 + at1)
                 q = share * input1[at(at1)] * input2[at(at2)]
                 for channel in range(1, segment.channels):
-                    skip = channel * pixels
+                    skip = np.int32(channel * pixels)
                     q += share * input1[at(at1 + skip)] * input2[at(at2 + skip)]
-                work[at(to + row * segment.pitch)] = complex(q, zero)
+                work[at(to + row * pitch)] = complex(q, zero)
             else:
                 slot = dy % segment.in_slots_y * segment.in_slots_x + dx % segment.in_slots_x
                 z = tensor[at(segment.in_tensor + slot * pixels + at1)]
-                work[at(to + row * segment.pitch)] = z
+                work[at(to + row * pitch)] = z
 
 
 @device
@@ -80,24 +86,23 @@ def _sum(work: Any, segment: Any, slots: Any, first: int) -> tuple[float, float]
 
     At most ``ROWS`` numbers are added up in the precision of the planes.
     """
-    last = segment.first_slot + segment.slots
     start = segment.last_plane * segment.together * segment.area
-    per_plane = segment.last_strips * segment.last_pitch
+    pitch = np.int32(segment.last_pitch)
+    per_plane = np.int32(segment.last_strips * segment.last_pitch)
     q, k = 0.0, 0.0
-    for item in range(cuda.threadIdx.x, segment.together * per_plane, cuda.blockDim.x):
+    stop, stride = np.int32(_planes(segment, first) * per_plane), np.int32(cuda.blockDim.x)
+    for item in range(np.int32(cuda.threadIdx.x), stop, stride):
         plane = quotient(item, per_plane)
-        if first + plane >= last:
-            continue
-        strip = quotient(item - plane * per_plane, segment.last_pitch)
-        x = item - plane * per_plane - strip * segment.last_pitch
+        strip = quotient(item - plane * per_plane, pitch)
+        x = np.int32(item - plane * per_plane - strip * pitch)
         ahead_y, behind_y, ahead_x, behind_x = displacements(slots, first + plane)
         rows = total_rows(segment.out_y, 1, ahead_y, behind_y)
         top = strip * ROWS
         if top < rows and x < total_rows(segment.out_x, 1, ahead_x, behind_x):
             here = start + plane * segment.area + x
-            z = work[at(here + top * segment.last_pitch)]
+            z = work[at(here + top * pitch)]
             for row in range(top + 1, min(top + ROWS, rows)):
-                z += work[at(here + row * segment.last_pitch)]
+                z += work[at(here + row * pitch)]
             q += np.float64(z.real)
             k += np.float64(z.imag)
     return q, k
@@ -139,15 +144,15 @@ def _pool(
     A thread has certain windows of the first sample, and everything that meets them: nobody else
     writes there, and it needs no barrier of its own.
     """
-    last = segment.first_slot + segment.slots
     pixels = segment.pooled_y * segment.pooled_x
+    planes = _planes(segment, first)
     for item in range(cuda.threadIdx.x, pixels, cuda.blockDim.x):
         i1 = quotient(item, segment.pooled_x)
         j1 = item - i1 * segment.pooled_x
         top, bottom = spans[at(segment.weights_y + i1), 0], spans[at(segment.weights_y + i1), 1]
         left, right = spans[at(segment.weights_x + j1), 0], spans[at(segment.weights_x + j1), 1]
         weight1 = weights[at(segment.weights_y + i1)] * weights[at(segment.weights_x + j1)]
-        for plane in range(min(segment.together, last - first)):
+        for plane in range(planes):
             ahead_y, behind_y, ahead_x, behind_x = displacements(slots, first + plane)
             start = (segment.last_plane * segment.together + plane) * segment.area
             for quadrant in range(4):
@@ -204,10 +209,14 @@ def _one_pair(
     windows: Any,
     spans: Any,
     weights: Any,
+    i: int,
     input1: Any,
     one: Any,
+    j: int,
     input2: Any,
     other: Any,
+    input_size: int,
+    positions: int,
     tensor: Any,
     share: Any,
     turn: Any,
@@ -215,6 +224,8 @@ def _one_pair(
 ) -> tuple[float, float]:
     """This thread's share of the sums over all positions of one pair."""
     q, k = 0.0, 0.0
+    begin1, begin2 = np.int32(i * input_size), np.int32(j * input_size)
+    start1, start2 = np.int32(i * positions), np.int32(j * positions)
     for s in range(len(segments)):
         segment = segments[s]
         _clear(tensor, segment.out_tensor, segment.out_size)
@@ -222,12 +233,17 @@ def _one_pair(
         cuda.syncthreads()
         end = segment.first_slot + segment.slots
         for first in range(segment.first_slot, end, segment.together):
-            _load(work, segment, slots, first, input1, input2, tensor, share)
+            _load(
+                work, segment, slots, first, input1, begin1, input2, begin2, tensor, share
+            )
             cuda.syncthreads()
-            for i in range(segment.first_step, segment.last_step):
-                c = coefficients[i]
+            for step in range(segment.first_step, segment.last_step):
+                c = coefficients[step]
                 layer = c[0], c[1], c[2], c[3], c[4], c[5]
-                apply(work, segment, steps[i], layer, slots, first, one, other, turn, lift)
+                apply(
+                    work, segment, steps[step], layer, slots, first,
+                    one, start1, other, start2, turn, lift,
+                )  # fmt: skip
                 cuda.syncthreads()
             if segment.out_size:
                 _pool(work, segment, slots, first, windows, spans, weights, tensor)
@@ -255,6 +271,8 @@ def _run(
     deviations1: Any,
     inputs2: Any,
     deviations2: Any,
+    input_size: int,
+    positions: int,
     tensors: Any,
     partial: Any,
     results: Any,
@@ -268,8 +286,8 @@ def _run(
         i, j = pairs[at(pair), 0], pairs[at(pair), 1]
         q, k = _one_pair(
             work, segments, steps, coefficients, slots, windows, spans, weights,
-            inputs1[i], deviations1[i], inputs2[j], deviations2[j], tensors[block],
-            share, turn, lift,
+            i, inputs1, deviations1, j, inputs2, deviations2, input_size, positions,
+            tensors[block], share, turn, lift,
         )  # fmt: skip
         mine = partial[block]
         mine[thread, 0], mine[thread, 1] = q, k
@@ -307,25 +325,27 @@ def kernel(bits: int, shared: bool) -> Any:
     @compiled
     def in_shared_memory(
         segments, steps, coefficients, slots, windows, spans, weights, pairs,
-        inputs1, deviations1, inputs2, deviations2, planes, tensors, partial, results, share,
+        inputs1, deviations1, inputs2, deviations2, input_size, positions,
+        planes, tensors, partial, results, share,
     ):  # fmt: skip
         work = cuda.shared.array(0, both, ALIGNMENT)
         _run(
             work, segments, steps, coefficients, slots, windows, spans, weights, pairs,
-            inputs1, deviations1, inputs2, deviations2, tensors, partial, results,
-            share, turn, lift,
+            inputs1, deviations1, inputs2, deviations2, input_size, positions,
+            tensors, partial, results, share, turn, lift,
         )  # fmt: skip
 
     @compiled
     def in_global_memory(
         segments, steps, coefficients, slots, windows, spans, weights, pairs,
-        inputs1, deviations1, inputs2, deviations2, planes, tensors, partial, results, share,
+        inputs1, deviations1, inputs2, deviations2, input_size, positions,
+        planes, tensors, partial, results, share,
     ):  # fmt: skip
         work = planes[cuda.blockIdx.x]
         _run(
             work, segments, steps, coefficients, slots, windows, spans, weights, pairs,
-            inputs1, deviations1, inputs2, deviations2, tensors, partial, results,
-            share, turn, lift,
+            inputs1, deviations1, inputs2, deviations2, input_size, positions,
+            tensors, partial, results, share, turn, lift,
         )  # fmt: skip
 
     return in_shared_memory if shared else in_global_memory
