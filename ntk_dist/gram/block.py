@@ -3,7 +3,7 @@
 The whole-block call ``kernel.block(x1, x2)`` is the plain reference; sub-batches must give the
 same numbers. What the fused engine computes is cut only where memory ends: it goes through the
 pairs in cache-sized words by itself and knows no shapes. For the reference recursion sub-batches
-fit the cache, and all of one call have one shape (the last ones are padded with a repeated row),
+fit the cache of a CPU, and all of one call have one shape (the last ones are padded with a repeated row),
 rounded up, so that compilation happens once per job and not once per edge.
 """
 
@@ -16,16 +16,18 @@ import numpy as np
 
 from ntk_dist.errors import MemoryBudgetError
 from ntk_dist.gram.plan import format_bytes
+from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.statistics import Statistics
 
-__all__ = ["compute_block"]
+__all__ = ["compute_block", "sub_batch_bytes"]
 
 Batch: TypeAlias = tuple[int, np.ndarray, Statistics]
 """First row, inputs and their statistics."""
 
 CACHE_BYTES = 16 * 2**20
-"""Working memory of a sub-batch, where more would be allowed: half of a 32 MiB last-level cache.
+"""Working memory of a sub-batch on CPU, where more would be allowed: half of a 32 MiB last-level
+cache.
 Four 3x3 convolutions on 8 x 8 images ran at 62,000 entries/s with 8 to 32 MiB and at 15,000 with
 256 MiB (two cores)."""
 
@@ -48,7 +50,8 @@ def compute_block(
         Inputs of shape ``(n1, *input_shape)`` and ``(n2, *input_shape)``; ``x2=None`` states that
         both sides are ``x1``: the block is then symmetric, exactly, at half the cost.
     max_bytes
-        Most working memory beyond inputs and output, in bytes; what fits the cache is used.
+        Most working memory beyond inputs and output, in bytes; on CPU what fits the cache is
+        used.
     pad_rows
         Pad both sides to this many rows where evaluations are compiled by shape, so that the
         ragged blocks of a grid share that of the whole ones; None rounds each side up a little.
@@ -79,6 +82,7 @@ def compute_block(
             pad_rows or _round_up(n2),
             max_bytes,
             square=x2 is None,
+            wanted_bytes=sub_batch_bytes(device_kind(), max_bytes),
         )
     out = {name: np.empty((n1, n2), kernel.dtype) for name in kernel.kernels}
     batches = _slices if fused else _padded
@@ -100,6 +104,20 @@ def compute_block(
                 if x2 is None and start2 > start1:
                     out[name][start2:stop2, start1:stop1] = values.T
     return out
+
+
+def sub_batch_bytes(device: str, max_bytes: int) -> int:
+    """Working memory of a sub-batch of the recursion, in bytes.
+
+    Parameters
+    ----------
+    device
+        ``cpu``, ``gpu`` or ``tpu``, see ``device.device_kind``.
+    max_bytes
+        The most that is allowed.
+    """
+    # An accelerator has no cache to stay in, and thousands of threads to keep busy.
+    return min(max_bytes, CACHE_BYTES) if device == "cpu" else max_bytes
 
 
 def _padded(kernel: Kernel, x: np.ndarray, rows: int, max_bytes: int) -> list[Batch]:
@@ -156,12 +174,12 @@ def _no_room(needed: int, max_bytes: int) -> MemoryBudgetError:
 
 
 def _batch_rows(
-    bytes_per_pair: int, n1: int, n2: int, max_bytes: int, *, square: bool
+    bytes_per_pair: int, n1: int, n2: int, max_bytes: int, *, square: bool, wanted_bytes: int
 ) -> tuple[int, int]:
     """Rows and columns of a sub-batch: as square as the budget and the sizes allow."""
     if bytes_per_pair > max_bytes:
         raise _no_room(bytes_per_pair, max_bytes)
-    pairs = max(1, min(max_bytes, CACHE_BYTES) // bytes_per_pair)
+    pairs = max(1, wanted_bytes // bytes_per_pair)
     side = math.isqrt(pairs)
     rows1 = _split(n1, min(n1, side))
     rows2 = _split(n2, min(n2, pairs // rows1))

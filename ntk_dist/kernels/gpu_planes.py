@@ -22,9 +22,10 @@ __all__ = ["apply", "at", "device", "displacements", "lower_rows", "quotient", "
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-ZERO, QUARTER, ONE = np.float32(0), np.float32(0.25), np.float32(1)
-"""Exact in float64 too, where they are promoted."""
-TINY = np.float32(1e-30)
+# In compiled code float32 is the weaker precision, and to NumPy a Python number is.
+_number = float if config.ENABLE_CUDASIM else np.float32
+ZERO, QUARTER, ONE = _number(0), _number(0.25), _number(1)
+TINY = _number(1e-30)
 """A standard deviation below which a sample counts as zero: its correlations are then zero."""
 
 OPTIONS = {} if config.ENABLE_CUDASIM else {"forceinline": True}

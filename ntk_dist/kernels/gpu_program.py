@@ -22,6 +22,8 @@ __all__ = ["ROWS", "BlockProgram", "lay_out", "packed_slots"]
 ROWS = 8
 """Rows of a plane that one thread computes, one after another: its window sums overlap, so that a
 row costs (8 + 2) / 8 of three loads, and 32 x 32 positions are the work of four warps."""
+WARP = 32
+"""Threads that run together."""
 MOST_THREADS = 256
 """Per block: eight warps wait for each other at a barrier."""
 SHARED_BYTES = 48 * 1024
@@ -148,7 +150,7 @@ def lay_out(
         windows=np.append(program.windows, [[0, 0]], axis=0).astype(np.int32),
         spans=_spans(program),
         weights=np.append(program.weights, 0).astype(dtype),
-        threads=min(-(-threads // 32) * 32, MOST_THREADS),
+        threads=min(-(-threads // WARP) * WARP, MOST_THREADS),
         work=work,
         tensors=int(program.layout["size"][0] - program.layout["tensors"][0]) // 2,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numba import complex64, complex128, cuda
+from numba.core import config
 
 from ntk_dist.kernels.arc_cosine import LIFT, TURN
 from ntk_dist.kernels.gpu_planes import (
@@ -30,6 +31,10 @@ __all__ = ["kernel"]
 
 ALIGNMENT = 16
 """An NNGP and an NTK are then one load of 64 or 128 bits."""
+REGISTERS = {32: 80, 64: 128}
+"""Per thread, by bits of a number: 24 warps of float32 on a multiprocessor, and 16 of float64. The
+loop over 3 x 3 windows fits without spilling; pooling and windows of other sizes spill a little,
+and without a limit they would take twice as many from everybody."""
 
 
 @device
@@ -319,8 +324,9 @@ def kernel(bits: int, shared: bool) -> Any:
     }[bits]
     turn, lift = (tuple(map(real, reversed(table[bits]))) for table in (TURN, LIFT))
 
-    # Only the reciprocal and the root of float32 are approximate: to the last bit but one.
-    compiled = cuda.jit(fastmath=bits == 32)
+    # Of float32, the reciprocal and the root are approximate: to the last bit but one.
+    limits = {} if config.ENABLE_CUDASIM else {"max_registers": REGISTERS[bits]}
+    compiled = cuda.jit(fastmath=bits == 32, **limits)
 
     @compiled
     def in_shared_memory(
