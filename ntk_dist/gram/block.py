@@ -3,8 +3,8 @@
 The whole-block call ``kernel.block(x1, x2)`` is the plain reference; sub-batches must give the
 same numbers. What the fused engine computes is cut only where memory ends: it goes through the
 pairs in cache-sized words by itself and knows no shapes. For the reference recursion sub-batches
-fit the cache of a CPU, and all of one call have one shape (the last ones are padded with a repeated row),
-rounded up, so that compilation happens once per job and not once per edge.
+fit the cache of a CPU, and all of one call have one shape (the last ones are padded with a repeated
+row), rounded up, so that compilation happens once per job and not once per edge.
 """
 
 from __future__ import annotations

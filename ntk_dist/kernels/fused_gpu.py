@@ -102,8 +102,10 @@ def working_bytes(
     dtype = plane_dtype(architecture, input_shape, dtype)
     chunk = _chunks(n1, n2)[0].stop if n2 else 0
     # In float64 while they are prepared, in both precisions for close pairs.
-    per_sample = 2 * np.float64().itemsize * (
-        math.prod(input_shape) + _program(architecture, input_shape, dtype).program.positions
+    per_sample = (
+        2
+        * np.float64().itemsize
+        * (math.prod(input_shape) + _program(architecture, input_shape, dtype).program.positions)
     )
     directions = 3 * np.float32().itemsize * (n1 + n2) * math.prod(input_shape)
     return (n1 + 2 * chunk) * per_sample + directions + PAIR_BYTES * n1 * n2
@@ -320,8 +322,6 @@ def _launch(
     return _Running(columns, pairs, values, stream, (left, right, on_device, results))
 
 
-def _finished(
-    program: BlockProgram, running: _Running
-) -> tuple[slice, np.ndarray, np.ndarray]:
+def _finished(program: BlockProgram, running: _Running) -> tuple[slice, np.ndarray, np.ndarray]:
     running.stream.synchronize()
     return running.columns, running.pairs, program.program.share * running.values

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numba import cuda
@@ -18,9 +18,21 @@ from numba.core import config
 
 from ntk_dist.kernels.gpu_program import ROWS
 
-__all__ = ["apply", "at", "device", "displacements", "lower_rows", "quotient", "total_rows"]
+__all__ = [
+    "Index",
+    "apply",
+    "at",
+    "device",
+    "displacements",
+    "lower_rows",
+    "quotient",
+    "total_rows",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Index: TypeAlias = Any
+"""An integer. Those of inner loops have 32 bits: in 64, counting took as long as the arithmetic."""
 
 # In compiled code float32 is the weaker precision, and to NumPy a Python number is.
 _number = float if config.ENABLE_CUDASIM else np.float32
@@ -37,32 +49,32 @@ def device(function: F) -> F:
 
 
 @device
-def at(index: int) -> np.uint64:
+def at(index: Index) -> Index:
     """An index that is not negative: what could count from the end costs two instructions more."""
     return np.uint64(index)
 
 
 @device
-def quotient(number: int, divisor: int) -> np.int32:
+def quotient(number: Index, divisor: Index) -> Index:
     """``number // divisor`` of small numbers that are not negative, in 32 bits."""
     return np.int32(np.uint32(number) // np.uint32(divisor))
 
 
 @device
-def lower_rows(size: int, factor: int, behind: int) -> np.int32:
+def lower_rows(size: Index, factor: Index, behind: Index) -> Index:
     """Rows of the part of a packed plane where the first sample is behind; it comes first."""
     rows = np.int32(size - behind * factor)
     return rows if rows > 0 else np.int32(0)
 
 
 @device
-def total_rows(size: int, factor: int, ahead: int, behind: int) -> np.int32:
+def total_rows(size: Index, factor: Index, ahead: Index, behind: Index) -> Index:
     """Rows of a packed plane."""
     return np.int32(lower_rows(size, factor, behind) + lower_rows(size, factor, ahead))
 
 
 @device
-def displacements(slots: Any, slot: int) -> tuple[int, int, int, int]:
+def displacements(slots: Any, slot: Index) -> tuple[Index, ...]:
     """How far the first sample of a packed plane is ahead and behind: rows, then columns."""
     i = at(slot)
     return slots[i, 0], slots[i, 1], slots[i, 2], slots[i, 3]
@@ -103,7 +115,9 @@ def _affine(z: Any, layer: Any) -> Any:
 
 
 @device
-def _across(work: Any, middle: int, left: int, right: int, keep_left: Any, keep_right: Any) -> Any:
+def _across(
+    work: Any, middle: Index, left: Index, right: Index, keep_left: Any, keep_right: Any
+) -> Any:
     """The sum of three neighbours in a row; those beyond an edge are multiplied by zero."""
     a, b, c = work[at(middle + left)], work[at(middle)], work[at(middle + right)]
     return complex(
@@ -113,15 +127,14 @@ def _across(work: Any, middle: int, left: int, right: int, keep_left: Any, keep_
 
 
 @device
-def _keeps(edge: int, seam: int, end: int, cyclic: bool) -> Any:
+def _keeps(edge: Index, seam: Index, end: Index, cyclic: bool) -> Any:
     """1 if the windows reach over the edge before this row, or 0 at a seam or an end."""
     return ONE if cyclic or (edge > 0 and edge != seam and edge != end) else ZERO
 
 
 @device
-def _beside(row: int, step: int, end: int, cyclic: bool) -> np.int32:
-    """The row before or after, in a cyclic plane perhaps from the other end; or the row itself
-    where there is none."""
+def _beside(row: Index, step: Index, end: Index, cyclic: bool) -> Index:
+    """The row before or after, or the row itself where there is none; cyclic planes go round."""
     there = np.int32(row + step)
     if there < 0:
         return np.int32(end - 1) if cyclic else np.int32(row)
@@ -134,32 +147,31 @@ def _beside(row: int, step: int, end: int, cyclic: bool) -> np.int32:
 def _three_by_three(
     activates: bool,
     work: Any,
-    source: int,
-    target: int,
-    x: int,
-    row: int,
-    rows: int,
-    columns: int,
-    seam_y: int,
-    seam_x: int,
+    source: Index,
+    target: Index,
+    x: Index,
+    row: Index,
+    rows: Index,
+    columns: Index,
+    seam_y: Index,
+    seam_x: Index,
     cyclic: bool,
-    pitch: int,
+    pitch: Index,
     layer: Any,
     one: Any,
-    at1: int,
+    at1: Index,
     other: Any,
-    at2: int,
-    width: int,
-    jump1: int,
-    jump2: int,
+    at2: Index,
+    width: Index,
+    jump1: Index,
+    jump2: Index,
     turn: Any,
     lift: Any,
 ) -> None:
     """A 3 x 3 window that keeps the size: each row is summed across once for three results.
 
     ``at1`` and ``at2`` are the positions of both samples at the first row; they go on by ``width``
-    per row, and by the jumps where the upper part begins. What is a plain number is kept in 32
-    bits: in 64, counting took as many instructions as the arithmetic.
+    per row, and by the jumps where the upper part begins.
     """
     left = np.int32(_beside(x, -1, columns, cyclic) - x)
     right = np.int32(_beside(x, 1, columns, cyclic) - x)
@@ -197,7 +209,7 @@ def _three_by_three(
 
 @device
 def _window(
-    work: Any, source: int, y: int, x: int, slot: Any, step: Any, cyclic: bool, zero: Any
+    work: Any, source: Index, y: Index, x: Index, slot: Any, step: Any, cyclic: bool, zero: Any
 ) -> Any:
     """The sum over the window of one position, of any size and stride."""
     ahead_y, behind_y, ahead_x, behind_x = slot
@@ -238,7 +250,7 @@ def _window(
 
 @device
 def _finish(
-    work: Any, to: int, z: Any, step: Any, layer: Any, deviation: Any, turn: Any, lift: Any
+    work: Any, to: Index, z: Any, step: Any, layer: Any, deviation: Any, turn: Any, lift: Any
 ) -> None:
     """Write what a step of any kind makes of the sum over its window at one position."""
     if step.normalizes:
@@ -260,11 +272,11 @@ def apply(
     step: Any,
     layer: Any,
     slots: Any,
-    first: int,
+    first: Index,
     one: Any,
-    start1: int,
+    start1: Index,
     other: Any,
-    start2: int,
+    start2: Index,
     turn: Any,
     lift: Any,
 ) -> None:

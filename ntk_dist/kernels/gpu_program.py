@@ -1,10 +1,10 @@
 """A layer program laid out for thread blocks: packed planes, and how many fit one block.
 
-Along an axis of ``n`` positions the open plane of displacement ``d`` has ``n - d`` rows, and that of
-``d - n`` the other ``d``. A *packed* plane holds both, one after the other, so that planes of every
-displacement are equally full: without that, three quarters of the threads would have nothing to do.
-Where filters wrap round, the two parts are one cyclic plane, row for row in the same places. The
-other axis alike, so that a packed plane has up to four parts.
+Along an axis of ``n`` positions the open plane of displacement ``d`` has ``n - d`` rows, and that
+of ``d - n`` the other ``d``. A *packed* plane holds both, one after the other, so that planes of
+every displacement are equally full: without that, three quarters of the threads would have nothing
+to do. Where filters wrap round, the two parts are one cyclic plane, row for row in the same places.
+The other axis alike, so that a packed plane has up to four parts.
 """
 
 from __future__ import annotations
@@ -42,10 +42,8 @@ size; columns of the packed planes before and after; and groups of ``ROWS`` rows
 
 BLOCK_SEGMENT = np.dtype(
     [(name, "i4") for name in SEGMENT.names or ()]
-    + [
-        (name, "i4")
-        for name in "first_slot slots together area pitch strips last_pitch last_strips".split()
-    ],
+    + [(name, "i4") for name in ("first_slot", "slots", "together", "area")]
+    + [(name, "i4") for name in ("pitch", "strips", "last_pitch", "last_strips")],
     align=True,
 )
 """``program.SEGMENT``, its tensors counted in pairs of numbers from 0 on; which packed planes it

@@ -17,6 +17,7 @@ from numba.core import config
 from ntk_dist.kernels.arc_cosine import LIFT, TURN
 from ntk_dist.kernels.gpu_planes import (
     ZERO,
+    Index,
     apply,
     at,
     device,
@@ -38,14 +39,23 @@ and without a limit they would take twice as many from everybody."""
 
 
 @device
-def _planes(segment: Any, first: int) -> int:
+def _planes(segment: Any, first: Index) -> Index:
     """How many planes a block has from slot ``first`` on."""
     return min(segment.together, segment.first_slot + segment.slots - first)
 
 
 @device
 def _load(
-    work: Any, segment: Any, slots: Any, first: int, input1: Any, begin1: int, input2: Any, begin2: int, tensor: Any, share: Any
+    work: Any,
+    segment: Any,
+    slots: Any,
+    first: Index,
+    input1: Any,
+    begin1: Index,
+    input2: Any,
+    begin2: Index,
+    tensor: Any,
+    share: Any,
 ) -> None:
     """The first planes of a segment: products of inputs over channels, or from the tensor."""
     start = segment.first_plane * segment.together * segment.area
@@ -86,8 +96,8 @@ def _load(
 
 
 @device
-def _sum(work: Any, segment: Any, slots: Any, first: int) -> tuple[float, float]:
-    """This thread's share of the sum over all positions of the last planes.
+def _sum(work: Any, segment: Any, slots: Any, first: Index) -> tuple[float, float]:
+    """A thread's share of the sum over all positions of the last planes.
 
     At most ``ROWS`` numbers are added up in the precision of the planes.
     """
@@ -114,9 +124,12 @@ def _sum(work: Any, segment: Any, slots: Any, first: int) -> tuple[float, float]
 
 
 @device
-def _part(part: int, size: int, ahead: int, behind: int) -> tuple[int, int, bool]:
-    """Displacement of the lower (0) or upper part of a packed plane, where the row of the first
-    sample's position 0 would be, and whether there is such a part."""
+def _part(part: Index, size: Index, ahead: Index, behind: Index) -> tuple[Index, Index, bool]:
+    """One part of a packed plane along an axis: the lower one (0) or the upper one.
+
+    Its displacement, where the row of the first sample's position 0 would be, and whether there is
+    such a part.
+    """
     lower = lower_rows(size, 1, behind)
     if part == 0:
         return -behind, 0, lower > 0
@@ -124,9 +137,13 @@ def _part(part: int, size: int, ahead: int, behind: int) -> tuple[int, int, bool
 
 
 @device
-def _partners(windows: Any, first: int, size: int, low: int, high: int, d: int) -> tuple[int, int]:
-    """The windows of the second sample that meet positions ``low`` to ``high`` of the first one:
-    the first of them, and the one past the last."""
+def _partners(
+    windows: Any, first: Index, size: Index, low: Index, high: Index, d: Index
+) -> tuple[Index, Index]:
+    """The windows of the second sample that meet positions ``low`` to ``high`` of the first one.
+
+    The first of them, and the one past the last.
+    """
     low, high = max(low - d, 0), min(high - d, size)
     if low >= high:
         return 0, 0
@@ -138,7 +155,7 @@ def _pool(
     work: Any,
     segment: Any,
     slots: Any,
-    first: int,
+    first: Index,
     windows: Any,
     spans: Any,
     weights: Any,
@@ -192,14 +209,12 @@ def _pool(
                             row = start + (y + zero_y) * segment.last_pitch + zero_x
                             for x in range(first_x, last_x):
                                 add = work[at(row + x)]
-                                z = complex(
-                                    z.real + weight * add.real, z.imag + weight * add.imag
-                                )
+                                z = complex(z.real + weight * add.real, z.imag + weight * add.imag)
                         tensor[to] = z
 
 
 @device
-def _clear(tensor: Any, start: int, size: int) -> None:
+def _clear(tensor: Any, start: Index, size: Index) -> None:
     for i in range(start + cuda.threadIdx.x, start + size, cuda.blockDim.x):
         tensor[at(i)] = 0
 
@@ -214,20 +229,20 @@ def _one_pair(
     windows: Any,
     spans: Any,
     weights: Any,
-    i: int,
+    i: Index,
     input1: Any,
     one: Any,
-    j: int,
+    j: Index,
     input2: Any,
     other: Any,
-    input_size: int,
-    positions: int,
+    input_size: Index,
+    positions: Index,
     tensor: Any,
     share: Any,
     turn: Any,
     lift: Any,
 ) -> tuple[float, float]:
-    """This thread's share of the sums over all positions of one pair."""
+    """A thread's share of the sums over all positions of one pair."""
     q, k = 0.0, 0.0
     begin1, begin2 = np.int32(i * input_size), np.int32(j * input_size)
     start1, start2 = np.int32(i * positions), np.int32(j * positions)
@@ -238,9 +253,7 @@ def _one_pair(
         cuda.syncthreads()
         end = segment.first_slot + segment.slots
         for first in range(segment.first_slot, end, segment.together):
-            _load(
-                work, segment, slots, first, input1, begin1, input2, begin2, tensor, share
-            )
+            _load(work, segment, slots, first, input1, begin1, input2, begin2, tensor, share)
             cuda.syncthreads()
             for step in range(segment.first_step, segment.last_step):
                 c = coefficients[step]
@@ -276,8 +289,8 @@ def _run(
     deviations1: Any,
     inputs2: Any,
     deviations2: Any,
-    input_size: int,
-    positions: int,
+    input_size: Index,
+    positions: Index,
     tensors: Any,
     partial: Any,
     results: Any,
@@ -310,7 +323,7 @@ def _run(
 
 
 @functools.cache
-def kernel(bits: int, shared: bool) -> Any:
+def kernel(bits: Index, shared: bool) -> Any:
     """The compiled kernel for planes of 32 or 64 bits, in the fast memory of a block or not.
 
     Launch it with as many threads per block as the program says, any number of blocks, and
@@ -319,39 +332,48 @@ def kernel(bits: int, shared: bool) -> Any:
     flat, and deviations of both sides; per block its planes (for those not shared), its tensors and
     its threads' sums (threads, 2); and (n, 2) where both kernels go, float64.
     """
-    real, both = {
-        32: (np.float32, complex64), 64: (np.float64, complex128)
-    }[bits]
+    real, both = {32: (np.float32, complex64), 64: (np.float64, complex128)}[bits]
     turn, lift = (tuple(map(real, reversed(table[bits]))) for table in (TURN, LIFT))
 
     # Of float32, the reciprocal and the root are approximate: to the last bit but one.
     limits = {} if config.ENABLE_CUDASIM else {"max_registers": REGISTERS[bits]}
-    compiled = cuda.jit(fastmath=bits == 32, **limits)
 
-    @compiled
-    def in_shared_memory(
-        segments, steps, coefficients, slots, windows, spans, weights, pairs,
-        inputs1, deviations1, inputs2, deviations2, input_size, positions,
-        planes, tensors, partial, results, share,
-    ):  # fmt: skip
-        work = cuda.shared.array(0, both, ALIGNMENT)
+    @device
+    def in_shared_memory(planes: Any) -> Any:
+        return cuda.shared.array(0, both, ALIGNMENT)
+
+    @device
+    def in_global_memory(planes: Any) -> Any:
+        return planes[cuda.blockIdx.x]
+
+    work = in_shared_memory if shared else in_global_memory
+
+    @cuda.jit(fastmath=bits == 32, **limits)
+    def run(
+        segments: Any,
+        steps: Any,
+        coefficients: Any,
+        slots: Any,
+        windows: Any,
+        spans: Any,
+        weights: Any,
+        pairs: Any,
+        inputs1: Any,
+        deviations1: Any,
+        inputs2: Any,
+        deviations2: Any,
+        input_size: Index,
+        positions: Index,
+        planes: Any,
+        tensors: Any,
+        partial: Any,
+        results: Any,
+        share: Any,
+    ) -> None:
         _run(
-            work, segments, steps, coefficients, slots, windows, spans, weights, pairs,
+            work(planes), segments, steps, coefficients, slots, windows, spans, weights, pairs,
             inputs1, deviations1, inputs2, deviations2, input_size, positions,
             tensors, partial, results, share, turn, lift,
         )  # fmt: skip
 
-    @compiled
-    def in_global_memory(
-        segments, steps, coefficients, slots, windows, spans, weights, pairs,
-        inputs1, deviations1, inputs2, deviations2, input_size, positions,
-        planes, tensors, partial, results, share,
-    ):  # fmt: skip
-        work = planes[cuda.blockIdx.x]
-        _run(
-            work, segments, steps, coefficients, slots, windows, spans, weights, pairs,
-            inputs1, deviations1, inputs2, deviations2, input_size, positions,
-            tensors, partial, results, share, turn, lift,
-        )  # fmt: skip
-
-    return in_shared_memory if shared else in_global_memory
+    return run

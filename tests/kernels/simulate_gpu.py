@@ -7,17 +7,20 @@ there, so blocks have three of them: enough to need every barrier, and to go rou
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numba.cuda.simulator import kernelapi
 from numba.cuda.simulator.cudadrv import devicearray
 
 from ntk_dist import stax
-from ntk_dist.kernels import fused_cpu, fused_gpu, gpu_program
+from ntk_dist.kernels import fused_gpu, gpu_program, recursion
 from ntk_dist.kernels.dispatch import Kernel
 
 S = 2**0.5
@@ -71,22 +74,50 @@ def as_on_a_gpu() -> None:
     devicearray.FakeWithinKernelCUDAArray.__getattr__ = field
 
 
+def reference(layer: Any, x1: np.ndarray, x2: np.ndarray, variances: list[np.ndarray]) -> Any:
+    """Both kernels by the recursion, in float64; the variances are those of x1 and then x2."""
+    n = len(x1)
+    with jax.enable_x64(True):
+        first, second = ([jnp.asarray(v) for v in side] for side in _split(variances, n))
+        return recursion.all_pairs(layer, jnp.asarray(x1), jnp.asarray(x2), first, second, True)
+
+
+def _split(variances: list[np.ndarray], n: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    return [v[:n] for v in variances], [v[n:] for v in variances]
+
+
+def say(name: str, dtype: str, found: Any, expected: Any) -> None:
+    """The largest relative error of both kernels."""
+    errors = [np.abs(f / np.asarray(e) - 1).max() for f, e in zip(found, expected, strict=True)]
+    sys.stdout.write(f"{name}\t{dtype}\t{max(errors)}\n")
+
+
 def main() -> None:
     as_on_a_gpu()
     gpu_program.WARP, gpu_program.MOST_THREADS = 1, 3
-    fused_gpu.CHUNK_PAIRS = 2
+    fused_gpu.CHUNK_PAIRS = 1
     assert fused_gpu.available() is None
     rng = np.random.default_rng(0)
     for name, (shape, layers) in NETS.items():
         layer = stax.serial(*layers).layer
         x = rng.standard_normal((3, *shape))
-        variances = Kernel(layer, dtype="float64").statistics(x).variances
-        v1, v2 = [v[:1] for v in variances], [v[1:] for v in variances]
-        expected = fused_cpu.fused_block(layer, x[:1], x[1:], v1, v2, np.dtype("float64"))
+        known = list(Kernel(layer, dtype="float64").statistics(x).variances)
+        expected = reference(layer, x[:1], x[1:], known)
+        v1, v2 = _split(known, 1)
         for dtype in ("float64", "float32"):
             found = fused_gpu.gpu_block(layer, x[:1], x[1:], v1, v2, np.dtype(dtype))
-            errors = (np.abs(f / e - 1).max() for f, e in zip(found, expected, strict=True))
-            print(name, dtype, max(errors), sep="\t", flush=True)
+            say(name, dtype, found, expected)
+    layer = stax.serial(conv(), RELU, *FLAT).layer
+    x = rng.standard_normal((3, 3, 2, 1))
+    x[2] = x[1] + 1e-4 * x[0]
+    v = list(Kernel(layer, dtype="float64").statistics(x).variances)
+    expected = reference(layer, x, x, [np.concatenate([each, each]) for each in v])
+    found = fused_gpu.gpu_block(layer, x, None, v, v, np.dtype("float32"))
+    assert all((each == each.T).all() for each in found)
+    off = ~np.eye(3, dtype=bool)
+    say(
+        "close, symmetric", "float32", [f[off] for f in found], [np.array(e)[off] for e in expected]
+    )
 
 
 if __name__ == "__main__":
