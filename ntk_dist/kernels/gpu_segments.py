@@ -338,11 +338,12 @@ def kernel(bits: Index, shared: bool) -> Any:
     # Of float32, the reciprocal and the root are approximate: to the last bit but one.
     limits = {} if config.ENABLE_CUDASIM else {"max_registers": REGISTERS[bits]}
 
-    @device
+    # Only inlined functions may return an array that they were not given.
+    @cuda.jit(device=True, inline="always")
     def in_shared_memory(planes: Any) -> Any:
         return cuda.shared.array(0, both, ALIGNMENT)
 
-    @device
+    @cuda.jit(device=True, inline="always")
     def in_global_memory(planes: Any) -> Any:
         return planes[cuda.blockIdx.x]
 

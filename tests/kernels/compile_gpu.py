@@ -20,7 +20,7 @@ from numba.cuda.np.numpy_support import from_dtype
 from numba.types import Array
 
 from ntk_dist.kernels.gpu_program import BLOCK_SEGMENT, BLOCK_STEP
-from ntk_dist.kernels.gpu_segments import kernel
+from ntk_dist.kernels.gpu_segments import REGISTERS, kernel
 
 HOPPER = (9, 0)
 # Functions called by a kernel are compiled for the device at hand.
@@ -49,8 +49,8 @@ def ptx(bits: int, shared: bool) -> str:
         real,
     )
     run = kernel(bits, shared)
-    options = {name: run.targetoptions[name] for name in ("fastmath", "max_registers")}
-    code, _ = cuda.compile_ptx(run.py_func, signature, cc=HOPPER, **options)
+    fastmath = run.targetoptions["fastmath"]
+    code, _ = cuda.compile_ptx(run.py_func, signature, cc=HOPPER, fastmath=fastmath)
     return str(code)
 
 
@@ -62,7 +62,8 @@ def main() -> None:
         if ptxas := shutil.which("ptxas"):
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "kernel.ptx").write_text(code)
-                command = [ptxas, "--verbose", "--gpu-name=sm_90", "kernel.ptx"]
+                limit = f"--maxrregcount={REGISTERS[bits]}"
+                command = [ptxas, "--verbose", "--gpu-name=sm_90", limit, "kernel.ptx"]
                 said = subprocess.run(
                     command, cwd=folder, capture_output=True, text=True, check=True
                 ).stderr
