@@ -25,8 +25,8 @@ from ntk_dist.kernels.layers import Layer
 __all__ = ["available", "gpu_block", "working_bytes"]
 
 CHUNK_PAIRS = 1 << 16
-"""Pairs per launch: sixty waves of the thousand blocks that a large GPU holds at once, so that the
-last wave costs little, and few enough that the host prepares the next chunk meanwhile."""
+"""Pairs per launch: forty waves of the 1600 blocks that a large GPU holds at once, so that the last
+wave costs little, and few enough that the host prepares the next chunk meanwhile."""
 WORKSPACE_BYTES = 1 << 30
 """Most memory on the GPU for tensors between segments, and for planes too large for shared memory.
 At 32 x 32 positions before a 2 x 2 pooling a pair needs 512 KiB; 2048 such pairs at once fill any

@@ -1,6 +1,6 @@
 """What the layers do to packed planes, as functions on a GPU.
 
-The same arithmetic as ``planes.py``, with one thread per column and ``ROWS`` rows of a packed plane
+The same arithmetic as ``planes.py``, with one thread per column and some rows of a packed plane
 (see ``gpu_program``). A number of a plane is complex: its real part is the NNGP and its imaginary
 part the NTK, so that both are loaded and added up at once. Nothing here knows its precision: that
 of the planes, of the coefficients and of the polynomials decides.
@@ -15,8 +15,6 @@ from typing import Any, TypeAlias, TypeVar, cast
 import numpy as np
 from numba import cuda
 from numba.core import config
-
-from ntk_dist.kernels.gpu_program import ROWS
 
 __all__ = [
     "Index",
@@ -151,6 +149,7 @@ def _three_by_three(
     target: Index,
     x: Index,
     row: Index,
+    share: Index,
     rows: Index,
     columns: Index,
     seam_y: Index,
@@ -170,8 +169,8 @@ def _three_by_three(
 ) -> None:
     """A 3 x 3 window that keeps the size: each row is summed across once for three results.
 
-    ``at1`` and ``at2`` are the positions of both samples at the first row; they go on by ``width``
-    per row, and by the jumps where the upper part begins.
+    ``share`` is how many rows it computes; ``at1`` and ``at2`` are the positions of both samples at
+    the first one. They go on by ``width`` per row, and by the jumps where the upper part begins.
     """
     left = np.int32(_beside(x, -1, columns, cyclic) - x)
     right = np.int32(_beside(x, 1, columns, cyclic) - x)
@@ -185,7 +184,7 @@ def _three_by_three(
     wrapped = start if cyclic else np.int32(start + (rows - 1) * pitch)
     here = _across(work, next_at, left, right, keep_left, keep_right)
     keep_above = _keeps(row, seam_y, rows, cyclic)
-    end = np.int32(row + ROWS)
+    end = np.int32(row + share)
     end = end if end < rows else rows
     while row < end:
         row = np.int32(row + 1)
@@ -311,7 +310,7 @@ def apply(
         ahead_y, behind_y, ahead_x, behind_x = slot
         rows = total_rows(step.out_y, step.out_factor_y, ahead_y, behind_y)
         columns = total_rows(step.out_x, step.out_factor_x, ahead_x, behind_x)
-        first_row = np.int32(strip * ROWS)
+        first_row = np.int32(strip * step.rows)
         if x >= columns or first_row >= rows:
             continue
         seam_y = lower_rows(step.out_y, step.out_factor_y, behind_y)
@@ -334,17 +333,19 @@ def apply(
             at1, at2 = np.int32(at1 + jump1 - width), np.int32(at2 + jump2 - width)
         if step.fast and step.statistic >= 0:
             _three_by_three(
-                True, work, source, target, x, first_row, rows, columns, seam_y, seam_x, cyclic,
+                True, work, source, target, x, first_row, step.rows, rows, columns,
+                seam_y, seam_x, cyclic,
                 pitch, layer, one, at1, other, at2, width, jump1, jump2, turn, lift,
             )  # fmt: skip
         elif step.fast:
             _three_by_three(
-                False, work, source, target, x, first_row, rows, columns, seam_y, seam_x, cyclic,
+                False, work, source, target, x, first_row, step.rows, rows, columns,
+                seam_y, seam_x, cyclic,
                 pitch, layer, one, at1, other, at2, width, jump1, jump2, turn, lift,
             )  # fmt: skip
         else:
             zero = ZERO * layer[0]
-            for row in range(first_row, min(first_row + ROWS, rows)):
+            for row in range(first_row, min(first_row + step.rows, rows)):
                 deviation = zero
                 if step.statistic >= 0:
                     deviation = one[at(at1)] * other[at(at2)]

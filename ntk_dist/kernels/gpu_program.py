@@ -19,9 +19,10 @@ from ntk_dist.kernels.program import SEGMENT, STEP, Program, compile_program
 
 __all__ = ["ROWS", "BlockProgram", "lay_out", "packed_slots"]
 
-ROWS = 8
-"""Rows of a plane that one thread computes, one after another: its window sums overlap, so that a
-row costs (8 + 2) / 8 of three loads, and 32 x 32 positions are the work of four warps."""
+ROWS = 16
+"""Rows of a plane that one thread computes, one after another, or about as many in equal parts.
+Finding its place costs a thread as much as four rows, and two rows beside its own are loaded; with
+more rows, too few threads would be left to hide how long memory takes."""
 WARP = 32
 """Threads that run together."""
 MOST_THREADS = 256
@@ -34,16 +35,19 @@ ABSENT = 1 << 15
 
 BLOCK_STEP = np.dtype(
     [(name, "i4") for name in STEP.names or () if STEP[name] == np.int64]
-    + [(name, "i4") for name in ("fast", "in_pitch", "pitch", "strips")],
+    + [(name, "i4") for name in ("fast", "in_pitch", "pitch", "strips", "rows")],
     align=True,
 )
 """The integers of ``program.STEP``; whether the window is the common one of 3 x 3 that keeps the
-size; columns of the packed planes before and after; and groups of ``ROWS`` rows after."""
+size; columns of the packed planes before and after; and groups of how many rows after."""
 
 BLOCK_SEGMENT = np.dtype(
     [(name, "i4") for name in SEGMENT.names or ()]
     + [(name, "i4") for name in ("first_slot", "slots", "together", "area")]
-    + [(name, "i4") for name in ("pitch", "strips", "last_pitch", "last_strips")],
+    + [
+        (name, "i4")
+        for name in ("pitch", "strips", "rows", "last_pitch", "last_strips", "last_rows")
+    ],
     align=True,
 )
 """``program.SEGMENT``, its tensors counted in pairs of numbers from 0 on; which packed planes it
@@ -178,8 +182,9 @@ def _lay_out_segment(
     first = [packed(axis, segment[f"in_{axis}"], segment[f"factor_{axis}"]) for axis in "yx"]
     last = [packed(axis, segment[f"out_{axis}"], 1) for axis in "yx"]
     segment["first_slot"], segment["slots"] = len(slots), len(axes["y"]) * len(axes["x"])
-    segment["strips"], segment["pitch"] = -(-first[0] // ROWS), first[1]
-    segment["last_strips"], segment["last_pitch"] = -(-last[0] // ROWS), last[1]
+    segment["pitch"], segment["last_pitch"] = first[1], last[1]
+    segment["strips"], segment["rows"] = _strips(first[0])
+    segment["last_strips"], segment["last_rows"] = _strips(last[0])
     area = max(first[0] * first[1], last[0] * last[1])
     for step in steps:
         before, after = (
@@ -187,7 +192,7 @@ def _lay_out_segment(
             for end in ("in", "out")
         )
         step["in_pitch"], step["pitch"] = before[1], after[1]
-        step["strips"] = -(-after[0] // ROWS)
+        step["strips"], step["rows"] = _strips(after[0])
         same = all(step[f"in_{axis}"] == step[f"out_{axis}"] for axis in "yx")
         step["fast"] = same and all(
             step[f"{name}_{axis}"] == wanted
@@ -197,6 +202,12 @@ def _lay_out_segment(
         area = max(area, after[0] * after[1])
     segment["area"] = area
     slots += [(*y, *x) for y in axes["y"] for x in axes["x"]]
+
+
+def _strips(rows: int) -> tuple[int, int]:
+    """In how many equal parts threads share the rows of a plane, and the rows of each."""
+    strips = max(1, round(rows / ROWS))
+    return strips, -(-rows // strips)
 
 
 def _threads(segment: np.void, steps: np.ndarray) -> int:

@@ -26,14 +26,13 @@ from ntk_dist.kernels.gpu_planes import (
     quotient,
     total_rows,
 )
-from ntk_dist.kernels.gpu_program import ROWS
 
 __all__ = ["kernel"]
 
 ALIGNMENT = 16
 """An NNGP and an NTK are then one load of 64 or 128 bits."""
 REGISTERS = {32: 80, 64: 128}
-"""Per thread, by bits of a number: 24 warps of float32 on a multiprocessor, and 16 of float64. The
+"""Per thread, by bits of a number: 25 warps of float32 on a multiprocessor, and 16 of float64. The
 loop over 3 x 3 windows fits without spilling; pooling and windows of other sizes spill a little,
 and without a limit they would take twice as many from everybody."""
 
@@ -77,7 +76,7 @@ def _load(
         to = start + plane * segment.area + x
         dx = ahead_x * segment.factor_x if x >= seam_x else -behind_x * segment.factor_x
         x1 = x - seam_x + dx if x >= seam_x else x
-        for row in range(strip * ROWS, min(strip * ROWS + ROWS, rows)):
+        for row in range(strip * segment.rows, min((strip + 1) * segment.rows, rows)):
             dy = ahead_y * segment.factor_y if row >= seam_y else -behind_y * segment.factor_y
             y1 = row - seam_y + dy if row >= seam_y else row
             at1 = np.int32(y1 * segment.in_x + x1)
@@ -99,7 +98,7 @@ def _load(
 def _sum(work: Any, segment: Any, slots: Any, first: Index) -> tuple[float, float]:
     """A thread's share of the sum over all positions of the last planes.
 
-    At most ``ROWS`` numbers are added up in the precision of the planes.
+    A column of a thread is added up in the precision of the planes, and columns in float64.
     """
     start = segment.last_plane * segment.together * segment.area
     pitch = np.int32(segment.last_pitch)
@@ -112,11 +111,11 @@ def _sum(work: Any, segment: Any, slots: Any, first: Index) -> tuple[float, floa
         x = np.int32(item - plane * per_plane - strip * pitch)
         ahead_y, behind_y, ahead_x, behind_x = displacements(slots, first + plane)
         rows = total_rows(segment.out_y, 1, ahead_y, behind_y)
-        top = strip * ROWS
+        top = strip * segment.last_rows
         if top < rows and x < total_rows(segment.out_x, 1, ahead_x, behind_x):
             here = start + plane * segment.area + x
             z = work[at(here + top * pitch)]
-            for row in range(top + 1, min(top + ROWS, rows)):
+            for row in range(top + 1, min(top + segment.last_rows, rows)):
                 z += work[at(here + row * pitch)]
             q += np.float64(z.real)
             k += np.float64(z.imag)

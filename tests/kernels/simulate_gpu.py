@@ -1,7 +1,8 @@
 """Runs the GPU engine in numba's simulator, in a process of its own: one line per case.
 
 The simulator must be chosen before numba is imported. Each thread of a block is a Python thread
-there, so blocks have three of them: enough to need every barrier, and to go round every loop.
+there, so blocks have three of them, with two rows each: enough to need every barrier, and to go
+round every loop.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def residual(*branch: stax.Network) -> stax.Network:
 
 NETS: dict[str, tuple[tuple[int, ...], tuple[stax.Network, ...]]] = {
     "same": ((4, 3, 2), (conv(), RELU, conv(), RELU, *HEAD)),
-    "two strips of rows": ((10, 2, 1), (conv(), RELU, *FLAT)),
+    "strips of rows": ((7, 2, 1), (conv(), RELU, *FLAT)),
     "valid and strides": ((5, 4, 2), (conv(2, "VALID"), RELU, conv(3, "SAME", 2), RELU, *HEAD)),
     "circular": ((4, 2, 1), (conv(3, "CIRCULAR"), RELU, conv(5, "CIRCULAR"), RELU, *HEAD)),
     "pooled": (
@@ -94,7 +95,7 @@ def say(name: str, dtype: str, found: Any, expected: Any) -> None:
 
 def main() -> None:
     as_on_a_gpu()
-    gpu_program.WARP, gpu_program.MOST_THREADS = 1, 3
+    gpu_program.WARP, gpu_program.MOST_THREADS, gpu_program.ROWS = 1, 3, 2
     fused_gpu.CHUNK_PAIRS = 1
     assert fused_gpu.available() is None
     rng = np.random.default_rng(0)
