@@ -3,8 +3,8 @@
 The whole-block call ``kernel.block(x1, x2)`` is the plain reference; sub-batches must give the
 same numbers. What the fused engine computes is cut only where memory ends: it goes through the
 pairs in cache-sized words by itself and knows no shapes. For the reference recursion sub-batches
-fit the cache, and all of one call have one shape (the last ones are padded with a repeated row),
-rounded up, so that compilation happens once per job and not once per edge.
+fit the cache of a CPU, and all of one call have one shape (the last ones are padded with a repeated
+row), rounded up, so that compilation happens once per job and not once per edge.
 """
 
 from __future__ import annotations
@@ -16,15 +16,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntk_dist.errors import MemoryBudgetError
+from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.statistics import Statistics
 from ntk_dist.settings import get_settings
 from ntk_dist.units import format_bytes
 
-__all__ = ["Split", "compute_block", "compute_statistics", "split_block", "working_bytes"]
+__all__ = [
+    "Split",
+    "compute_block",
+    "compute_statistics",
+    "split_block",
+    "sub_batch_bytes",
+    "working_bytes",
+]
 
 CACHE_BYTES = 16 * 2**20
-"""Working memory of a sub-batch, where more would be allowed: half of a 32 MiB last-level cache.
+"""Working memory of a sub-batch on CPU, where more would be allowed: half of a 32 MiB last-level
+cache.
 Four 3x3 convolutions on 8 x 8 images ran at 62,000 entries/s with 8 to 32 MiB and at 15,000 with
 256 MiB (two cores)."""
 
@@ -132,7 +141,8 @@ def compute_block(
     statistics1, statistics2
         What ``compute_statistics`` gave for either; computed here if None.
     max_bytes
-        Most working memory beyond inputs and output, in bytes; what fits the cache is used.
+        Most working memory beyond inputs and output, in bytes; on CPU what fits the cache is
+        used.
     pad_rows
         Pad both sides to this many rows where evaluations are compiled by shape, so that the
         ragged blocks of a grid share that of the whole ones; None rounds each side up a little.
@@ -182,6 +192,20 @@ def compute_block(
     return out
 
 
+def sub_batch_bytes(device: str, max_bytes: int) -> int:
+    """Working memory of a sub-batch of the recursion, in bytes.
+
+    Parameters
+    ----------
+    device
+        ``cpu``, ``gpu`` or ``tpu``, see ``device.device_kind``.
+    max_bytes
+        The most that is allowed.
+    """
+    # An accelerator has no cache to stay in, and thousands of threads to keep busy.
+    return min(max_bytes, CACHE_BYTES) if device == "cpu" else max_bytes
+
+
 def _batch(
     x: np.ndarray, statistics: Statistics, start: int, rows: int, *, padded: bool
 ) -> tuple[np.ndarray, Statistics]:
@@ -222,7 +246,8 @@ def split_block(
     if not kernel.path(input_shape).fused:
         pair = kernel.block_bytes(input_shape, 1, 1)
         n1, n2 = pad_rows or _round_up(n1), pad_rows or _round_up(n2)
-        rows1, rows2 = _batch_rows(pair, n1, n2, max_bytes, square=square)
+        wanted = sub_batch_bytes(device_kind(), max_bytes)
+        rows1, rows2 = _batch_rows(pair, n1, n2, max_bytes, square=square, wanted_bytes=wanted)
         return Split(rows1, rows2, None, padded=True, working_bytes=rows1 * rows2 * pair)
 
     def needed(rows1: int, rows2: int, threads: int) -> int:
@@ -259,12 +284,12 @@ def _no_room(needed: int, max_bytes: int) -> MemoryBudgetError:
 
 
 def _batch_rows(
-    bytes_per_pair: int, n1: int, n2: int, max_bytes: int, *, square: bool
+    bytes_per_pair: int, n1: int, n2: int, max_bytes: int, *, square: bool, wanted_bytes: int
 ) -> tuple[int, int]:
     """Rows and columns of a sub-batch: as square as the budget and the sizes allow."""
     if bytes_per_pair > max_bytes:
         raise _no_room(bytes_per_pair, max_bytes)
-    pairs = max(1, min(max_bytes, CACHE_BYTES) // bytes_per_pair)
+    pairs = max(1, wanted_bytes // bytes_per_pair)
     side = math.isqrt(pairs)
     rows1 = _split(n1, min(n1, side))
     rows2 = _split(n2, min(n2, pairs // rows1))

@@ -25,7 +25,16 @@ from ntk_dist.kernels.program import Program, compile_program
 from ntk_dist.kernels.recursion import KernelState, Pass
 from ntk_dist.kernels.segments import run_block
 
-__all__ = ["block_bytes", "close_pairs", "each_with_itself", "fused_block", "working_bytes"]
+__all__ = [
+    "PAIR_BYTES",
+    "block_bytes",
+    "close_pairs",
+    "each_with_itself",
+    "fused_block",
+    "plane_dtype",
+    "through_tail",
+    "working_bytes",
+]
 
 CLOSE = 0.999
 """Cosine between samples beyond which float32 planes lose more than 1e-6 of the NTK: the slope of
@@ -75,13 +84,13 @@ def fused_block(
     threads
         How many to use.
     """
-    dtype = _plane_dtype(architecture, x1.shape[1:], dtype)
+    dtype = plane_dtype(architecture, x1.shape[1:], dtype)
     program = _program(architecture, x1.shape[1:], dtype)
     nngp, ntk = _spatial_part(program, x1, x2, variances1, variances2, dtype, threads)
     if dtype == np.float32:
         _compute_close_pairs(architecture, x1, x2, variances1, variances2, threads, nngp, ntk)
     done = len(program.statistics)
-    nngp, ntk = _through_tail(program, nngp, ntk, variances1[done:], variances2[done:])
+    nngp, ntk = through_tail(program, nngp, ntk, variances1[done:], variances2[done:])
     if x2 is None:
         nngp, ntk = (np.triu(values) + np.triu(values, 1).T for values in (nngp, ntk))
     return nngp, ntk
@@ -208,7 +217,7 @@ def working_bytes(
     Whether samples are close is not known before they are seen: all of them may be.
     """
     numbers = math.prod(input_shape)
-    dtype = _plane_dtype(architecture, input_shape, dtype)
+    dtype = plane_dtype(architecture, input_shape, dtype)
     program = _program(architecture, input_shape, dtype)
     peak = block_bytes(program, n1, n2, dtype.itemsize, threads, numbers)
     if dtype == np.float32:
@@ -221,7 +230,7 @@ def working_bytes(
     return peak + PAIR_BYTES * n1 * (n2 + program.lanes)
 
 
-def _plane_dtype(
+def plane_dtype(
     architecture: Layer, input_shape: tuple[int, ...], dtype: np.dtype[np.floating]
 ) -> np.dtype[np.floating]:
     """The precision of the planes where ``dtype`` is asked for."""
@@ -379,7 +388,7 @@ def _aligned(size: int, dtype: np.dtype[np.floating]) -> np.ndarray:
     return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
-def _through_tail(
+def through_tail(
     program: Program,
     nngp: np.ndarray,
     ntk: np.ndarray,

@@ -8,7 +8,7 @@ import pytest
 
 from ntk_dist import stax
 from ntk_dist.errors import MemoryBudgetError
-from ntk_dist.gram.block import compute_block, split_block
+from ntk_dist.gram.block import CACHE_BYTES, compute_block, split_block, sub_batch_bytes
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.settings import get_settings
 
@@ -117,3 +117,11 @@ def test_a_budget_below_one_pair_is_refused(problem):
     kernel, x = problem["conv"]
     with pytest.raises(MemoryBudgetError, match="NTK_DIST_BLOCK_MAX_BYTES"):
         compute_block(kernel, x, max_bytes=1)
+
+
+def test_sub_batches_fit_the_cache_of_a_cpu_and_fill_an_accelerator():
+    for small in (1, CACHE_BYTES):
+        assert {sub_batch_bytes(device, small) for device in ("cpu", "gpu", "tpu")} == {small}
+    large = CACHE_BYTES + 1
+    assert sub_batch_bytes("cpu", large) == CACHE_BYTES
+    assert sub_batch_bytes("gpu", large) == sub_batch_bytes("tpu", large) == large
