@@ -9,9 +9,12 @@ network whose width goes to infinity. Callers want ``Kernel`` from ``dispatch``:
 diagonal, by the one of the ``evaluations`` that ``paths`` chooses on this ``device``, and its
 ``projection``: what that takes here. Jobs keep what JAX compiles in a ``cache``.
 
-On CPU that is mostly the fused engine: ``fusing`` turns an architecture into steps, ``program``
-these into arrays, and ``segments`` runs them over ``planes``, which are made of ``lanes`` and the
-polynomials of ``arc_cosine``; ``fused_cpu`` is the only one of them that others call.
+That is mostly one of the ``engines``, fused and compiled. For convolutions ``fusing`` turns an
+architecture into steps and ``program`` these into arrays; on CPU ``segments`` runs them over
+``planes`` (``fused_cpu``), on a GPU ``gpu_segments`` over ``gpu_planes``, as ``gpu_program`` lays
+them out (``fused_gpu``). Without spatial axes ``dense_program`` makes the arrays, and ``tiles`` are
+products by ``gemm`` that go through all layers as ``gaps`` (``fused_dense``). All are made of the
+SIMD ``lanes`` and the polynomials of ``arc_cosine``; what is compiled is kept by ``compiling``.
 
 Nothing is imported here, so that reading an architecture does not start JAX.
 """
@@ -24,13 +27,23 @@ __all__ = [
     "branching",
     "cache",
     "coincidence",
+    "compiling",
     "cost",
+    "dense_program",
     "device",
     "dispatch",
+    "engines",
     "evaluations",
     "finite",
     "fused_cpu",
+    "fused_dense",
+    "fused_gpu",
     "fusing",
+    "gaps",
+    "gemm",
+    "gpu_planes",
+    "gpu_program",
+    "gpu_segments",
     "lanes",
     "layers",
     "paths",
@@ -41,5 +54,6 @@ __all__ = [
     "segments",
     "shapes",
     "statistics",
+    "tiles",
     "windows",
 ]

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.dense_program import compile_dense
-from ntk_dist.kernels.evaluations import Evaluation, FusedDense, FusedPlanes, Recursion
+from ntk_dist.kernels.engines import FusedDense, FusedGpu, FusedPlanes
+from ntk_dist.kernels.evaluations import Evaluation, Recursion
+from ntk_dist.kernels.fused_gpu import available
 from ntk_dist.kernels.layers import Flatten, Identity, Layer
 from ntk_dist.kernels.program import compile_program
 from ntk_dist.kernels.recursion import needs_all_positions
@@ -17,6 +19,9 @@ __all__ = ["Path", "choose", "seen_shape"]
 
 LANES = 16
 """Those of float32: what can be fused does not depend on them, nor do the flops of a pair."""
+
+ENGINES = {"cpu": FusedPlanes, "gpu": FusedGpu}
+"""For convolutions, by kind of device."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,11 @@ def choose(architecture: Layer, input_shape: tuple[int, ...], device: str) -> Pa
     pixels = " × ".join(map(str, shape[:-1]))
     everywhere = needs_all_positions(architecture)
     mixed = f"all pairs of the {pixels} positions" if everywhere else f"the {pixels} positions"
-    if device != "cpu":
-        why = f"the fused engine runs on cpu, not on {device}"
+    if device not in ENGINES:
+        why = f"no fused engine runs on {device}"
         return Path(reference, f"reference recursion over {mixed}: {why}")
+    if device == "gpu" and (missing := available()):
+        return Path(reference, f"reference recursion over {mixed}: {missing}")
     program = compile_program(architecture, shape, LANES)
     if isinstance(program, str):
         return Path(reference, f"reference recursion over {mixed}: {program}")
@@ -63,8 +70,8 @@ def choose(architecture: Layer, input_shape: tuple[int, ...], device: str) -> Pa
         why = "no layer precedes the pooling"
         return Path(reference, f"reference recursion over {mixed}: {why}")
     why = "pooling mixes them" if everywhere else "no pooling mixes them"
-    explanation = f"fused CPU engine over {mixed}, a displacement at a time: {why}"
-    return Path(FusedPlanes(architecture, shape, program), explanation)
+    explanation = f"fused {device.upper()} engine over {mixed}, a displacement at a time: {why}"
+    return Path(ENGINES[device](architecture, shape, program), explanation)
 
 
 def _without_axes(reference: Recursion, device: str) -> Path:

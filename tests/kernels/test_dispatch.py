@@ -12,6 +12,7 @@ from ntk_dist import stax
 from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels.architecture import build
 from ntk_dist.kernels.dispatch import Kernel, explain
+from ntk_dist.kernels.fused_gpu import available
 from ntk_dist.kernels.statistics import Statistics
 
 FC = stax.serial(
@@ -244,9 +245,17 @@ def test_says_which_path_and_why(name):
     assert path.fused == fused
     assert why in path.explanation
     assert path.explanation.startswith("fused CPU engine" if fused else "reference recursion")
-    elsewhere = Kernel(net.layer).path(shape, "gpu")
+    elsewhere = Kernel(net.layer).path(shape, "tpu")
     assert not elsewhere.fused
-    assert ("not on gpu" in elsewhere.explanation) == ("no layer sees" not in why)
+    assert ("runs on tpu" in elsewhere.explanation) == ("no layer sees" not in why)
+
+
+def test_a_gpu_engine_that_is_not_there_is_named():
+    net, shape, *_ = PATHS["pooled"]
+    path = Kernel(net.layer).path(shape, "gpu")
+    reason = available()
+    assert path.fused == (reason is None)
+    assert reason is None or reason in path.explanation
 
 
 def test_explains_in_words_what_a_pair_takes_here():

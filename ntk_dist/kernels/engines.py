@@ -1,0 +1,132 @@
+"""The fused engines as evaluations: the same contract as the reference, orders faster."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ntk_dist.kernels import fused_cpu, fused_dense, fused_gpu
+from ntk_dist.kernels.branching import Serial
+from ntk_dist.kernels.cost import pair_cost
+from ntk_dist.kernels.dense_program import DenseProgram
+from ntk_dist.kernels.evaluations import DOUBLE, Arrays, Evaluation
+from ntk_dist.kernels.layers import Flatten
+from ntk_dist.kernels.program import Program
+
+__all__ = ["FusedDense", "FusedGpu", "FusedPlanes"]
+
+
+@dataclass(frozen=True)
+class FusedPlanes(Evaluation):
+    """The fused CPU engine for convolutions, see ``fused_cpu``."""
+
+    program: Program
+
+    @property
+    def flops(self) -> int:
+        """See ``Evaluation``."""
+        return self.program.flops
+
+    def block(
+        self,
+        x1: np.ndarray,
+        x2: np.ndarray | None,
+        variances1: Sequence[np.ndarray],
+        variances2: Sequence[np.ndarray],
+        dtype: np.dtype[np.floating],
+        kernels: tuple[str, ...],
+        threads: int,
+    ) -> Arrays:
+        """See ``Evaluation``."""
+        nngp, ntk = fused_cpu.fused_block(
+            self.architecture, x1, x2, variances1, variances2, dtype, threads
+        )
+        return {"nngp": nngp, "ntk": ntk}
+
+    def block_bytes(
+        self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
+    ) -> int:
+        """See ``Evaluation``."""
+        return fused_cpu.working_bytes(self.architecture, self.shape, dtype, n1, n2, threads)
+
+    def each_with_itself(
+        self, x: np.ndarray, want_ntk: bool, threads: int
+    ) -> tuple[Arrays, list[np.ndarray]]:
+        """See ``Evaluation``."""
+        if not self.program.only_pools_globally:
+            return super().each_with_itself(x, want_ntk, threads)
+        samples = x.astype(np.float64, copy=False)
+        nngp, ntk, met = fused_cpu.each_with_itself(self.architecture, samples, threads)
+        return {"nngp": nngp, "ntk": ntk}, met
+
+    def statistics_bytes(self, n: int, want_ntk: bool) -> int:
+        """See ``Evaluation``."""
+        program = self.program
+        if not program.only_pools_globally:
+            return super().statistics_bytes(n, want_ntk)
+        flat = Serial((program.head, Flatten()))
+        walk = pair_cost(flat, self.shape, DOUBLE.itemsize, 2).bytes
+        # The planes of a thread take as much in words of either precision.
+        words = program.size * np.dtype(np.float32).itemsize
+        words += 3 * DOUBLE.itemsize * 8 * (math.prod(self.shape) + 2 * program.positions)
+        return n * (walk + words)  # a thread for each
+
+
+@dataclass(frozen=True)
+class FusedGpu(FusedPlanes):
+    """The fused GPU engine for convolutions, see ``fused_gpu``; statistics come from the CPU."""
+
+    def block(
+        self,
+        x1: np.ndarray,
+        x2: np.ndarray | None,
+        variances1: Sequence[np.ndarray],
+        variances2: Sequence[np.ndarray],
+        dtype: np.dtype[np.floating],
+        kernels: tuple[str, ...],
+        threads: int,
+    ) -> Arrays:
+        """See ``Evaluation``."""
+        nngp, ntk = fused_gpu.gpu_block(self.architecture, x1, x2, variances1, variances2, dtype)
+        return {"nngp": nngp, "ntk": ntk}
+
+    def block_bytes(
+        self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
+    ) -> int:
+        """See ``Evaluation``; of the host."""
+        return fused_gpu.working_bytes(self.architecture, self.shape, dtype, n1, n2)
+
+
+@dataclass(frozen=True)
+class FusedDense(Evaluation):
+    """The fused CPU engine for networks without spatial axes, see ``fused_dense``."""
+
+    program: DenseProgram
+
+    @property
+    def flops(self) -> int:
+        """See ``Evaluation``."""
+        return self.program.flops
+
+    def block(
+        self,
+        x1: np.ndarray,
+        x2: np.ndarray | None,
+        variances1: Sequence[np.ndarray],
+        variances2: Sequence[np.ndarray],
+        dtype: np.dtype[np.floating],
+        kernels: tuple[str, ...],
+        threads: int,
+    ) -> Arrays:
+        """See ``Evaluation``."""
+        del variances1, variances2  # some sums per sample: less than reading them would take
+        return fused_dense.dense_block(self.architecture, x1, x2, dtype, threads, kernels)
+
+    def block_bytes(
+        self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
+    ) -> int:
+        """See ``Evaluation``."""
+        return fused_dense.working_bytes(self.architecture, self.shape, dtype, n1, n2, threads)
