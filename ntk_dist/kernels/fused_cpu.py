@@ -340,16 +340,10 @@ def _prepared(
     deviations = np.empty((len(x), program.positions, 2), dtype)
     start = 0
     for statistic, v in zip(program.statistics, variances, strict=False):
-        variance = np.asarray(v, np.float64) + statistic.eps
-        if statistic.axes:
-            axes = tuple(1 + axis for axis in statistic.axes)
-            variance = np.broadcast_to(variance.mean(axes, keepdims=True), variance.shape)
-        deviation = np.sqrt(variance).reshape(len(x), -1)
-        here = slice(start, start + deviation.shape[1])
-        # No variance: the reciprocal of zero makes the correlation zero, and the angle π/2.
-        inverse = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 0)
-        deviations[:, here, 0] = statistic.weight * deviation if weighted else deviation
-        deviations[:, here, 1] = inverse
+        first, second = statistic.numbers(np.asarray(v, np.float64))
+        here = slice(start, start + math.prod(first.shape[1:]))
+        for at, numbers in enumerate((statistic.weight * first if weighted else first, second)):
+            deviations[:, here, at] = numbers.reshape(len(x), -1)
         start = here.stop
     return x.reshape(len(x), -1).astype(dtype), deviations.reshape(len(x), -1)
 

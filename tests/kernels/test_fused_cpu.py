@@ -125,6 +125,28 @@ NETS: dict[str, tuple[tuple[int, ...], tuple[Network, ...]]] = {
             *HEAD,
         ),
     ),
+    "erf": ((5, 4, 3), (conv(), stax.Erf(1.3, 0.8, -0.2), conv(), stax.Sigmoid_like(), conv(), *HEAD)),
+    "erf, flat": ((5, 4, 3), (conv(), stax.Erf(), conv(), stax.Erf(b=3.0), *FLAT)),
+    "gelu": ((5, 4, 3), (conv(), stax.Gelu(), conv(b_std=None), stax.Gelu(), conv(), RELU, *HEAD)),
+    "gelu, circular": (
+        (6, 4, 2),
+        (conv(3, "CIRCULAR"), stax.Gelu(), conv(3, "CIRCULAR", 2), stax.Gelu(), *HEAD),
+    ),
+    "sines": (
+        (5, 4, 3),
+        (conv(), stax.Sin(1.2, 0.9, 0.3), conv(), stax.Cos(1.1, 0.7), conv(), stax.Rbf(0.6), *HEAD),
+    ),
+    "smooth residual": (
+        (6, 6, 2),
+        (
+            conv(),
+            residual(stax.Gelu(), conv(), stax.Erf(), conv()),
+            residual(stax.LayerNorm(), stax.Sin(), conv(trainable=False), RELU, conv()),
+            stax.LayerNorm(),
+            stax.Gelu(),
+            *FLAT,
+        ),
+    ),
     "other activation at the end": (
         (4, 4, 2),
         (conv(), RELU, stax.GlobalAvgPool(), stax.Dense(1), stax.Erf(), stax.Dense(1)),
