@@ -48,7 +48,6 @@ def _load_input(
     half = WORD_BYTES // work.itemsize
     zero = spread(work, 0.0)
     channels = segment.channels
-    share = spread(work, 1.0 / channels)
     at = plane
     for row in range(rows):
         y1, y2 = row + max(0, dy), row + max(0, -dy)
@@ -68,7 +67,7 @@ def _load_input(
                 q = q + spread(work, work[one + channel]) * load(work, others + channel * half)
             one += channels
             others += channels * half
-            store(work, at, share * q)
+            store(work, at, q)
             store(work, at + half, zero)
             at += 2 * half
 

@@ -138,18 +138,18 @@ def exponential_less_one(work: np.ndarray, x: Any) -> Any:
 def erf(work: np.ndarray, op: Any, row: int, columns: int, one: int, others: int) -> None:
     """A row through the error function, in place.
 
-    With ``φ(x) = a erf(b x) + c``, of each sample it needs ``e = 1 / √(1 + 2 b² v)`` and ``√2 b e``: with their products over the
-    pair, c is q times the second, and the slope ``4 a² b² e / π h``. As ``g ≥ e`` by the inequality
-    of the means, rounding never makes it infinite.
+    With ``φ(x) = a erf(b x) + c``, it needs of a sample ``e = 1 / √(1 + 2 b² v)`` and ``√2 b e``:
+    with their products e and r over the pair, ``c = q r`` and the slope is ``2 a² r / π h``.
+    As ``g ≥ e`` by the inequality of the means, rounding never makes it infinite.
     """
     width = 2 * WORD_BYTES // work.itemsize
     half = width // 2
     weight, level = spread(work, op.weight), spread(work, op.level)
-    steepness = spread(work, op.weight * op.rate)
     full = spread(work, 1.0)
     for at in range(row, row + columns * width, width):
         e = spread(work, work[one]) * load(work, others)
-        c = load(work, at) * (spread(work, work[one + 1]) * load(work, others + half))
+        r = spread(work, work[one + 1]) * load(work, others + half)
+        c = load(work, at) * r
         one += 2
         others += width
         size = magnitude(c)
@@ -158,7 +158,7 @@ def erf(work: np.ndarray, op: Any, row: int, columns: int, one: int, others: int
         angle = with_sign(arc_sine(work, size, g), c)
         store(work, at, weight * angle + level)
         h = root(g * (full + (full - g)))
-        store(work, at + half, load(work, at + half) * (steepness * e / h))
+        store(work, at + half, load(work, at + half) * (weight * (r / h)))
 
 
 @compiled
@@ -170,7 +170,7 @@ def gelu(work: np.ndarray, op: Any, row: int, columns: int, one: int, others: in
     """
     width = 2 * WORD_BYTES // work.itemsize
     half = width // 2
-    full, quarter, turn = spread(work, 1.0), spread(work, 0.25), spread(work, 0.5 / PI)
+    full, quarter, turn = spread(work, 1.0), spread(work, op.level), spread(work, op.weight)
     for at in range(row, row + columns * width, width):
         u = spread(work, work[one]) * load(work, others)
         r = spread(work, work[one + 1]) * load(work, others + half)

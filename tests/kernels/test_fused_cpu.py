@@ -125,7 +125,7 @@ NETS: dict[str, tuple[tuple[int, ...], tuple[Network, ...]]] = {
             *HEAD,
         ),
     ),
-    "erf": ((5, 4, 3), (conv(), stax.Erf(1.3, 0.8, -0.2), conv(), stax.Sigmoid_like(), conv(), *HEAD)),
+    "erf": ((5, 4, 3), (conv(), stax.Erf(1.3, 0.8, -0.2), conv(), stax.Sigmoid_like(), *HEAD)),
     "erf, flat": ((5, 4, 3), (conv(), stax.Erf(), conv(), stax.Erf(b=3.0), *FLAT)),
     "gelu": ((5, 4, 3), (conv(), stax.Gelu(), conv(b_std=None), stax.Gelu(), conv(), RELU, *HEAD)),
     "gelu, circular": (
