@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ntk_dist import stax
@@ -79,3 +80,21 @@ def test_flops_count_every_pair_of_positions() -> None:
 def test_planes_stay_in_the_second_level_cache() -> None:
     deep = program(*[layer for _ in range(10) for layer in (conv(), RELU)], GAP)
     assert 4 * deep.layout["zero"][0] == 2 * 32 * 32 * 2 * 64
+
+
+@pytest.mark.parametrize("activation", [RELU, stax.LeakyRelu(0.45)])
+def test_scales_are_rounded_so_that_they_do_not_drift(activation: Network) -> None:
+    layer = stax.Conv(1, (3, 3), padding="SAME", W_std=1.3), activation
+    single, double = (program(*layer * 30, GAP, lanes=lanes).steps for lanes in (16, 8))
+    assert (single["scale"] == single["scale"].astype(np.float32)).all()
+
+    def slopes(scale: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
+        """Of a perfectly correlated pair through each layer, with weights in this precision."""
+        weight, level = (double[name].astype(dtype).astype(float) for name in ("weight", "level"))
+        return scale * (weight / 4 + level)
+
+    exact = slopes(double["scale"], np.float64)
+    nearest = slopes(double["scale"].astype(np.float32).astype(float), np.float32)
+    drift = np.cumprod(slopes(single["scale"], np.float32) / exact) - 1
+    assert abs(np.prod(nearest / exact) - 1) > 5e-7
+    assert np.abs(drift).max() < 2**-23

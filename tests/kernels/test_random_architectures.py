@@ -7,25 +7,23 @@ prepares for every new shape would take a hundred times longer than all of the a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntk_dist import stax
 from ntk_dist.errors import ArchitectureError, DataShapeError
-from ntk_dist.kernels import activations as duals
-from ntk_dist.kernels import dispatch, fused_cpu, recursion, windows
 from ntk_dist.kernels.architecture import output_shape
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.fused_cpu import fused_block
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.statistics import Statistics
 from ntk_dist.stax import Network
+
+pytestmark = pytest.mark.usefixtures("recursion_on_numpy")
 
 EXAMPLES = int(os.environ.get("RANDOM_ARCHITECTURES", "40"))
 WIDTH = 5
@@ -150,46 +148,6 @@ def _built(layers: list[Network], shape: tuple[int, ...]) -> Layer:
     return stax.serial(*kept).layer
 
 
-class Samples(np.ndarray):
-    """An array of NumPy that is always ready."""
-
-    def block_until_ready(self) -> None:
-        """Nothing to wait for."""
-
-
-class OnNumpy:
-    """What the recursion asks of ``jax.numpy`` and ``jax.lax``, of NumPy."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: self.asarray(getattr(np, name)(*args, **kwargs))
-
-    def asarray(self, values: Any, dtype: Any = None) -> np.ndarray:
-        return np.asarray(values, dtype).view(Samples)
-
-    def einsum(self, *operands: Any, precision: object) -> np.ndarray:
-        return self.asarray(np.einsum(*operands))
-
-    def slice(self, x: np.ndarray, starts: Any, limits: Any, steps: Any) -> np.ndarray:
-        return x[tuple(map(slice, starts, limits, steps))]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plain_recursion() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch, jax.disable_jit():
-        for module in (recursion, windows, duals, fused_cpu, dispatch):
-            patch.setattr(module, "jnp", OnNumpy(), raising=False)
-        patch.setattr(windows, "lax", OnNumpy())
-        yield
-
-
-def reference(
-    layer: Layer, x1: np.ndarray, x2: np.ndarray, first: Statistics, second: Statistics
-) -> dict[str, np.ndarray]:
-    a, b = (x.view(Samples) for x in (x1, x2))
-    variances = (list(s.variances) for s in (first, second))
-    return dict(zip(BOTH, recursion.all_pairs(layer, a, b, *variances, True), strict=True))
-
-
 def assert_close(found: Any, expected: Any, size: float, tolerance: float) -> None:
     """Entries agree to this part of the largest on the diagonal: pooling may cancel the others."""
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * size)
@@ -202,7 +160,9 @@ def sizes(*known: Statistics) -> dict[str, float]:
 
 @settings(max_examples=EXAMPLES)
 @given(problems())
-def test_blocks_equal_the_recursion(problem: tuple[Layer, np.ndarray, np.ndarray]) -> None:
+def test_blocks_equal_the_recursion(
+    reference: Any, problem: tuple[Layer, np.ndarray, np.ndarray]
+) -> None:
     layer, x1, x2 = problem
     first, second = (Kernel(layer, BOTH, "float64").statistics(x) for x in (x1, x2))
     expected = reference(layer, x1, x2, first, second)
