@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ntk_dist.kernels.activations import Family
-from ntk_dist.kernels.branching import Serial
+from ntk_dist.kernels.activations import Family, slopes
+from ntk_dist.kernels.branching import Parallel, Serial
 from ntk_dist.kernels.fusing import Fused, NotFusedError, Plane, Segment, Statistic, Step, fuse
 from ntk_dist.kernels.lanes import lane_count
-from ntk_dist.kernels.layers import AvgPool, Flatten, GlobalAvgPool, Layer, Pool
+from ntk_dist.kernels.layers import Activation, AvgPool, Flatten, GlobalAvgPool, Layer, Pool
+from ntk_dist.kernels.rounding import balance
 from ntk_dist.kernels.shapes import pads, window_count
 
 __all__ = ["LAYOUT", "SEGMENT", "STEP", "Program", "compile_program"]
@@ -94,6 +95,8 @@ class Program:
     """Of all statistics together."""
     most_terms: int
     """Of the running sums that pooling adds up in the precision of the planes."""
+    blurs_angles: bool
+    """Whether a kink follows an activation that is nearly constant: see ``_blurs_angles``."""
     flops: int
     """Of one pair; a contracted product and sum count as two, a square root as one."""
 
@@ -162,7 +165,7 @@ class _Assembler:
             _put(record, "out", segment.last.size)
             _put(record, "factor", segment.last.factor)
         if self.lanes == lane_count(np.float32().itemsize):
-            _balance(steps)
+            balance(steps)
         segments[0]["channels"] = channels
         self._reach(segments)
         tensor_size = self._tensors(segments)
@@ -203,6 +206,7 @@ class _Assembler:
             channels=fused.channels,
             positions=fused.positions,
             most_terms=max((math.prod(_geometry(p)[0]) ** 2 for p in fused.pools), default=1),
+            blurs_angles=_blurs_angles(fused),
             flops=_flops(fused, segments, channels),
         )
 
@@ -304,6 +308,34 @@ def _flops(fused: Fused, segments: np.ndarray, channels: int) -> int:
     return total
 
 
+def _blurs_angles(fused: Fused) -> bool:
+    """Whether a kink follows an activation that has a mean of its own.
+
+    Sigmoids and cosines are constants and little else where their inputs are small: a few of them
+    bring all pairs within 1e-7 of full correlation, where the slope of a kink takes the root of
+    the distance.
+    """
+    met = False
+    for segment in fused.segments:
+        for step in segment.steps:
+            match step.family, step.constants:
+                case Family.PIECEWISE_LINEAR, (below, above):
+                    if met and below != above:
+                        return True
+                case Family.ERF, (_, _, c):
+                    met |= c != 0
+                case Family.SINE, (_, _, cos2c):
+                    met |= cos2c != 1
+    return met and any(_kinks(layer) for layer in fused.tail.layers)
+
+
+def _kinks(layer: Layer) -> bool:
+    if isinstance(layer, Serial | Parallel):
+        return any(map(_kinks, layer.layers))
+    ab = slopes(layer) if isinstance(layer, Activation) else None
+    return ab is not None and ab[0] != ab[1]
+
+
 def _share(fused: Fused) -> float:
     """The weight of one pair of positions in the final sum."""
     positions = math.prod(fused.segments[-1].last.size)
@@ -374,32 +406,3 @@ def _weights(step: Step) -> tuple[float, float, float]:
             # share.
             return weight, below * above + weight / 4, 0.0
     return 0.5 / math.pi, 0.25, 0.0
-
-
-_SHARES = {
-    Family.PIECEWISE_LINEAR: (0.25, 1.0),
-    Family.ERF: (1.0, 0.0),
-    Family.GELU: (math.pi / 2, 1.0),
-    Family.SINE: (1.0, 0.0),
-}
-"""How much of ``weight`` and of ``level`` is in the slope of a nearly perfectly correlated pair."""
-
-
-def _balance(steps: list[np.ndarray]) -> None:
-    """Round each scale to float32 up or down, so that all of them together stay exact.
-
-    Each to the nearest, they drift: 20 layers with W_std = 1.3 then err by 1.1e-6 of the NTK, in
-    one direction, and by 3e-7 so.
-    """
-    drift = 1.0
-    for step in steps:
-        exact, weight, level = (float(step[name]) for name in ("scale", "weight", "level"))
-        fold, line = _SHARES[Family(step["family"])]
-        if through := fold * weight + line * level:
-            rounded = np.float32([weight, level]).astype(float)
-            drift *= float(rounded @ (fold, line)) / through
-        near = np.float32(exact)
-        if float(near) != exact:
-            choices = near, np.nextafter(near, np.float32(0)), np.nextafter(near, 2 * near)
-            step["scale"] = min(map(float, choices), key=lambda one: abs(drift * one / exact - 1))
-            drift *= float(step["scale"]) / exact

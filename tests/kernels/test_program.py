@@ -98,3 +98,14 @@ def test_scales_are_rounded_so_that_they_do_not_drift(activation: Network) -> No
     drift = np.cumprod(slopes(single["scale"], np.float32) / exact) - 1
     assert abs(np.prod(nearest / exact) - 1) > 5e-7
     assert np.abs(drift).max() < 2**-23
+
+
+def test_kinks_after_sigmoids_need_more_digits() -> None:
+    def blurs(*layers: Network) -> bool:
+        return program(*layers).blurs_angles
+
+    assert blurs(conv(), stax.Sigmoid_like(), conv(), RELU, GAP)
+    assert blurs(conv(), stax.Cos(), GAP, stax.Dense(1), stax.Abs(), stax.Dense(1))
+    assert not blurs(conv(), RELU, conv(), stax.Sigmoid_like(), GAP)
+    assert not blurs(conv(), stax.Erf(), conv(), RELU, GAP)
+    assert not blurs(conv(), stax.Sin(), conv(), stax.Gelu(), conv(), RELU, GAP, stax.Dense(1))

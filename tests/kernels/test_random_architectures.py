@@ -25,11 +25,10 @@ from ntk_dist.stax import Network
 
 pytestmark = pytest.mark.usefixtures("recursion_on_numpy")
 
-EXAMPLES = int(os.environ.get("RANDOM_ARCHITECTURES", "40"))
+EXAMPLES = int(os.environ.get("RANDOM_ARCHITECTURES", "100"))
 WIDTH = 5
 BOTH = ("nngp", "ntk")
-# Pooling numbers of either sign cancels some of them: one digit is left to that in float32.
-TOLERANCES = (("float64", 1e-12), ("float32", 1e-5))
+DTYPES = ("float64", "float32")
 
 slope = st.sampled_from([-1.0, -0.5, 0.0, 0.3, 1.0, 1.7])
 activations = st.one_of(
@@ -149,8 +148,21 @@ def _built(layers: list[Network], shape: tuple[int, ...]) -> Layer:
 
 
 def assert_close(found: Any, expected: Any, size: float, tolerance: float) -> None:
-    """Entries agree to this part of the largest on the diagonal: pooling may cancel the others."""
+    """Entries agree to this part of the largest on the diagonal."""
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * size)
+
+
+def tolerance(dtype: str, name: str, x: np.ndarray) -> float:
+    """What must hold of random samples.
+
+    Pooling numbers of either sign cancels some of their digits, and one is left to that in float32.
+    The NTK errs by ``6e-8 / √g`` there, and gaps g between two or three numbers are often small.
+    """
+    if dtype == "float64":
+        return 1e-12
+    if name == "nngp":
+        return 3e-6
+    return 1e-5 if x.shape[-1] > 2 else 1e-3
 
 
 def sizes(*known: Statistics) -> dict[str, float]:
@@ -166,13 +178,13 @@ def test_blocks_equal_the_recursion(
     layer, x1, x2 = problem
     first, second = (Kernel(layer, BOTH, "float64").statistics(x) for x in (x1, x2))
     expected = reference(layer, x1, x2, first, second)
-    for dtype, tolerance in TOLERANCES:
+    for dtype in DTYPES:
         kernel = Kernel(layer, BOTH, dtype)
         found = kernel.block(x1, x2, first, second)
         turned = kernel.block(x2, x1, second, first)
         for name, size in sizes(first, second).items():
-            assert_close(found[name], expected[name], size, tolerance)
-            assert_close(turned[name].T, expected[name], size, tolerance)
+            assert_close(found[name], expected[name], size, tolerance(dtype, name, x1))
+            assert_close(turned[name].T, expected[name], size, tolerance(dtype, name, x1))
 
 
 @settings(max_examples=EXAMPLES)
@@ -182,7 +194,7 @@ def test_symmetric_blocks_are_symmetric_and_know_equal_opposite_and_zero_rows(
 ) -> None:
     layer, x1, x2 = problem
     x = np.concatenate([x1, x2, x1[:1], -x1[:1], 0 * x1[:1]])
-    for dtype, tolerance in TOLERANCES:
+    for dtype in DTYPES:
         kernel = Kernel(layer, BOTH, dtype)
         known = kernel.statistics(x)
         half, whole = kernel.block(x, None, known), kernel.block(x, x.copy(), known, known)
@@ -191,7 +203,7 @@ def test_symmetric_blocks_are_symmetric_and_know_equal_opposite_and_zero_rows(
             np.testing.assert_array_equal(half[name], half[name].T)
             np.testing.assert_array_equal(np.diag(half[name]), kernel.diag(x)[name])
             np.testing.assert_array_equal(half[name][0, -3], half[name][0, 0])
-            assert_close(half[name], whole[name], size, tolerance)
+            assert_close(half[name], whole[name], size, tolerance(dtype, name, x1))
             assert np.linalg.eigvalsh(half[name].astype(float)).min() >= -1e-5 * size
 
 
