@@ -8,6 +8,7 @@ cancel: ``v1 v2 - q²`` is only ever formed as ``(s - |q|) (s + |q|)`` with ``s 
 
 from __future__ import annotations
 
+import enum
 import math
 
 import jax
@@ -28,7 +29,7 @@ from ntk_dist.kernels.layers import (
     Sin,
 )
 
-__all__ = ["dual", "evaluate", "geometric_mean", "slopes"]
+__all__ = ["Family", "dual", "evaluate", "family", "geometric_mean", "slopes"]
 
 SIGMOID_SCALE = 2.4020563531719796
 """Input scale that brings erf closest to the logistic function on [-5, 5] in squared error."""
@@ -48,6 +49,40 @@ def slopes(layer: Activation) -> tuple[float, float] | None:
     return None
 
 
+class Family(enum.IntEnum):
+    """Activations that share a dual, up to constants."""
+
+    PIECEWISE_LINEAR = 0
+    """``a min(x, 0) + b max(x, 0)``: (a, b)."""
+    ERF = 1
+    """``a erf(b x) + c``: (a, b, c)."""
+    GELU = 2
+    """``x Φ(x)``: ()."""
+    SINE = 3
+    """``a sin(b x + c)``: (a², b², cos 2c)."""
+
+
+def family(layer: Activation) -> tuple[Family, tuple[float, ...]]:
+    """To which family an activation belongs, and its constants."""
+    if (ab := slopes(layer)) is not None:
+        return Family.PIECEWISE_LINEAR, ab
+    match layer:
+        case Erf(a=a, b=b, c=c):
+            return Family.ERF, (a, b, c)
+        case Sigmoid_like():
+            return Family.ERF, (0.5, 1 / SIGMOID_SCALE, 0.5)
+        case Gelu():
+            return Family.GELU, ()
+        case Sin(a=a, b=b, c=c):
+            return Family.SINE, (a * a, b * b, math.cos(2 * c))
+        case Cos(a=a, b=b, c=c):
+            # cos(x) = sin(x + π/2).
+            return Family.SINE, (a * a, b * b, -math.cos(2 * c))
+        case Rbf(gamma=gamma):
+            return Family.SINE, (2.0, 2 * gamma, 0.0)
+    raise NotImplementedError(f"{layer!r} has no dual activation")
+
+
 def dual(layer: Activation, q: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
     """``E[φ(u) φ(u')]`` and ``E[φ'(u) φ'(u')]``, elementwise, in the dtype of ``q``.
 
@@ -58,23 +93,16 @@ def dual(layer: Activation, q: Array, v1: Array, v2: Array) -> tuple[Array, Arra
     q, v1, v2
         Covariance and variances, of one rank and broadcastable shapes.
     """
-    if (ab := slopes(layer)) is not None:
-        return _piecewise_linear(*ab, q, v1, v2)
-    match layer:
-        case Erf(a=a, b=b, c=c):
+    if isinstance(layer, Rbf):
+        return _rbf(layer.gamma, q, v1, v2)
+    match family(layer):
+        case Family.PIECEWISE_LINEAR, (a, b):
+            return _piecewise_linear(a, b, q, v1, v2)
+        case Family.ERF, (a, b, c):
             return _erf(a, b, c, q, v1, v2)
-        case Sigmoid_like():
-            return _erf(0.5, 1 / SIGMOID_SCALE, 0.5, q, v1, v2)
-        case Gelu():
-            return _gelu(q, v1, v2)
-        case Sin(a=a, b=b, c=c):
-            return _sine(a, b, math.sin(c) ** 2, math.cos(c) ** 2, q, v1, v2)
-        case Cos(a=a, b=b, c=c):
-            # cos(x) = sin(x + π/2), which swaps the two weights.
-            return _sine(a, b, math.cos(c) ** 2, math.sin(c) ** 2, q, v1, v2)
-        case Rbf(gamma=gamma):
-            return _rbf(gamma, q, v1, v2)
-    raise NotImplementedError(f"{layer!r} has no dual activation")
+        case Family.SINE, (a2, b2, cos2c):
+            return _sine(a2, b2, cos2c, q, v1, v2)
+    return _gelu(q, v1, v2)
 
 
 def evaluate(layer: Activation, x: Array) -> Array:
@@ -157,21 +185,21 @@ def _gelu(q: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
 
 
 def _sine(
-    a: float, b: float, sin2: float, cos2: float, q: Array, v1: Array, v2: Array
+    a2: float, b2: float, cos2c: float, q: Array, v1: Array, v2: Array
 ) -> tuple[Array, Array]:
-    """``a sin(b x + c)`` with ``sin2 = sin² c``, ``cos2 = cos² c``.
+    """``a sin(b x + c)``.
 
     With ``h = (v1 + v2) / 2``, ``E[sin sin] = e^{-b² h} sinh(b² q)`` and
     ``E[cos cos] = e^{-b² h} cosh(b² q)``; Pearce, Tsuchida, Zaki, Brintrup & Neely,
     arXiv:1905.06076.
     """
-    b2 = b * b
+    sin2, cos2 = (1 - cos2c) / 2, (1 + cos2c) / 2
     size = jnp.abs(q)
     peak = jnp.exp(b2 * (size - (v1 + v2) / 2))
     sines = jnp.sign(q) * peak * -jnp.expm1(-2 * b2 * size) / 2
     cosines = peak * (1 + jnp.exp(-2 * b2 * size)) / 2
-    product = a * a * (cos2 * sines + sin2 * cosines)
-    return product, a * a * b2 * (cos2 * cosines + sin2 * sines)
+    product = a2 * (cos2 * sines + sin2 * cosines)
+    return product, a2 * b2 * (cos2 * cosines + sin2 * sines)
 
 
 def _rbf(gamma: float, q: Array, v1: Array, v2: Array) -> tuple[Array, Array]:

@@ -12,12 +12,7 @@ rather than in ``c``, nothing cancels where a pair is nearly perfectly correlate
 
 from __future__ import annotations
 
-from typing import Any
-
-from llvmlite import ir
-from numba.extending import intrinsic
-
-from ntk_dist.kernels.lanes import Lanes, call_vector, vector_of
+from ntk_dist.kernels.lanes import polynomial
 
 __all__ = ["LIFT", "TURN", "lift", "turn"]
 
@@ -84,27 +79,5 @@ LIFT: dict[int, tuple[float, ...]] = {
     ),
 }
 
-
-def _polynomial(coefficients: dict[int, tuple[float, ...]]) -> Any:
-    """A compiled function: the polynomial of each lane, by Horner's rule."""
-
-    @intrinsic
-    def apply(typing: Any, gap: Lanes) -> Any:
-        highest, *lower = reversed(coefficients[gap.element.bitwidth])
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            vector = vector_of(gap)
-            value = ir.Constant(vector, [highest] * gap.count)
-            for c in lower:
-                constant = ir.Constant(vector, [c] * gap.count)
-                operands = (value, arguments[0], constant)
-                value = call_vector(builder, "llvm.fmuladd", gap, operands)
-            return value
-
-        return gap(gap), generate
-
-    return apply
-
-
-turn = _polynomial(TURN)
-lift = _polynomial(LIFT)
+turn = polynomial(TURN)
+lift = polynomial(LIFT)

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from ntk_dist.kernels.activations import slopes
+import numpy as np
+
+from ntk_dist.kernels.activations import Family, family
 from ntk_dist.kernels.branching import FanInSum, FanOut, Parallel, Serial
 from ntk_dist.kernels.layers import (
     Activation,
@@ -33,11 +35,43 @@ class Statistic:
     """A variance that some step needs, in the order in which the recursion meets them."""
 
     weight: float
-    """``(a - b)²`` of the activation; the standard deviations come multiplied by it."""
+    """``(a - b)²`` of a piecewise linear activation; the first number comes multiplied by it."""
     eps: float = 0.0
     """Added to the variance by LayerNorm."""
     axes: tuple[int, ...] = ()
     """Spatial axes that LayerNorm averages over."""
+    family: Family = Family.PIECEWISE_LINEAR
+    """Of the activation; LayerNorm needs the same as a piecewise linear one."""
+    rate: float = 0.0
+    """``b²`` of Erf and of sines."""
+
+    def numbers(self, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The two numbers that the engine needs of each sample at each position.
+
+        Of a pair it multiplies both (adds them, for sines): ``smooth.py`` says what they are.
+
+        Parameters
+        ----------
+        variance : (n, ...)
+            What enters the layer, float64.
+        """
+        match self.family:
+            case Family.ERF:
+                e = 1 / np.sqrt(1 + 2 * self.rate * variance)
+                return e, math.sqrt(2 * self.rate) * e
+            case Family.GELU:
+                r = 1 / np.sqrt(1 + variance)
+                return variance * r, r
+            case Family.SINE:
+                decay = 0.5 * self.rate * variance
+                return decay, decay
+        variance = variance + self.eps
+        if self.axes:
+            axes = tuple(1 + axis for axis in self.axes)
+            variance = np.broadcast_to(variance.mean(axes, keepdims=True), variance.shape)
+        deviation = np.sqrt(variance)
+        # No variance: the reciprocal of zero makes the correlation zero, and the angle π/2.
+        return deviation, np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 0)
 
 
 @dataclass(eq=False)
@@ -71,8 +105,10 @@ class Step:
     """What the NNGP before the layer, and one, add to the NTK after it: its own gradients."""
     statistic: int = -1
     """Position among all statistics of that of the activation or LayerNorm, if there is one."""
-    slopes: tuple[float, float] = (0.0, 0.0)
-    """Of the activation, below and above zero."""
+    family: Family = Family.PIECEWISE_LINEAR
+    """Of the activation."""
+    constants: tuple[float, ...] = (0.0, 0.0)
+    """Those of its family."""
     adds: bool = False
     """Whether the source is added to what the target already holds."""
     normalizes: bool = False
@@ -258,15 +294,21 @@ class _Fusing:
         return self._add(after.producer)
 
     def _activation(self, layer: Activation, plane: Plane) -> Plane:
-        ab = slopes(layer)
-        if ab is None:
-            raise NotFusedError(f"{layer!r} is not piecewise linear")
+        kind, constants = family(layer)
         step = plane.producer
         if step is None:
             step = Step(plane, replace(plane))
             self._add(step)
-        step.statistic, step.slopes = self.positions, ab
-        self._needs(Statistic((ab[0] - ab[1]) ** 2), plane)
+        step.statistic, step.family, step.constants = self.positions, kind, constants
+        match kind:
+            case Family.PIECEWISE_LINEAR:
+                below, above = constants
+                self._needs(Statistic((above - below) ** 2), plane)
+            case Family.ERF | Family.SINE:
+                rate = constants[1] ** 2 if kind is Family.ERF else constants[1]
+                self._needs(Statistic(1.0, family=kind, rate=rate), plane)
+            case Family.GELU:
+                self._needs(Statistic(1.0, family=kind), plane)
         step.target.producer = None
         return step.target
 

@@ -14,18 +14,20 @@ from typing import Any, TypeVar, cast
 from llvmlite import ir
 from numba import float32, njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 __all__ = [
     "COMPILER_OPTIONS",
     "WORD_BYTES",
     "Lanes",
-    "call_vector",
+    "choose_less",
     "compiled",
-    "keep_positive",
     "lane_count",
     "load",
     "magnitude",
+    "nearest",
+    "polynomial",
+    "power_of_two",
     "root",
     "spread",
     "store",
@@ -127,42 +129,29 @@ def spread(typing: Any, array: Any, number: Any) -> Any:
     return lanes(array, number), generate
 
 
-def _arithmetic(instruction: str) -> Any:
-    @intrinsic
-    def apply(typing: Any, left: Any, right: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return getattr(builder, instruction)(*arguments, flags=("contract",))
+def _arithmetic(operation: Callable[[Any, Any], Any], instruction: str) -> None:
+    """Give the operator a meaning between vectors."""
 
-        return left(left, right), generate
+    @type_callable(operation)
+    def type_of(context: Any) -> Any:
+        def typer(left: Any, right: Any) -> Any:
+            return left if isinstance(left, Lanes) and left == right else None
 
-    return apply
+        return typer
 
-
-_add, _subtract, _multiply = map(_arithmetic, ("fadd", "fsub", "fmul"))
-
-
-@overload(operator.add, strict=False)
-def _overload_add(left: Any, right: Any) -> Any:
-    if isinstance(left, Lanes) and isinstance(right, Lanes):
-        return lambda left, right: _add(left, right)
-    return None
+    # Not by overload: that would compile one more function per operator and precision.
+    @lower_builtin(operation, Lanes, Lanes)
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return getattr(builder, instruction)(*arguments, flags=("contract",))
 
 
-@overload(operator.sub, strict=False)
-def _overload_subtract(left: Any, right: Any) -> Any:
-    if isinstance(left, Lanes) and isinstance(right, Lanes):
-        return lambda left, right: _subtract(left, right)
-    return None
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")
 
 
-@overload(operator.mul, strict=False)
-def _overload_multiply(left: Any, right: Any) -> Any:
-    if isinstance(left, Lanes) and isinstance(right, Lanes):
-        return lambda left, right: _multiply(left, right)
-    return None
-
-
-def call_vector(builder: Any, name: str, lanes: Lanes, arguments: Any) -> Any:
+def _call_vector(builder: Any, name: str, lanes: Lanes, arguments: Any) -> Any:
     """Call an LLVM intrinsic that maps vectors to a vector."""
     vector = vector_of(lanes)
     signature = ir.FunctionType(vector, [vector] * len(arguments))
@@ -175,7 +164,7 @@ def _unary(name: str) -> Any:
     @intrinsic
     def apply(typing: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return call_vector(builder, name, value, arguments)
+            return _call_vector(builder, name, value, arguments)
 
         return value(value), generate
 
@@ -186,6 +175,8 @@ root = _unary("llvm.sqrt")
 """The square root of each lane."""
 magnitude = _unary("llvm.fabs")
 """The absolute value of each lane."""
+nearest = _unary("llvm.rint")
+"""The whole number nearest to each lane."""
 
 
 @intrinsic
@@ -193,18 +184,61 @@ def with_sign(typing: Any, size: Any, sign: Any) -> Any:
     """The lanes of ``size`` with the signs of ``sign``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return call_vector(builder, "llvm.copysign", size, arguments)
+        return _call_vector(builder, "llvm.copysign", size, arguments)
 
     return size(size, sign), generate
 
 
 @intrinsic
-def keep_positive(typing: Any, value: Any) -> Any:
-    """Each lane, or zero where it is negative or not a number."""
+def choose_less(typing: Any, left: Any, right: Any, then: Any, otherwise: Any) -> Any:
+    """The lanes of ``then`` where ``left < right``, and of ``otherwise`` elsewhere."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        zero = ir.Constant(vector_of(value), [0.0] * value.count)
-        positive = builder.fcmp_ordered(">", arguments[0], zero)
-        return builder.select(positive, arguments[0], zero)
+        less = builder.fcmp_ordered("<", arguments[0], arguments[1])
+        return builder.select(less, arguments[2], arguments[3])
 
-    return value(value), generate
+    return left(left, right, then, otherwise), generate
+
+
+@intrinsic
+def power_of_two(typing: Any, exponent: Any) -> Any:
+    """2 to the power of each lane: a whole number within the range of normal numbers."""
+    element = exponent.element
+    bits, mantissa = element.bitwidth, {32: 23, 64: 52}[element.bitwidth]
+    bias = 2 ** (bits - mantissa - 2) - 1
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integers = ir.VectorType(ir.IntType(bits), exponent.count)
+        value = builder.fptosi(arguments[0], integers)
+        value = builder.add(value, ir.Constant(integers, [bias] * exponent.count))
+        value = builder.shl(value, ir.Constant(integers, [mantissa] * exponent.count))
+        return builder.bitcast(value, vector_of(exponent))
+
+    return exponent(exponent), generate
+
+
+def polynomial(coefficients: dict[int, tuple[float, ...]]) -> Any:
+    """A compiled function: the polynomial of each lane, by Horner's rule.
+
+    Parameters
+    ----------
+    coefficients
+        By the bits of the precision, 32 and 64; lowest power first.
+    """
+
+    @intrinsic
+    def apply(typing: Any, x: Lanes) -> Any:
+        highest, *lower = reversed(coefficients[x.element.bitwidth])
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            vector = vector_of(x)
+            value = ir.Constant(vector, [highest] * x.count)
+            for c in lower:
+                constant = ir.Constant(vector, [c] * x.count)
+                operands = (value, arguments[0], constant)
+                value = _call_vector(builder, "llvm.fmuladd", x, operands)
+            return value
+
+        return x(x), generate
+
+    return apply

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ntk_dist.kernels.branching import Serial
+from ntk_dist.kernels.activations import Family, slopes
+from ntk_dist.kernels.branching import Parallel, Serial
 from ntk_dist.kernels.fusing import Fused, NotFusedError, Plane, Segment, Statistic, Step, fuse
-from ntk_dist.kernels.layers import AvgPool, Flatten, GlobalAvgPool, Layer, Pool
+from ntk_dist.kernels.lanes import lane_count
+from ntk_dist.kernels.layers import Activation, AvgPool, Flatten, GlobalAvgPool, Layer, Pool
+from ntk_dist.kernels.rounding import balance
 from ntk_dist.kernels.shapes import pads, window_count
 
 __all__ = ["LAYOUT", "SEGMENT", "STEP", "Program", "compile_program"]
@@ -22,8 +25,14 @@ __all__ = ["LAYOUT", "SEGMENT", "STEP", "Program", "compile_program"]
 
 AFFINE_FLOPS = 8
 """Three contracted products and sums for the NTK and the NNGP, and two more roundings."""
-ACTIVATION_FLOPS = 46
-"""Two polynomials (14 and 10), one square root, and the products around them, in float32."""
+ACTIVATION_FLOPS = {
+    Family.PIECEWISE_LINEAR: 46,
+    Family.ERF: 36,
+    Family.GELU: 54,
+    Family.SINE: 70,
+}
+"""Polynomials (14 and 10; one of 8; the same; two of 8), roots and quotients as one each, and the
+products around them, in float32."""
 
 
 def _integers(names: str) -> list[tuple[str, str]]:
@@ -32,10 +41,10 @@ def _integers(names: str) -> list[tuple[str, str]]:
 
 STEP = np.dtype(
     _integers(
-        "source target adds normalizes statistic taps_y taps_x step_y step_x pad_y pad_x "
+        "source target adds normalizes statistic family taps_y taps_x step_y step_x pad_y pad_x "
         "in_y in_x out_y out_x in_factor_y in_factor_x out_factor_y out_factor_x"
     )
-    + [(name, "f8") for name in ("scale", "bias", "own", "own_bias", "weight", "level")]
+    + [(name, "f8") for name in ("scale", "bias", "own", "own_bias", "weight", "level", "rate")]
 )
 """What ``planes.apply`` needs to know. Sizes are those of whole images; factors say by how much
 later strides magnify a displacement at the end of the segment."""
@@ -86,6 +95,8 @@ class Program:
     """Of all statistics together."""
     most_terms: int
     """Of the running sums that pooling adds up in the precision of the planes."""
+    blurs_angles: bool
+    """Whether a kink follows an activation that is nearly constant: see ``_blurs_angles``."""
     flops: int
     """Of one pair; a contracted product and sum count as two, a square root as one."""
 
@@ -114,7 +125,7 @@ def compile_program(architecture: Layer, input_shape: Sequence[int], lanes: int)
     Parameters
     ----------
     architecture
-        Convolutions, poolings, piecewise linear activations, LayerNorm and residual branches;
+        Convolutions, poolings, activations, LayerNorm and residual branches;
         then anything after Flatten or global pooling.
     input_shape
         Shape of one sample: one or two spatial axes, then channels.
@@ -153,6 +164,8 @@ class _Assembler:
             _put(record, "in", segment.start.size)
             _put(record, "out", segment.last.size)
             _put(record, "factor", segment.last.factor)
+        if self.lanes == lane_count(np.float32().itemsize):
+            balance(steps)
         segments[0]["channels"] = channels
         self._reach(segments)
         tensor_size = self._tensors(segments)
@@ -193,6 +206,7 @@ class _Assembler:
             channels=fused.channels,
             positions=fused.positions,
             most_terms=max((math.prod(_geometry(p)[0]) ** 2 for p in fused.pools), default=1),
+            blurs_angles=_blurs_angles(fused),
             flops=_flops(fused, segments, channels),
         )
 
@@ -287,11 +301,39 @@ def _flops(fused: Fused, segments: np.ndarray, channels: int) -> int:
             factor = (whole[0] // step.target.factor[0], whole[1] // step.target.factor[1])
             flops = 2 * (sum(step.taps) - 2) + AFFINE_FLOPS
             if step.statistic >= 0:
-                flops += ACTIVATION_FLOPS
+                flops += ACTIVATION_FLOPS[step.family]
             total += flops * _positions(step.target.size, factor, record)
         # Both kernels, weighted when they are pooled.
         total += 4 * _positions(segment.last.size, (1, 1), record)
     return total
+
+
+def _blurs_angles(fused: Fused) -> bool:
+    """Whether a kink follows an activation that has a mean of its own.
+
+    Sigmoids and cosines are constants and little else where their inputs are small: a few of them
+    bring all pairs within 1e-7 of full correlation, where the slope of a kink takes the root of
+    the distance.
+    """
+    met = False
+    for segment in fused.segments:
+        for step in segment.steps:
+            match step.family, step.constants:
+                case Family.PIECEWISE_LINEAR, (below, above):
+                    if met and below != above:
+                        return True
+                case Family.ERF, (_, _, c):
+                    met |= c != 0
+                case Family.SINE, (_, _, cos2c):
+                    met |= cos2c != 1
+    return met and any(_kinks(layer) for layer in fused.tail.layers)
+
+
+def _kinks(layer: Layer) -> bool:
+    if isinstance(layer, Serial | Parallel):
+        return any(map(_kinks, layer.layers))
+    ab = slopes(layer) if isinstance(layer, Activation) else None
+    return ab is not None and ab[0] != ab[1]
 
 
 def _share(fused: Fused) -> float:
@@ -339,7 +381,7 @@ def _record(step: Step, segment: Segment, place: dict[Plane, int]) -> np.ndarray
     """One step as the engine reads it."""
     record = np.zeros((), STEP)
     record["source"], record["target"] = place[step.source], place[step.target]
-    for name in ("adds", "normalizes", "statistic", "scale", "bias", "own", "own_bias"):
+    for name in ("adds", "normalizes", "statistic", "family", "scale", "bias", "own", "own_bias"):
         record[name] = getattr(step, name)
     for name in ("taps", "step", "pad"):
         _put(record, name, getattr(step, name))
@@ -347,8 +389,20 @@ def _record(step: Step, segment: Segment, place: dict[Plane, int]) -> np.ndarray
         _put(record, name, plane.size)
         factors = [a // b for a, b in zip(segment.last.factor, plane.factor, strict=True)]
         _put(record, f"{name}_factor", (factors[0], factors[1]))
-    below, above = step.slopes
-    record["weight"] = (above - below) ** 2
-    # Half of both slopes' squares: what a perfectly correlated pair keeps, less the fold's share.
-    record["level"] = below * above + (above - below) ** 2 / 4
+    record["weight"], record["level"], record["rate"] = _weights(step)
     return record
+
+
+def _weights(step: Step) -> tuple[float, float, float]:
+    """The constants of an activation as the engine multiplies by them."""
+    match step.family, step.constants:
+        case Family.ERF, (a, _, c):
+            return 2 * a * a / math.pi, c * c, 0.0
+        case Family.SINE, (a2, b2, cos2c):
+            return a2 / 2, cos2c, b2
+        case Family.PIECEWISE_LINEAR, (below, above):
+            weight = (above - below) ** 2
+            # Half of both slopes' squares: what a perfectly correlated pair keeps, less the fold's
+            # share.
+            return weight, below * above + weight / 4, 0.0
+    return 0.5 / math.pi, 0.25, 0.0

@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 from numba.core import event
 
-from ntk_dist.kernels import arc_cosine, lanes, planes
+from ntk_dist.kernels import arc_cosine, lanes, planes, smooth
 from ntk_dist.kernels.lanes import COMPILER_OPTIONS, WORD_BYTES, compiled, load, spread, store
 from ntk_dist.kernels.planes import apply, copy_row, plane_total
 from ntk_dist.kernels.program import Program
@@ -29,7 +29,7 @@ __all__ = ["run_block"]
 log = logging.getLogger(__name__)
 
 WORK_ARGUMENT = 5
-"""Place of ``work`` among the arguments of ``_run_block``: its type is that of the planes."""
+"""Place of ``work`` among the arguments of ``_entry``: its type is that of the planes."""
 
 
 @compiled
@@ -48,7 +48,6 @@ def _load_input(
     half = WORD_BYTES // work.itemsize
     zero = spread(work, 0.0)
     channels = segment.channels
-    share = spread(work, 1.0 / channels)
     at = plane
     for row in range(rows):
         y1, y2 = row + max(0, dy), row + max(0, -dy)
@@ -68,7 +67,7 @@ def _load_input(
                 q = q + spread(work, work[one + channel]) * load(work, others + channel * half)
             one += channels
             others += channels * half
-            store(work, at, share * q)
+            store(work, at, q)
             store(work, at + half, zero)
             at += 2 * half
 
@@ -226,66 +225,68 @@ def _run_segment(
 
 
 @compiled
-def _run_block(
-    segments: np.ndarray,
-    steps: np.ndarray,
-    layouts: np.ndarray,
-    windows: np.ndarray,
-    weights: np.ndarray,
-    work: np.ndarray,
-    inputs1: np.ndarray,
-    deviations1: np.ndarray,
-    inputs2: np.ndarray,
-    deviations2: np.ndarray,
-    first: int,
-    last: int,
-    word: int,
-    symmetric: bool,
-    nngp: np.ndarray,
-    ntk: np.ndarray,
-) -> None:
-    half = WORD_BYTES // work.itemsize
-    layout = layouts[0]
-    _clear(work, layout.zero, layout.ring)
-    # One array for everything: passing several through every call costs more than small rows.
-    work[layout.input2 : layout.input2 + inputs2.shape[1]] = inputs2[word]
-    work[layout.others : layout.others + deviations2.shape[1]] = deviations2[word]
-    total = np.empty(2 * half, np.float64)
-    for row in range(first, last):
-        if symmetric and row >= (word + 1) * half:
-            break
-        work[layout.input1 : layout.input1 + inputs1.shape[1]] = inputs1[row]
-        work[layout.one : layout.one + deviations1.shape[1]] = deviations1[row]
-        total[:] = 0.0
-        for i in range(len(segments)):
-            _run_segment(segments[i], steps, layout, windows, weights, work, total)
-        for lane in range(half):
-            nngp[row, word * half + lane] = layout.share * total[lane]
-            ntk[row, word * half + lane] = layout.share * total[half + lane]
+def _copy(work: np.ndarray, start: int, row: np.ndarray) -> None:
+    # Not by slices: numba compiles two seconds of error messages for shapes that do not match.
+    for i in range(len(row)):
+        work[start + i] = row[i]
 
 
-def _kept_on_disk(digest: str) -> Any:
-    """``_run_block``, compiled once per machine and precision.
+def _kept_on_disk(digest: int) -> Any:
+    """The function that computes blocks, compiled once per machine and precision.
 
     numba recompiles when the file of a function changes, but not when the file of one that it
     calls does; the digest of all of them is part of the key because the function reads it.
     """
 
-    def entry(*arguments: Any) -> None:
-        assert digest
-        _run_block(*arguments)
+    def run_rows(
+        segments: np.ndarray,
+        steps: np.ndarray,
+        layouts: np.ndarray,
+        windows: np.ndarray,
+        weights: np.ndarray,
+        work: np.ndarray,
+        inputs1: np.ndarray,
+        deviations1: np.ndarray,
+        inputs2: np.ndarray,
+        deviations2: np.ndarray,
+        first: int,
+        last: int,
+        word: int,
+        symmetric: bool,
+        nngp: np.ndarray,
+        ntk: np.ndarray,
+    ) -> None:
+        assert digest != 0
+        half = WORD_BYTES // work.itemsize
+        layout = layouts[0]
+        _clear(work, layout.zero, layout.ring)
+        # One array for everything: passing several through every call costs more than small rows.
+        _copy(work, layout.input2, inputs2[word])
+        _copy(work, layout.others, deviations2[word])
+        total = np.empty(2 * half, np.float64)
+        for row in range(first, last):
+            if symmetric and row >= (word + 1) * half:
+                break
+            _copy(work, layout.input1, inputs1[row])
+            _copy(work, layout.one, deviations1[row])
+            for lane in range(2 * half):
+                total[lane] = 0.0
+            for i in range(len(segments)):
+                _run_segment(segments[i], steps, layout, windows, weights, work, total)
+            for lane in range(half):
+                nngp[row, word * half + lane] = layout.share * total[lane]
+                ntk[row, word * half + lane] = layout.share * total[half + lane]
 
     try:
-        return njit(cache=True, **COMPILER_OPTIONS)(entry)
+        return njit(cache=True, **COMPILER_OPTIONS)(run_rows)
     except RuntimeError:  # numba found no folder to write to: each process compiles for itself
-        return njit(**COMPILER_OPTIONS)(entry)
+        return njit(**COMPILER_OPTIONS)(run_rows)
 
 
-_entry = _kept_on_disk(
-    hashlib.sha256(
-        "".join(map(inspect.getsource, (lanes, arc_cosine, planes, sys.modules[__name__]))).encode()
-    ).hexdigest()
+_sources = "".join(
+    map(inspect.getsource, (lanes, arc_cosine, smooth, planes, sys.modules[__name__]))
 )
+_entry = _kept_on_disk(int.from_bytes(hashlib.sha256(_sources.encode()).digest()[:7]))
 
 
 class _Announcement(event.Listener):
@@ -294,8 +295,7 @@ class _Announcement(event.Listener):
     def on_start(self, event: Any) -> None:
         """Called before numba compiles any function."""
         if event.data["dispatcher"] is _entry:
-            (arguments,) = event.data["args"]
-            precision = arguments[WORK_ARGUMENT].dtype
+            precision = event.data["args"][WORK_ARGUMENT].dtype
             log.info(
                 "compiling the fused CPU engine in %s: some seconds, and then kept in %s",
                 precision,
