@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ntk_dist.kernels.activations import Family
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.program import SEGMENT, STEP, Program, compile_program
 
@@ -124,6 +125,8 @@ def lay_out(
     program = compile_program(architecture, input_shape, lanes=1)
     if isinstance(program, str):
         return program
+    if (program.steps["family"] != Family.PIECEWISE_LINEAR).any():
+        return "on a GPU only piecewise linear activations are fused"
     segments = np.zeros(len(program.segments), BLOCK_SEGMENT)
     steps = np.zeros(len(program.steps), BLOCK_STEP)
     _copy(program.segments, segments)

@@ -20,6 +20,7 @@ __all__ = [
     "COMPILER_OPTIONS",
     "WORD_BYTES",
     "Lanes",
+    "call_vector",
     "choose_less",
     "compiled",
     "lane_count",
@@ -151,7 +152,7 @@ _arithmetic(operator.mul, "fmul")
 _arithmetic(operator.truediv, "fdiv")
 
 
-def _call_vector(builder: Any, name: str, lanes: Lanes, arguments: Any) -> Any:
+def call_vector(builder: Any, name: str, lanes: Lanes, arguments: Any) -> Any:
     """Call an LLVM intrinsic that maps vectors to a vector."""
     vector = vector_of(lanes)
     signature = ir.FunctionType(vector, [vector] * len(arguments))
@@ -164,7 +165,7 @@ def _unary(name: str) -> Any:
     @intrinsic
     def apply(typing: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return _call_vector(builder, name, value, arguments)
+            return call_vector(builder, name, value, arguments)
 
         return value(value), generate
 
@@ -184,7 +185,7 @@ def with_sign(typing: Any, size: Any, sign: Any) -> Any:
     """The lanes of ``size`` with the signs of ``sign``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _call_vector(builder, "llvm.copysign", size, arguments)
+        return call_vector(builder, "llvm.copysign", size, arguments)
 
     return size(size, sign), generate
 
@@ -236,7 +237,7 @@ def polynomial(coefficients: dict[int, tuple[float, ...]]) -> Any:
             for c in lower:
                 constant = ir.Constant(vector, [c] * x.count)
                 operands = (value, arguments[0], constant)
-                value = _call_vector(builder, "llvm.fmuladd", x, operands)
+                value = call_vector(builder, "llvm.fmuladd", x, operands)
             return value
 
         return x(x), generate

@@ -6,11 +6,14 @@ import functools
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.dense_program import compile_dense
 from ntk_dist.kernels.engines import FusedDense, FusedGpu, FusedPlanes
 from ntk_dist.kernels.evaluations import Evaluation, Recursion
 from ntk_dist.kernels.fused_gpu import available
+from ntk_dist.kernels.gpu_program import lay_out
 from ntk_dist.kernels.layers import Flatten, Identity, Layer
 from ntk_dist.kernels.program import compile_program
 from ntk_dist.kernels.recursion import needs_all_positions
@@ -20,6 +23,8 @@ __all__ = ["Path", "choose", "seen_shape"]
 LANES = 16
 """Those of float32: what can be fused does not depend on them, nor do the flops of a pair."""
 
+FLOAT32 = np.dtype(np.float32)
+"""Likewise: the precision that decides nothing here."""
 ENGINES = {"cpu": FusedPlanes, "gpu": FusedGpu}
 """For convolutions, by kind of device."""
 
@@ -69,6 +74,8 @@ def choose(architecture: Layer, input_shape: tuple[int, ...], device: str) -> Pa
     if not len(program.steps):
         why = "no layer precedes the pooling"
         return Path(reference, f"reference recursion over {mixed}: {why}")
+    if device == "gpu" and isinstance(refusal := lay_out(architecture, shape, FLOAT32), str):
+        return Path(reference, f"reference recursion over {mixed}: {refusal}")
     why = "pooling mixes them" if everywhere else "no pooling mixes them"
     explanation = f"fused {device.upper()} engine over {mixed}, a displacement at a time: {why}"
     return Path(ENGINES[device](architecture, shape, program), explanation)

@@ -9,27 +9,19 @@ those ``i`` with ``0 <= i - d < n``.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import logging
+import functools
 import sys
 from typing import Any
 
 import numpy as np
-from numba import njit
-from numba.core import event
 
 from ntk_dist.kernels import arc_cosine, lanes, planes, smooth
-from ntk_dist.kernels.lanes import COMPILER_OPTIONS, WORD_BYTES, compiled, load, spread, store
+from ntk_dist.kernels.compiling import kept_on_disk
+from ntk_dist.kernels.lanes import WORD_BYTES, compiled, load, spread, store
 from ntk_dist.kernels.planes import apply, copy_row, plane_total
 from ntk_dist.kernels.program import Program
 
 __all__ = ["run_block"]
-
-log = logging.getLogger(__name__)
-
-WORK_ARGUMENT = 5
-"""Place of ``work`` among the arguments of ``_entry``: its type is that of the planes."""
 
 
 @compiled
@@ -231,82 +223,50 @@ def _copy(work: np.ndarray, start: int, row: np.ndarray) -> None:
         work[start + i] = row[i]
 
 
-def _kept_on_disk(digest: int) -> Any:
-    """The function that computes blocks, compiled once per machine and precision.
-
-    numba recompiles when the file of a function changes, but not when the file of one that it
-    calls does; the digest of all of them is part of the key because the function reads it.
-    """
-
-    def run_rows(
-        segments: np.ndarray,
-        steps: np.ndarray,
-        layouts: np.ndarray,
-        windows: np.ndarray,
-        weights: np.ndarray,
-        work: np.ndarray,
-        inputs1: np.ndarray,
-        deviations1: np.ndarray,
-        inputs2: np.ndarray,
-        deviations2: np.ndarray,
-        first: int,
-        last: int,
-        word: int,
-        symmetric: bool,
-        nngp: np.ndarray,
-        ntk: np.ndarray,
-    ) -> None:
-        assert digest != 0
-        half = WORD_BYTES // work.itemsize
-        layout = layouts[0]
-        _clear(work, layout.zero, layout.ring)
-        # One array for everything: passing several through every call costs more than small rows.
-        _copy(work, layout.input2, inputs2[word])
-        _copy(work, layout.others, deviations2[word])
-        total = np.empty(2 * half, np.float64)
-        for row in range(first, last):
-            if symmetric and row >= (word + 1) * half:
-                break
-            _copy(work, layout.input1, inputs1[row])
-            _copy(work, layout.one, deviations1[row])
-            for lane in range(2 * half):
-                total[lane] = 0.0
-            for i in range(len(segments)):
-                _run_segment(segments[i], steps, layout, windows, weights, work, total)
-            for lane in range(half):
-                nngp[row, word * half + lane] = layout.share * total[lane]
-                ntk[row, word * half + lane] = layout.share * total[half + lane]
-
-    try:
-        return njit(cache=True, **COMPILER_OPTIONS)(run_rows)
-    except RuntimeError:  # numba found no folder to write to: each process compiles for itself
-        return njit(**COMPILER_OPTIONS)(run_rows)
+def _run_rows(
+    segments: np.ndarray,
+    steps: np.ndarray,
+    layouts: np.ndarray,
+    windows: np.ndarray,
+    weights: np.ndarray,
+    work: np.ndarray,
+    inputs1: np.ndarray,
+    deviations1: np.ndarray,
+    inputs2: np.ndarray,
+    deviations2: np.ndarray,
+    first: int,
+    last: int,
+    word: int,
+    symmetric: bool,
+    nngp: np.ndarray,
+    ntk: np.ndarray,
+) -> None:
+    half = WORD_BYTES // work.itemsize
+    layout = layouts[0]
+    _clear(work, layout.zero, layout.ring)
+    # One array for everything: passing several through every call costs more than small rows.
+    _copy(work, layout.input2, inputs2[word])
+    _copy(work, layout.others, deviations2[word])
+    total = np.empty(2 * half, np.float64)
+    for row in range(first, last):
+        if symmetric and row >= (word + 1) * half:
+            break
+        _copy(work, layout.input1, inputs1[row])
+        _copy(work, layout.one, deviations1[row])
+        for lane in range(2 * half):
+            total[lane] = 0.0
+        for i in range(len(segments)):
+            _run_segment(segments[i], steps, layout, windows, weights, work, total)
+        for lane in range(half):
+            nngp[row, word * half + lane] = layout.share * total[lane]
+            ntk[row, word * half + lane] = layout.share * total[half + lane]
 
 
-_sources = "".join(
-    map(inspect.getsource, (lanes, arc_cosine, smooth, planes, sys.modules[__name__]))
-)
-_entry = _kept_on_disk(int.from_bytes(hashlib.sha256(_sources.encode()).digest()[:7]))
-
-
-class _Announcement(event.Listener):
-    """Says what is being waited for; silent where the compiled function was found on disk."""
-
-    def on_start(self, event: Any) -> None:
-        """Called before numba compiles any function."""
-        if event.data["dispatcher"] is _entry:
-            precision = event.data["args"][WORK_ARGUMENT].dtype
-            log.info(
-                "compiling the fused CPU engine in %s: some seconds, and then kept in %s",
-                precision,
-                _entry.stats.cache_path or "this process",
-            )
-
-    def on_end(self, event: Any) -> None:
-        """Called after it."""
-
-
-event.register("numba:compile", _Announcement())
+@functools.cache
+def _entry(dtype: np.dtype[np.floating]) -> Any:
+    """``_run_rows``, compiled once per machine and precision."""
+    sources = (lanes, arc_cosine, smooth, planes, sys.modules[__name__])
+    return kept_on_disk(_run_rows, f"convolution_engine_in_{dtype}", sources, announce=True)
 
 
 def run_block(
@@ -341,7 +301,7 @@ def run_block(
         Where the sums go: float64.
     """
     word, first, last = piece
-    _entry(
+    _entry(work.dtype)(
         program.segments, program.steps, program.layout, program.windows, program.weights,
         work, inputs1, deviations1, inputs2, deviations2,
         first, last, word, symmetric, nngp, ntk,

@@ -21,8 +21,8 @@ from ntk_dist.kernels.gaps import apply, choose, integers
 from ntk_dist.kernels.gemm import ROWS, WORDS, add_products
 from ntk_dist.kernels.lanes import (
     WORD_BYTES,
+    choose_less,
     compiled,
-    keep_positive,
     load,
     magnitude,
     spread,
@@ -117,7 +117,8 @@ def _start(work: np.ndarray, rows: np.ndarray, panel: int, shape: Any) -> None:
         for column in range(0, width, count):
             at = shape.tiles + row * width + column
             c = load(work, at)
-            g = keep_positive(full - magnitude(c))
+            g = full - magnitude(c)
+            g = choose_less(zero, g, g, zero)
             if _any_positive(close - g):
                 exact = _gap_by_difference(work, rows, panel + row, column, shape.terms, c)
                 g = choose(g - close, exact, g)
