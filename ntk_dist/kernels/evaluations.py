@@ -86,7 +86,7 @@ class Evaluation(ABC):
         del threads
         with jax.enable_x64(True):  # whatever the process or thread is set to
             both, met = recursion.each_with_itself(
-                self.architecture, jnp.asarray(x, jnp.float64), want_ntk
+                self.architecture, jnp.asarray(x, np.float64), want_ntk
             )
             return _named(both), list(map(np.asarray, met))
 
@@ -100,7 +100,7 @@ class Evaluation(ABC):
     def each_with_opposite(self, x: np.ndarray, want_ntk: bool) -> Arrays:
         """The kernels of each sample ``x_i`` with ``-x_i``: (n,) each."""
         with jax.enable_x64(True):
-            x64 = jnp.asarray(x, jnp.float64)
+            x64 = jnp.asarray(x, np.float64)
             return _named(recursion.each_with_opposite(self.architecture, x64, want_ntk))
 
     @property
@@ -135,11 +135,11 @@ class Recursion(Evaluation):
     ) -> Arrays:
         """See ``Evaluation``."""
         with jax.enable_x64(True):
-            left = jnp.asarray(x1, jnp.float64)
+            left = jnp.asarray(x1, np.float64)
             both = recursion.all_pairs(
                 self.architecture,
                 left,
-                left if x2 is None else jnp.asarray(x2, jnp.float64),
+                left if x2 is None else jnp.asarray(x2, np.float64),
                 list(map(jnp.asarray, variances1)),
                 list(map(jnp.asarray, variances2)),
                 "ntk" in kernels,

@@ -88,16 +88,19 @@ def _polynomial(coefficients: tuple[Any, ...], gap: Any) -> Any:
 
 
 @device
-def _activated(z: Any, deviation: Any, layer: Any, turn: Any, lift: Any) -> Any:
+def _activated(z: Any, deviation: Any, layer: Any, curves: Any) -> Any:
     """A random linear layer over a sum of positions and the activation after it.
 
-    One square root and one reciprocal; ``arc_cosine`` has the formulas.
+    One square root and one reciprocal; ``arc_cosine`` has the formulas, and ``planes`` the reason
+    for gaps that are none.
     """
+    turn, lift, same = curves
     scale, bias, own, own_bias, weight, level = layer
     q = scale * z.real + bias
     k = scale * z.imag + (own * z.real + own_bias)
     size = abs(q)
-    g = max(ONE - size * (ONE / max(deviation, TINY)), ZERO)
+    g = ONE - size * (ONE / max(deviation, TINY))
+    g = g if g > same else ZERO
     h = math.sqrt(g)
     swing = weight * (deviation * (h * g))
     value = level * q + (QUARTER * weight * size + swing * _polynomial(lift, g))
@@ -164,8 +167,7 @@ def _three_by_three(
     width: Index,
     jump1: Index,
     jump2: Index,
-    turn: Any,
-    lift: Any,
+    curves: Any,
 ) -> None:
     """A 3 x 3 window that keeps the size: each row is summed across once for three results.
 
@@ -197,7 +199,7 @@ def _three_by_three(
         )
         if activates:
             deviation = one[at(at1)] * other[at(at2)]
-            work[at(to)] = _activated(z, deviation, layer, turn, lift)
+            work[at(to)] = _activated(z, deviation, layer, curves)
             at1 = np.int32(at1 + (jump1 if row == seam_y else width))
             at2 = np.int32(at2 + (jump2 if row == seam_y else width))
         else:
@@ -249,7 +251,7 @@ def _window(
 
 @device
 def _finish(
-    work: Any, to: Index, z: Any, step: Any, layer: Any, deviation: Any, turn: Any, lift: Any
+    work: Any, to: Index, z: Any, step: Any, layer: Any, deviation: Any, curves: Any
 ) -> None:
     """Write what a step of any kind makes of the sum over its window at one position."""
     if step.normalizes:
@@ -259,7 +261,7 @@ def _finish(
         before = work[at(to)]
         work[at(to)] = complex(before.real + z.real, before.imag + z.imag)
     elif step.statistic >= 0:
-        work[at(to)] = _activated(z, deviation, layer, turn, lift)
+        work[at(to)] = _activated(z, deviation, layer, curves)
     else:
         work[at(to)] = _affine(z, layer)
 
@@ -276,8 +278,7 @@ def apply(
     start1: Index,
     other: Any,
     start2: Index,
-    turn: Any,
-    lift: Any,
+    curves: Any,
 ) -> None:
     """One step of the program on all planes of a block; every thread of it calls this.
 
@@ -291,8 +292,8 @@ def apply(
         Displacements of packed planes, and which is the block's first one.
     one, start1, other, start2
         Standard deviations, and where those of both samples begin.
-    turn, lift
-        Coefficients, highest power first.
+    curves
+        Coefficients of ``turn`` and ``lift``, highest power first, and the gap that is none.
     """
     cyclic = segment.cyclic != 0
     pitch, width = np.int32(step.pitch), np.int32(step.out_x)
@@ -335,13 +336,13 @@ def apply(
             _three_by_three(
                 True, work, source, target, x, first_row, step.rows, rows, columns,
                 seam_y, seam_x, cyclic,
-                pitch, layer, one, at1, other, at2, width, jump1, jump2, turn, lift,
+                pitch, layer, one, at1, other, at2, width, jump1, jump2, curves,
             )  # fmt: skip
         elif step.fast:
             _three_by_three(
                 False, work, source, target, x, first_row, step.rows, rows, columns,
                 seam_y, seam_x, cyclic,
-                pitch, layer, one, at1, other, at2, width, jump1, jump2, turn, lift,
+                pitch, layer, one, at1, other, at2, width, jump1, jump2, curves,
             )  # fmt: skip
         else:
             zero = ZERO * layer[0]
@@ -353,4 +354,4 @@ def apply(
                     at2 = np.int32(at2 + (jump2 if row + 1 == seam_y else width))
                 z = _window(work, source, row, x, slot, step, cyclic, zero)
                 to = target + row * pitch + x
-                _finish(work, to, z, step, layer, deviation, turn, lift)
+                _finish(work, to, z, step, layer, deviation, curves)

@@ -14,7 +14,7 @@ import numpy as np
 from numba import complex64, complex128, cuda
 from numba.core import config
 
-from ntk_dist.kernels.arc_cosine import LIFT, TURN
+from ntk_dist.kernels.arc_cosine import LIFT, SAME, TURN
 from ntk_dist.kernels.gpu_planes import (
     ZERO,
     Index,
@@ -238,8 +238,7 @@ def _one_pair(
     positions: Index,
     tensor: Any,
     share: Any,
-    turn: Any,
-    lift: Any,
+    curves: Any,
 ) -> tuple[float, float]:
     """A thread's share of the sums over all positions of one pair."""
     q, k = 0.0, 0.0
@@ -259,7 +258,7 @@ def _one_pair(
                 layer = c[0], c[1], c[2], c[3], c[4], c[5]
                 apply(
                     work, segment, steps[step], layer, slots, first,
-                    one, start1, other, start2, turn, lift,
+                    one, start1, other, start2, curves,
                 )  # fmt: skip
                 cuda.syncthreads()
             if segment.out_size:
@@ -294,8 +293,7 @@ def _run(
     partial: Any,
     results: Any,
     share: Any,
-    turn: Any,
-    lift: Any,
+    curves: Any,
 ) -> None:
     """All pairs that fall to this block."""
     thread, block = cuda.threadIdx.x, cuda.blockIdx.x
@@ -304,7 +302,7 @@ def _run(
         q, k = _one_pair(
             work, segments, steps, coefficients, slots, windows, spans, weights,
             i, inputs1, deviations1, j, inputs2, deviations2, input_size, positions,
-            tensors[block], share, turn, lift,
+            tensors[block], share, curves,
         )  # fmt: skip
         mine = partial[block]
         mine[thread, 0], mine[thread, 1] = q, k
@@ -333,6 +331,7 @@ def kernel(bits: Index, shared: bool) -> Any:
     """
     real, both = {32: (np.float32, complex64), 64: (np.float64, complex128)}[bits]
     turn, lift = (tuple(map(real, reversed(table[bits]))) for table in (TURN, LIFT))
+    curves = turn, lift, real(SAME[bits])
 
     # Of float32, the reciprocal and the root are approximate: to the last bit but one.
     limits = {} if config.ENABLE_CUDASIM else {"max_registers": REGISTERS[bits]}
@@ -373,7 +372,7 @@ def kernel(bits: Index, shared: bool) -> Any:
         _run(
             work(planes), segments, steps, coefficients, slots, windows, spans, weights, pairs,
             inputs1, deviations1, inputs2, deviations2, input_size, positions,
-            tensors, partial, results, share, turn, lift,
+            tensors, partial, results, share, curves,
         )  # fmt: skip
 
     return run

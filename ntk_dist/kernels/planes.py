@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ntk_dist.kernels.activations import Family
-from ntk_dist.kernels.arc_cosine import lift, turn
+from ntk_dist.kernels.arc_cosine import SAME, lift, turn
 from ntk_dist.kernels.lanes import (
     WORD_BYTES,
     choose_less,
@@ -34,10 +34,7 @@ from ntk_dist.kernels.smooth import erf, gelu, sine
 
 __all__ = ["apply", "copy_row", "plane_total"]
 
-SAME_32, SAME_64 = 2**-21, 2**-50
-"""Gaps below four roundings are none. Patches of one colour, common in images, are perfectly
-correlated, and the root of what rounding leaves of their gaps is 1.6e-5 of the NTK of pictures with
-white margins, 1e-9 in float64; without it they err by 1e-7 and 2e-15."""
+SAME_32, SAME_64 = SAME[32], SAME[64]
 PIECEWISE_LINEAR, ERF, GELU = (
     int(each) for each in (Family.PIECEWISE_LINEAR, Family.ERF, Family.GELU)
 )
