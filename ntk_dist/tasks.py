@@ -26,6 +26,7 @@ from ntk_dist.gram.block import compute_block, compute_statistics
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.plan import statistics_batch_rows
 from ntk_dist.gram.shard import GramShard
+from ntk_dist.kernels.coincidence import row_keys
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows, AbstractStatisticsStore
@@ -112,12 +113,21 @@ class StatisticsRows(AbstractRows):
 
     def _read_batch(self, batch: int) -> np.ndarray:
         try:
-            return self._task.store.read(batch)
+            return self._checked(batch, self._task.store.read(batch))
         except BlockNotFoundError:
             return self._task.compute(batch)
         except BlockCorruptError as error:
             log.warning("computing the statistics of batch %s again: %s", batch, error)
             return self._task.compute(batch)
+
+    def _checked(self, batch: int, values: np.ndarray) -> np.ndarray:
+        """``values``, but not those of another batch: their keys are those of other rows."""
+        start = self._task.store.rows(batch).start
+        first = self._task.rows.read(slice(start, start + 1))
+        layout = self._task.kernel.statistics_layout(first.shape[1:])
+        if not np.array_equal(layout.unpack(values[:1]).keys, row_keys(first.astype(np.float64))):
+            raise BlockCorruptError(f"batch {batch} holds the statistics of other rows")
+        return values
 
 
 def statistics_of(kernel: Kernel, rows: AbstractRows, store: AbstractBlockStore) -> StatisticsTask:

@@ -141,6 +141,20 @@ def test_a_block_finds_the_statistics_of_its_rows_and_computes_only_missing_ones
     assert bytearray(chunk.read_bytes()) != data
 
 
+def test_the_batch_of_other_rows_is_not_taken(x, manifest, tmp_path, caplog):
+    workspace = Workspace(tmp_path)
+    kernel = Kernel(NET.layer, ("nngp", "ntk"), "float64")
+    task = gram_task(kernel, workspace.rows(x), workspace.gram(manifest), Settings())
+    task(BlockIndex(0, 1))
+    before = task.statistics.read(slice(0, 20))
+    first, second = (next(tmp_path.glob(f"grams/*/statistics/c/{i}/0")) for i in (0, 1))
+    one, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other)
+    second.write_bytes(one)
+    np.testing.assert_array_equal(task.statistics.read(slice(0, 20)), before)
+    assert "batch 0 holds the statistics of other rows" in caplog.text
+
+
 def test_rows_of_statistics_are_read_across_batches(x, manifest):
     store = MemoryBlockStore(manifest)
     rows = task_of(x, store).statistics

@@ -51,7 +51,7 @@ def describe_plan(plan: GramPlan, projection: Projection) -> Description:
         ("evaluation", projection.explanation),
         ("speed here", projection.rate),
     ]
-    seconds = projection.seconds(plan.missing_entries)
+    seconds = projection.seconds(plan.missing_entries, plan.missing_statistics)
     if seconds is not None:
         rows.append(("time here", f"about {format_seconds(seconds)}"))
     text = "\n".join(f"{name:<20}{value}" for name, value in rows)
@@ -108,7 +108,7 @@ def _job(path: Path) -> Description:
     except DataError as error:
         # What the job says is worth reading before its data are there.
         return {**record, "evaluation": None, "problem": str(error)}, f"{text}data: {error}"
-    seconds = projection.seconds(plan.missing_entries)
+    seconds = projection.seconds(plan.missing_entries, plan.missing_statistics)
     time = "" if seconds is None else f", about {format_seconds(seconds)} here"
     text += (
         f"{projection}\n{plan.grid.n_rows:,} x {plan.grid.n_cols:,} entries in "

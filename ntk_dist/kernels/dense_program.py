@@ -48,9 +48,9 @@ class DenseProgram:
     """Records of ``gaps.STEP``."""
     deviations: tuple[Deviation, ...]
     statistics: tuple[tuple[str, float, int, int], ...]
-    """What the steps need to know of each sample: ``eta`` is ``1 - α`` and ``beta`` is ``β / √2``
-    of the last deviation (with the weight and the number of the one that entered), ``alpha`` the
-    share of the former in the latter; ``last`` the deviation at the end itself."""
+    """What the steps need to know of each sample: ``alpha`` and ``beta`` are ``α`` and ``β / √2``
+    of an affine layer, the shares in its deviation of the one that entered (with its weight) and
+    of the bias; ``branch`` is that of a branch in a sum; ``last`` the deviation at the end."""
     places: int
     """Tiles that a thread holds at once."""
     last: int
@@ -58,22 +58,31 @@ class DenseProgram:
     flops: int
     """Of one pair; a contracted product and sum count as two, a square root as one."""
 
-    def known(self, lengths: np.ndarray) -> np.ndarray:
-        """The numbers that the steps need: (n, statistics), float64.
+    def known(self, lengths: np.ndarray, dtype: np.dtype[np.floating]) -> np.ndarray:
+        """The numbers that the steps need: (n, statistics), in ``dtype``.
 
         Parameters
         ----------
         lengths : (n,)
-            Root mean square of each sample.
+            Root mean square of each sample, float64.
+        dtype
+            Of the arithmetic that follows.
         """
         found: list[np.ndarray] = []
         for each in self.deviations:
             found.append(_deviation(each, lengths, found))
-        columns = [
-            _statistic(kind, weight, found[source], self.deviations[target].bias, found[target])
-            for kind, weight, source, target in self.statistics
-        ]
-        return np.stack(columns, axis=1)
+        numbers = np.empty((len(lengths), len(self.statistics)), dtype)
+        drift = np.ones(len(lengths))
+        for column, (kind, weight, source, target) in zip(numbers.T, self.statistics, strict=True):
+            exact = _statistic(kind, weight, found[source], self.deviations[target], found[target])
+            if kind != "alpha":
+                column[:] = exact
+                continue
+            # Rounded so that the product of all so far stays exact: each to the nearest, thirty
+            # equal layers would err by thirty times as much, in one direction.
+            column[:] = exact / drift
+            drift *= _ratio(column.astype(np.float64), exact, nothing=1.0)
+        return numbers
 
 
 def _deviation(each: Deviation, lengths: np.ndarray, found: Sequence[np.ndarray]) -> np.ndarray:
@@ -87,24 +96,19 @@ def _deviation(each: Deviation, lengths: np.ndarray, found: Sequence[np.ndarray]
 
 
 def _statistic(
-    kind: str, weight: float, source: np.ndarray, bias: float, target: np.ndarray
+    kind: str, weight: float, source: np.ndarray, there: Deviation, target: np.ndarray
 ) -> np.ndarray:
     match kind:
-        case "eta":
-            # 1 - α without cancellation: b / s (s + W s').
-            root = np.full_like(target, math.sqrt(bias))
-            loss: np.ndarray = _ratio(root, target) * _ratio(root, target + weight * source)
-            return loss
-        case "beta":
-            return _ratio(np.full_like(target, math.sqrt(bias / 2)), target)
-        case "alpha":
+        case "alpha" | "branch":
             return _ratio(weight * source, target)
+        case "beta":
+            return _ratio(np.full_like(target, math.sqrt(there.bias / 2)), target)
     return target
 
 
-def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``a / b``, and zero where b is: such samples have no variance, and their kernels none."""
-    result: np.ndarray = np.divide(a, b, out=np.zeros_like(a), where=b != 0)
+def _ratio(a: np.ndarray, b: np.ndarray, nothing: float = 0.0) -> np.ndarray:
+    """``a / b``, and ``nothing`` where b is zero: such samples have no variance."""
+    result: np.ndarray = np.divide(a, b, out=np.full_like(a, nothing), where=b != 0)
     return result
 
 
@@ -244,7 +248,7 @@ class _Compiling:
         after = self._after(Deviation(((layer.W_std, tile.deviation),), bias))
         step.fields |= {"own": own, "biased": bias > 0}
         if bias:
-            first = self._needs("eta", layer.W_std, tile.deviation, after)
+            first = self._needs("alpha", layer.W_std, tile.deviation, after)
             self._needs("beta", layer.W_std, tile.deviation, after)
             step.fields |= {"statistic": first, "own_bias": 2 * (own_bias - own)}
         return _Tile(step.target, after, layer.width, tile.signed)
@@ -282,7 +286,7 @@ class _Compiling:
                 "sums": True,
                 "begins": i == 0,
                 "folds": signed and i == len(branches) - 1,
-                "statistic": self._needs("alpha", 1.0, branch.deviation, after),
+                "statistic": self._needs("branch", 1.0, branch.deviation, after),
             }
             self.steps.append(_Step(branch.value, total, fields))
         return _Tile(total, after, first.channels, signed)

@@ -24,7 +24,7 @@ from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.evaluations import Arrays, Evaluation
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.paths import Path, choose, seen_shape
-from ntk_dist.kernels.projection import Projection, measured_rate
+from ntk_dist.kernels.projection import Projection, measured_cost, measured_rate
 from ntk_dist.kernels.statistics import Statistics, StatisticsLayout
 from ntk_dist.settings import get_settings
 
@@ -33,6 +33,9 @@ __all__ = ["DTYPES", "KERNELS", "Kernel", "explain"]
 KERNELS = ("nngp", "ntk")
 DTYPES = ("float32", "float64")
 
+OPPOSITE_ROWS = 64
+"""Rows with an opposite that are evaluated together: 1000 rows and their opposites in 28 blocks
+took 14 s with as many as each block had, nearly all of it compilation."""
 TRIAL_SAMPLES = 2
 """Different samples on either side of the blocks that are timed."""
 TRIAL_ROWS = [2**i for i in range(12)]
@@ -199,9 +202,12 @@ class Kernel:
         samples = np.random.default_rng(0).standard_normal((2 * TRIAL_SAMPLES, *shape))
         limits = get_settings()
         room = [n for n in TRIAL_ROWS if self.block_bytes(shape, n, n) <= limits.block_max_bytes]
-        rate = None
+        rate = statistics_s = None
         if room and self.statistics_bytes(shape, 1) <= limits.block_max_bytes:
             known = Statistics.concatenate([self.statistics(x[None]) for x in samples])
+            statistics_s = measured_cost(
+                lambda n: self.statistics(samples[np.arange(n) % len(samples)])
+            )
 
             def evaluate(rows: int) -> None:
                 # Sample after sample over again: the arithmetic is that of different ones.
@@ -215,6 +221,7 @@ class Kernel:
             flops_per_pair=self.flops_per_pair(shape),
             working_bytes=self.block_bytes(shape, 1, 1),
             entries_per_s=rate,
+            statistics_s=statistics_s,
             threads=limits.threads,
         )
 
@@ -252,10 +259,12 @@ class Kernel:
         i, j = pairs.opposite
         leader = np.minimum(i, j) if x2 is None else i
         rows = np.unique(leader)
-        # They go through the recursion: as many at a time as the memory of the block allows.
+        # They go through the recursion, so many at a time that they take no more than the block
+        # did; always as many, because JAX compiles every layer again for another number.
         room = self.block_bytes(x1.shape[1:], *next(iter(block.values())).shape)
-        step = max(1, room // evaluation.pair_bytes(self._want_ntk))
-        for some in (rows[start : start + step] for start in range(0, len(rows), step)):
+        step = max(1, min(OPPOSITE_ROWS, room // evaluation.pair_bytes(self._want_ntk)))
+        for start in range(0, len(rows), step):
+            some = rows[np.minimum(np.arange(start, start + step), len(rows) - 1)]
             known = self._asked_for(evaluation.each_with_opposite(x1[some], self._want_ntk))
             here = np.isin(leader, some)
             place = np.searchsorted(some, leader[here])

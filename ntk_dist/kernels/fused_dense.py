@@ -63,8 +63,8 @@ def dense_block(
     """
     dtype = np.dtype(dtype)
     program = _program(architecture, x1.shape[1])
-    left = _Side(program, x1)
-    right = left if x2 is None else _Side(program, x2)
+    left = _Side(program, x1, dtype)
+    right = left if x2 is None else _Side(program, x2, dtype)
     n1, n2 = len(x1), len(right.samples)
     shape, size = _shape(program, x1.shape[1], dtype)
     shape["n1"], shape["n2"], shape["symmetric"] = n1, n2, x2 is None
@@ -129,16 +129,18 @@ def _program(architecture: Layer, features: int) -> DenseProgram:
 class _Side:
     """Samples, and what is known of each of them alone."""
 
-    def __init__(self, program: DenseProgram, x: np.ndarray) -> None:
+    def __init__(self, program: DenseProgram, x: np.ndarray, dtype: np.dtype[np.floating]) -> None:
         self.samples = np.ascontiguousarray(x)
-        squares = np.empty(len(x))
+        norms = np.empty(len(x))
         for some in _runs(len(x), PANELS_PER_RUN * ROWS):
             here = x[some.start : some.stop].astype(np.float64)
+            largest = np.abs(here).max(axis=1)
+            # Squares of what is below 1e-154, or beyond 1e154, are nothing or infinite.
+            here /= np.where(largest > 0, largest, 1)[:, None]
             # One pairwise sum per row: its bits do not depend on the other rows.
-            squares[some.start : some.stop] = np.square(here, out=here).sum(axis=1)
-        norms = np.sqrt(squares)
+            norms[some.start : some.stop] = largest * np.sqrt(np.square(here, out=here).sum(axis=1))
         self._inverses = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
-        self._known = program.known(norms / math.sqrt(x.shape[1]))
+        self._known = program.known(norms / math.sqrt(x.shape[1]), dtype)
 
     def put(self, first: int, directions: np.ndarray, known: np.ndarray) -> None:
         """Fill panels with samples from ``first`` on, and with zeros beyond the last.
@@ -155,7 +157,7 @@ class _Side:
         pack(self.samples, self._inverses, first, directions)
         n_panels, _, width = known.shape
         numbers = self._known[first : first + n_panels * width]
-        padded = np.zeros((n_panels * width, numbers.shape[1]))
+        padded = np.zeros((n_panels * width, numbers.shape[1]), numbers.dtype)
         padded[: len(numbers)] = numbers
         known[...] = padded.reshape(n_panels, width, -1).transpose(0, 2, 1)
 

@@ -60,7 +60,7 @@ STEP = np.dtype(
     + [(name, "f8") for name in ("bend", "cross", "opposite", "own", "own_bias")]
 )
 """One step on a tile. ``source`` and ``target`` are places of tiles, ``statistic`` the first of the
-numbers that it needs of each sample: ``1 - α`` and ``β / √2``, or ``α`` for a sum. ``signed`` says
+numbers that it needs of each sample: ``α`` and ``β / √2``, or ``α`` for a sum. ``signed`` says
 that correlations may be negative, ``folds`` that they still may be afterwards. ``bend``, ``cross``
 and ``opposite`` are ``ω``, ``a b / m`` and ``(a + b)² / 2 m``; ``own`` and ``own_bias`` are
 what the NTK gains from ``c`` and from ``β β' / 2``."""
@@ -120,23 +120,22 @@ def _layer(signed: bool, acts: bool) -> Any:
                     g = g - less
                 if op.biased:
                     word = others + at - row * width
-                    eta1, eta2 = spread(work, work[one + row]), load(work, word)
+                    alpha1, alpha2 = spread(work, work[one + row]), load(work, word)
                     beta1, beta2 = spread(work, work[one + ROWS + row]), load(work, word + width)
-                    loss = (eta1 + eta2) - eta1 * eta2
-                    d_eta, d_beta = eta1 - eta2, beta1 - beta2
-                    apart = half * (d_eta * d_eta) + d_beta * d_beta
+                    share = alpha1 * alpha2
+                    d_alpha, d_beta = alpha1 - alpha2, beta1 - beta2
+                    apart = half * (d_alpha * d_alpha) + d_beta * d_beta
                     before = g
-                    g = (g - g * loss) + apart
+                    g = share * g + apart
                     if signed and not acts:
                         # The bias leads away from -1; past the middle count from 1 again.
                         both = two * (beta1 * beta2)
                         opposed = g + (both + both)
-                        rest = two - before
-                        near = (rest - rest * loss) + apart
+                        near = share * (two - before) + apart
                         stays = choose(sign, opposed - full, full)
                         g = choose(sign, choose(stays, opposed, near), g)
                         sign = stays
-                    k = k - k * loss
+                    k = share * k
                     if op.own_bias != 0.0:
                         k = k + own_bias * (beta1 * beta2)
                 c = full - g

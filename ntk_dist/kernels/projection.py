@@ -10,7 +10,7 @@ from typing import Any
 
 from ntk_dist.units import format_bytes, format_count
 
-__all__ = ["Projection", "measured_rate"]
+__all__ = ["Projection", "measured_cost", "measured_rate"]
 
 FIRST_FLOPS = 1e8
 """Of the first trial: milliseconds for a fused engine, a tenth of a second for the recursion."""
@@ -19,6 +19,9 @@ FIRST_ROWS = 16
 MOST_FLOPS = 2e11
 """A trial never does more: a second for a fused engine, a minute for the recursion."""
 LONG_ENOUGH_S = 0.2
+MANY_SAMPLES = 256
+"""Evaluated together where one takes no time to speak of, only to be called for."""
+CALL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,16 @@ class Projection:
     """The least that a block can do with, beyond samples and result."""
     entries_per_s: float | None
     """Measured here and now; None where one pair alone would take too long or too much memory."""
+    statistics_s: float | None
+    """For what is known of one sample alone, in seconds; likewise."""
     threads: int
-    """What the rate was measured with."""
+    """What both were measured with."""
 
-    def seconds(self, entries: float) -> float | None:
-        """How long so many entries take here."""
-        return None if self.entries_per_s is None else entries / self.entries_per_s
+    def seconds(self, entries: float, samples: float = 0) -> float | None:
+        """How long so many entries, and the statistics of so many samples, take here."""
+        if self.entries_per_s is None or self.statistics_s is None:
+            return None
+        return entries / self.entries_per_s + samples * self.statistics_s
 
     @property
     def rate(self) -> str:
@@ -72,12 +79,23 @@ def measured_rate(
         return None
     rows = min(most, max(FIRST_ROWS, math.isqrt(int(FIRST_FLOPS / max(1, flops_per_pair)))))
     while True:
-        evaluate(rows)
-        start = time.perf_counter()
-        evaluate(rows)
-        seconds = time.perf_counter() - start
+        seconds = _second_run(evaluate, rows)
         if seconds >= LONG_ENOUGH_S or rows == most:
             return rows**2 / seconds
         # As many as should do, but no leap on the word of a short run.
         growth = min(4.0, 1.5 * math.sqrt(LONG_ENOUGH_S / seconds))
         rows = min(most, math.ceil(growth * rows))
+
+
+def measured_cost(evaluate: Callable[[int], object]) -> float:
+    """Seconds per sample of what ``evaluate(n)`` computes of n samples."""
+    seconds = _second_run(evaluate, 1)
+    return seconds if seconds > CALL_S else _second_run(evaluate, MANY_SAMPLES) / MANY_SAMPLES
+
+
+def _second_run(evaluate: Callable[[int], object], rows: int) -> float:
+    """Seconds of a run that finds everything compiled."""
+    evaluate(rows)
+    start = time.perf_counter()
+    evaluate(rows)
+    return time.perf_counter() - start

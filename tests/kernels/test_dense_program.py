@@ -65,5 +65,5 @@ def test_deviations_are_those_of_the_recursion() -> None:
     layers = (dense(), stax.LayerNorm(eps=0.1), RELU, dense(b_std=None), stax.Abs(), dense())
     x = np.random.default_rng(0).standard_normal((4, 5))
     nngp = Kernel(stax.serial(*layers).layer, ("nngp",), "float64").diag(x)["nngp"]
-    known = program(*layers).known(np.sqrt((x**2).mean(axis=1)))
+    known = program(*layers).known(np.sqrt((x**2).mean(axis=1)), np.dtype(np.float64))
     np.testing.assert_allclose(known[:, -1] ** 2, nngp, rtol=1e-14)

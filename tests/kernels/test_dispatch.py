@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 from ntk_dist import stax
 from ntk_dist.errors import DataShapeError, InvalidInputError
+from ntk_dist.kernels import recursion
 from ntk_dist.kernels.architecture import build
 from ntk_dist.kernels.dispatch import Kernel, explain
 from ntk_dist.kernels.fused_gpu import available
@@ -186,6 +187,18 @@ def test_near_duplicates_keep_their_digits_in_float32(rng):
     single, double = (Kernel(FC.layer, BOTH, d).block(x) for d in ("float32", "float64"))
     for name in BOTH:
         np.testing.assert_allclose(single[name], double[name], rtol=3e-7)
+
+
+def test_opposite_rows_compile_nothing_per_block(rng):
+    kernel = Kernel(FC.layer)
+    x = rng.normal(size=(40, 5))
+    x = np.concatenate([x, -x])
+    known = kernel.statistics(x)
+    kernel.block(x[:43], None, known[:43])
+    compiled = recursion._activation._cache_size()
+    for n in (41, 42, 47, 80):
+        kernel.block(x[:n], None, known[:n])
+    assert recursion._activation._cache_size() == compiled
 
 
 CIRCLE = stax.Conv(1, (3, 3), padding="CIRCULAR")

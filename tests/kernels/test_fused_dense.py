@@ -202,3 +202,29 @@ def test_memory_is_what_working_bytes_says(symmetric: bool) -> None:
     tracemalloc.stop()
     projected = working_bytes(net.layer, (features,), np.dtype("float32"), n, n, 2)
     assert 0.7 * projected < peak < 1.1 * projected
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e-8])
+@pytest.mark.parametrize("activation", [RELU, stax.Abs(), stax.LeakyRelu(0.1)], ids=repr)
+def test_small_samples_beside_a_large_bias_keep_their_digits(
+    activation: Network, scale: float, rng: np.random.Generator
+) -> None:
+    layers = [stax.serial(dense(W_std=1.4, b_std=0.3), activation)] * 5
+    net = stax.serial(*layers, dense(W_std=1.4, b_std=0.3))
+    x = (scale * rng.standard_normal((30, 20))).astype(np.float32)
+    x[3], x[4] = 0, 1e-3 * x[4]
+    single, double = (
+        Kernel(net.layer, ("ntk",), dtype).block(x)["ntk"] for dtype in ("float32", "float64")
+    )
+    np.testing.assert_allclose(single, double, rtol=1e-6)
+    assert np.linalg.eigvalsh(double).min() > 0
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-150, 1e150])
+def test_norms_whose_squares_are_no_numbers(scale: float, rng: np.random.Generator) -> None:
+    # The correlations are those of ordinary samples, whatever the norms.
+    net = stax.serial(dense(b_std=None), stax.LayerNorm(eps=0.0), RELU, dense())
+    x = rng.standard_normal((5, 7))
+    huge, plain = (Kernel(net.layer, ("nngp",), "float64").block(each) for each in (scale * x, x))
+    off = ~np.eye(5, dtype=bool)
+    np.testing.assert_allclose(huge["nngp"][off], plain["nngp"][off], rtol=1e-12)

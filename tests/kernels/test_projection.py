@@ -1,6 +1,6 @@
 import time
 
-from ntk_dist.kernels.projection import measured_rate
+from ntk_dist.kernels.projection import measured_cost, measured_rate
 
 
 class Sleeper:
@@ -30,3 +30,11 @@ def test_blocks_stay_within_memory_and_patience():
     assert measured_rate(sleeper, 10**10, most_rows=1024) > 0
     assert max(sleeper.sizes) == 4  # 2e11 flops are 20 pairs
     assert measured_rate(sleeper, 10**12, most_rows=1024) is None
+
+
+def test_samples_are_counted_together_where_one_takes_no_time():
+    quick, slow = Sleeper(), Sleeper()
+    assert measured_cost(lambda n: slow(60)) > 0.02
+    assert slow.sizes == [60, 60]
+    assert 0 < measured_cost(quick) < 0.02
+    assert quick.sizes == [1, 1, 256, 256]
