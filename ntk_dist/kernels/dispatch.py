@@ -203,11 +203,14 @@ class Kernel:
         limits = get_settings()
         room = [n for n in TRIAL_ROWS if self.block_bytes(shape, n, n) <= limits.block_max_bytes]
         rate = statistics_s = None
-        if room and self.statistics_bytes(shape, 1) <= limits.block_max_bytes:
+        many = limits.block_max_bytes // self.statistics_bytes(shape, 1)
+        if room and many:
             known = Statistics.concatenate([self.statistics(x[None]) for x in samples])
-            statistics_s = measured_cost(
-                lambda n: self.statistics(samples[np.arange(n) % len(samples)])
-            )
+
+            def evaluate_alone(rows: int) -> None:
+                self.statistics(samples[np.arange(rows) % len(samples)])
+
+            statistics_s = measured_cost(evaluate_alone, many)
 
             def evaluate(rows: int) -> None:
                 # Sample after sample over again: the arithmetic is that of different ones.

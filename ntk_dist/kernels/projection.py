@@ -87,10 +87,11 @@ def measured_rate(
         rows = min(most, math.ceil(growth * rows))
 
 
-def measured_cost(evaluate: Callable[[int], object]) -> float:
-    """Seconds per sample of what ``evaluate(n)`` computes of n samples."""
+def measured_cost(evaluate: Callable[[int], object], most_samples: int) -> float:
+    """Seconds per sample of what ``evaluate(n)`` computes of n samples, at most so many."""
     seconds = _second_run(evaluate, 1)
-    return seconds if seconds > CALL_S else _second_run(evaluate, MANY_SAMPLES) / MANY_SAMPLES
+    many = min(MANY_SAMPLES, most_samples)
+    return seconds if seconds > CALL_S else _second_run(evaluate, many) / many
 
 
 def _second_run(evaluate: Callable[[int], object], rows: int) -> float:

@@ -34,7 +34,9 @@ def test_blocks_stay_within_memory_and_patience():
 
 def test_samples_are_counted_together_where_one_takes_no_time():
     quick, slow = Sleeper(), Sleeper()
-    assert measured_cost(lambda n: slow(60)) > 0.02
+    assert measured_cost(lambda n: slow(60), 1000) > 0.02
     assert slow.sizes == [60, 60]
-    assert 0 < measured_cost(quick) < 0.02
+    assert 0 < measured_cost(quick, 1000) < 0.02
     assert quick.sizes == [1, 1, 256, 256]
+    assert measured_cost(quick, 7) > 0
+    assert quick.sizes[4:] == [1, 1, 7, 7]
