@@ -51,9 +51,11 @@ __all__ = [
     "program",
     "projection",
     "recursion",
+    "rounding",
     "segments",
     "shapes",
     "statistics",
+    "threads",
     "tiles",
     "windows",
 ]

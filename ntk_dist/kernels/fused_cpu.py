@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,11 +18,12 @@ import numpy as np
 
 from ntk_dist.kernels import recursion
 from ntk_dist.kernels.branching import Serial
-from ntk_dist.kernels.lanes import WORD_BYTES, lane_count
+from ntk_dist.kernels.lanes import aligned, lane_count
 from ntk_dist.kernels.layers import Flatten, Layer
 from ntk_dist.kernels.program import Program, compile_program
 from ntk_dist.kernels.recursion import KernelState, Pass
 from ntk_dist.kernels.segments import run_block
+from ntk_dist.kernels.threads import PIECES_PER_THREAD, in_threads
 
 __all__ = [
     "PAIR_BYTES",
@@ -45,8 +45,6 @@ err by 2e-7, and 16 x 16 by 3e-6."""
 CLOSE_COLUMNS = 32
 """Close pairs of a row computed at a time, so that a thread's share does not grow with the block:
 four layers on 32 x 32 images take 4 MB, and each call costs a tenth of a millisecond."""
-PIECES_PER_THREAD = 8
-"""The last thread then works alone for 1/16 of the time on average."""
 PAIR_BYTES = 96
 """Both kernels of a pair in float64, and again as input, output and scratch of the tail."""
 
@@ -269,22 +267,16 @@ def _spatial_part(
         for rows in _prepared(program, right, variances2, dtype, weighted=False)
     )
     nngp, ntk = (np.zeros((len(x1), n_words * program.lanes)) for _ in range(2))
-    pieces = _Shared(_pieces(len(x1), n_words, program.lanes, x2 is None, threads))
 
-    def work() -> None:
-        memory = _aligned(program.size, dtype)
+    def work(pieces: Iterator[tuple[int, int, int]]) -> None:
+        memory = aligned(program.size, dtype)
         for piece in pieces:
             run_block(
                 program, memory, inputs1, deviations1, inputs2, deviations2,
                 piece, x2 is None, nngp, ntk,
             )  # fmt: skip
 
-    if threads == 1:
-        work()
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            for running in [pool.submit(work) for _ in range(threads)]:
-                running.result()
+    in_threads(threads, work, _pieces(len(x1), n_words, program.lanes, x2 is None, threads))
     return nngp[:, : len(right)], ntk[:, : len(right)]
 
 
@@ -322,21 +314,6 @@ def _compute_close_pairs(
     with ThreadPoolExecutor(threads) as pool:
         # Consuming the results raises what a row raised.
         list(pool.map(lambda piece: one_row(*piece), pieces))
-
-
-class _Shared:
-    """An iterator that several threads may draw from."""
-
-    def __init__(self, pieces: Iterator[tuple[int, int, int]]) -> None:
-        self._pieces = pieces
-        self._lock = threading.Lock()
-
-    def __iter__(self) -> _Shared:
-        return self
-
-    def __next__(self) -> tuple[int, int, int]:
-        with self._lock:
-            return next(self._pieces)
 
 
 def _pieces(
@@ -381,13 +358,6 @@ def _in_words(rows: np.ndarray, lanes: int) -> np.ndarray:
         some = rows[word * lanes : (word + 1) * lanes]
         words[word, :, : len(some)] = some.T
     return words.reshape(n_words, -1)
-
-
-def _aligned(size: int, dtype: np.dtype[np.floating]) -> np.ndarray:
-    """An uninitialized array that starts with a whole word."""
-    raw = np.empty(size * dtype.itemsize + WORD_BYTES, np.uint8)
-    start = -raw.ctypes.data % WORD_BYTES
-    return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
 def through_tail(
