@@ -10,11 +10,13 @@ diagonal, by the one of the ``evaluations`` that ``paths`` chooses on this ``dev
 ``projection``: what that takes here. Jobs keep what JAX compiles in a ``cache``.
 
 That is mostly one of the ``engines``, fused and compiled. For convolutions ``fusing`` turns an
-architecture into steps and ``program`` these into arrays; on CPU ``segments`` runs them over
-``planes`` (``fused_cpu``), on a GPU ``gpu_segments`` over ``gpu_planes``, as ``gpu_program`` lays
-them out (``fused_gpu``). Without spatial axes ``dense_program`` makes the arrays, and ``tiles`` are
-products by ``gemm`` that go through all layers as ``gaps`` (``fused_dense``). All are made of the
-SIMD ``lanes`` and the polynomials of ``arc_cosine``; what is compiled is kept by ``compiling``.
+architecture into steps and ``program`` these into arrays, its constants by ``rounding``; on CPU
+``segments`` runs them over ``planes`` (``fused_cpu``), on a GPU ``gpu_segments`` over
+``gpu_planes``, as ``gpu_program`` lays them out (``fused_gpu``). Either leaves to float64 the pairs
+that ``closeness`` finds, and the layers of the ``tail``. Without spatial axes ``dense_program``
+makes the arrays, and ``tiles`` are products by ``gemm`` that go through all layers as ``gaps``
+(``fused_dense``). CPU engines are made of the SIMD ``lanes`` and the polynomials of ``arc_cosine``
+and ``smooth``, work in ``threads``, and are kept by ``compiling``.
 
 Nothing is imported here, so that reading an architecture does not start JAX.
 """
@@ -26,6 +28,7 @@ __all__ = [
     "arguments",
     "branching",
     "cache",
+    "closeness",
     "coincidence",
     "compiling",
     "cost",
@@ -54,7 +57,9 @@ __all__ = [
     "rounding",
     "segments",
     "shapes",
+    "smooth",
     "statistics",
+    "tail",
     "threads",
     "tiles",
     "windows",

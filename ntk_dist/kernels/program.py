@@ -1,6 +1,7 @@
-"""An architecture as data for the compiled engine: steps on planes, in segments between poolings.
+"""An architecture as data for the convolution engines: steps on planes, between poolings.
 
-The engine is compiled once per precision; an architecture is only arrays to it.
+They are compiled once per precision; an architecture is only arrays to them. That on a GPU lays
+them out anew (``gpu_program.py``).
 """
 
 from __future__ import annotations
