@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from peers.serving import timed
 
-from ntk_dist.kernels.lanes import WORD_BYTES, compiled, lane_count, load, store
+from ntk_dist.kernels.lanes import aligned, compiled, lane_count, load, store
 
 __all__ = ["peak_flops"]
 
@@ -64,6 +64,6 @@ def _everywhere(pool: Executor, function: Loop, words: list[np.ndarray]) -> None
 
 def _two_words(dtype: str, lanes: int) -> np.ndarray:
     """An aligned word of halves, ``x * x + x`` of which stays below 1, and room for the result."""
-    room = np.full(3 * lanes, 0.5, dtype)
-    offset = (-room.ctypes.data % WORD_BYTES) // room.itemsize
-    return room[offset : offset + 2 * lanes]
+    words = aligned(2 * lanes, dtype)
+    words[:] = 0.5
+    return words

@@ -132,10 +132,10 @@ class StatisticsRows(AbstractRows):
 
 def statistics_of(kernel: Kernel, rows: AbstractRows, store: AbstractBlockStore) -> StatisticsTask:
     """The task that fills the statistics beside the blocks of ``store``."""
-    width = kernel.statistics_layout(rows.shape[1:]).width
+    layout = kernel.statistics_layout(rows.shape[1:])
     flops = kernel.flops_per_pair(rows.shape[1:], store.manifest.device_kind)
-    batch_rows = statistics_batch_rows(store.grid.block_rows, flops, 8 * width)
-    batches = store.statistics(width, batch_rows)
+    batch_rows = statistics_batch_rows(store.grid.block_rows, flops, layout.row_bytes)
+    batches = store.statistics(layout.width, batch_rows)
     return StatisticsTask(kernel, rows, batches, store.manifest.device_kind)
 
 

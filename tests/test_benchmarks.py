@@ -55,6 +55,10 @@ def test_a_later_process_finds_the_same_block():
     assert "all checks held" in run("bench_cold_start.py", *small)
 
 
+def test_planes_in_jax_agree_with_the_engine():
+    assert "all checks held" in run("bench_jax.py", "--side", "5", "--pairs", "4", "--repeats", "1")
+
+
 @pytest.mark.slow
 def test_ranks_agree(tmp_path, rng):
     x = rng.normal(size=(1100, 3))

@@ -1,9 +1,11 @@
 """Who may import what: layers are checked by import-linter, foreign libraries here."""
 
 import ast
+import re
 from pathlib import Path
 
 import ntk_dist
+from ntk_dist import kernels
 
 ROOT = Path(ntk_dist.__file__).parent
 
@@ -49,6 +51,12 @@ def test_every_foreign_library_has_its_place():
 def test_there_are_no_drawers_for_everything():
     banned = {"utils", "helpers", "common", "misc", "manager"}
     assert not banned & {path.stem for path in ROOT.rglob("*.py")}
+
+
+def test_the_page_of_the_kernels_names_every_file():
+    stems = {path.stem for path in (ROOT / "kernels").glob("*.py")} - {"__init__"}
+    assert set(kernels.__all__) == stems
+    assert stems - set(re.findall(r"``(\w+)``", kernels.__doc__)) == set()
 
 
 def test_files_have_one_job():

@@ -1,10 +1,10 @@
 """One block, or the statistics of some rows, on this device, in sub-batches of bounded memory.
 
 The whole-block call ``kernel.block(x1, x2)`` is the plain reference; sub-batches must give the
-same numbers. What the fused engine computes is cut only where memory ends: it goes through the
-pairs in cache-sized words by itself and knows no shapes. For the reference recursion sub-batches
-fit the cache of a CPU, and all of one call have one shape (the last ones are padded with a repeated
-row), rounded up, so that compilation happens once per job and not once per edge.
+same numbers. What a fused engine computes is cut only where memory ends: it goes through the pairs
+in pieces that fit the cache by itself, and is compiled for no shape. For the reference recursion
+sub-batches fit the cache of a CPU, and all of one call have one shape (the last ones are padded
+with a repeated row), rounded up, so that compilation happens once per job and not once per edge.
 """
 
 from __future__ import annotations
@@ -32,12 +32,9 @@ __all__ = [
 ]
 
 CACHE_BYTES = 16 * 2**20
-"""Working memory of a sub-batch on CPU, where more would be allowed: half of a 32 MiB last-level
-cache.
-Four 3x3 convolutions on 8 x 8 images ran at 62,000 entries/s with 8 to 32 MiB and at 15,000 with
-256 MiB (two cores)."""
-
-
+"""Working memory of the recursion on CPU, where more would be allowed: half of a 32 MiB last-level
+cache. Four 3x3 convolutions on 8 x 8 images ran at 62,000 entries/s with 8 to 32 MiB and at 15,000
+with 256 MiB (two cores)."""
 ROOM_FOR_THREADS = (8, 4, 2, 1)
 """A part leaves room for the memory of so many threads, or of fewer where that is all that fits:
 each takes 31 MB for Myrtle-5 on 32 x 32 images, and well below 1 MB where nothing is pooled."""
@@ -52,7 +49,7 @@ class Split:
     rows1: int
     rows2: int
     threads: int | None
-    """How many the fused engine uses; None where it is not used."""
+    """How many a fused engine uses; None for the recursion, which takes what JAX gives it."""
     padded: bool
     """Whether the last parts are filled up to the size of the others."""
     working_bytes: int
@@ -113,12 +110,6 @@ def working_bytes(
     return max(split.working_bytes, kernel.statistics_bytes(input_shape, step))
 
 
-def _statistics_rows(kernel: Kernel, input_shape: tuple[int, ...], rows: int) -> int:
-    """How many of ``rows`` samples are evaluated at a time."""
-    most = max(1, CACHE_BYTES // kernel.statistics_bytes(input_shape, 1))
-    return _split(rows, min(rows, most))
-
-
 def compute_block(
     kernel: Kernel,
     x1: np.ndarray,
@@ -141,8 +132,8 @@ def compute_block(
     statistics1, statistics2
         What ``compute_statistics`` gave for either; computed here if None.
     max_bytes
-        Most working memory beyond inputs and output, in bytes; on CPU what fits the cache is
-        used.
+        Most working memory beyond inputs and output, in bytes; the recursion on CPU takes what
+        fits the cache.
     pad_rows
         Pad both sides to this many rows where evaluations are compiled by shape, so that the
         ragged blocks of a grid share that of the whole ones; None rounds each side up a little.
@@ -190,36 +181,6 @@ def compute_block(
                 if x2 is None and start2 > start1:
                     out[name][there, here] = values.T
     return out
-
-
-def sub_batch_bytes(device: str, max_bytes: int) -> int:
-    """Working memory of a sub-batch of the recursion, in bytes.
-
-    Parameters
-    ----------
-    device
-        ``cpu``, ``gpu`` or ``tpu``, see ``device.device_kind``.
-    max_bytes
-        The most that is allowed.
-    """
-    # An accelerator has no cache to stay in, and thousands of threads to keep busy.
-    return min(max_bytes, CACHE_BYTES) if device == "cpu" else max_bytes
-
-
-def _batch(
-    x: np.ndarray, statistics: Statistics, start: int, rows: int, *, padded: bool
-) -> tuple[np.ndarray, Statistics]:
-    """``rows`` samples and their statistics; the last ones may be fewer, if not ``padded``."""
-    x, statistics = x[start : start + rows], statistics[start : start + rows]
-    if padded and len(x) < rows:
-        indices = _repeat_last(len(x), rows)
-        return x[indices], statistics[indices]
-    return x, statistics
-
-
-def _repeat_last(n: int, rows: int) -> slice | np.ndarray:
-    """Indices of ``n`` rows, the last one repeated until there are ``rows``."""
-    return slice(None) if n == rows else np.minimum(np.arange(rows), n - 1)
 
 
 def split_block(
@@ -274,6 +235,42 @@ def split_block(
         )
     needs = needed(rows1, rows2, threads)
     return Split(rows1, rows2, threads, padded=False, working_bytes=needs)
+
+
+def sub_batch_bytes(device: str, max_bytes: int) -> int:
+    """Working memory of a sub-batch of the recursion, in bytes.
+
+    Parameters
+    ----------
+    device
+        ``cpu``, ``gpu`` or ``tpu``, see ``device.device_kind``.
+    max_bytes
+        The most that is allowed.
+    """
+    # An accelerator has no cache to stay in, and thousands of threads to keep busy.
+    return min(max_bytes, CACHE_BYTES) if device == "cpu" else max_bytes
+
+
+def _statistics_rows(kernel: Kernel, input_shape: tuple[int, ...], rows: int) -> int:
+    """How many of ``rows`` samples are evaluated at a time."""
+    most = max(1, CACHE_BYTES // kernel.statistics_bytes(input_shape, 1))
+    return _split(rows, min(rows, most))
+
+
+def _batch(
+    x: np.ndarray, statistics: Statistics, start: int, rows: int, *, padded: bool
+) -> tuple[np.ndarray, Statistics]:
+    """``rows`` samples and their statistics; the last ones may be fewer, if not ``padded``."""
+    x, statistics = x[start : start + rows], statistics[start : start + rows]
+    if padded and len(x) < rows:
+        indices = _repeat_last(len(x), rows)
+        return x[indices], statistics[indices]
+    return x, statistics
+
+
+def _repeat_last(n: int, rows: int) -> slice | np.ndarray:
+    """Indices of ``n`` rows, the last one repeated until there are ``rows``."""
+    return slice(None) if n == rows else np.minimum(np.arange(rows), n - 1)
 
 
 def _no_room(needed: int, max_bytes: int) -> MemoryBudgetError:

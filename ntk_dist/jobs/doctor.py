@@ -16,8 +16,13 @@ from ntk_dist.units import format_bytes
 
 __all__ = ["examine"]
 
-REQUIRED = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn", "zarr", "pyarrow")
-EXTRAS = {"dask": ("dask", "distributed"), "ray": ("ray",), "plot": ("matplotlib",)}
+REQUIRED = ("jax", "jaxlib", "numba", "numpy", "scipy", "scikit-learn", "zarr", "pyarrow")
+EXTRAS = {
+    "dask": ("dask", "distributed"),
+    "gpu": ("numba-cuda",),
+    "plot": ("matplotlib",),
+    "ray": ("ray",),
+}
 
 
 def examine() -> tuple[dict[str, Any], str]:

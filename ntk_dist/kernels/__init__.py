@@ -10,11 +10,14 @@ diagonal, by the one of the ``evaluations`` that ``paths`` chooses on this ``dev
 ``projection``: what that takes here. Jobs keep what JAX compiles in a ``cache``.
 
 That is mostly one of the ``engines``, fused and compiled. For convolutions ``fusing`` turns an
-architecture into steps and ``program`` these into arrays; on CPU ``segments`` runs them over
-``planes`` (``fused_cpu``), on a GPU ``gpu_segments`` over ``gpu_planes``, as ``gpu_program`` lays
-them out (``fused_gpu``). Without spatial axes ``dense_program`` makes the arrays, and ``tiles`` are
-products by ``gemm`` that go through all layers as ``gaps`` (``fused_dense``). All are made of the
-SIMD ``lanes`` and the polynomials of ``arc_cosine``; what is compiled is kept by ``compiling``.
+architecture into steps and ``program`` these into arrays, with constants that ``rounding`` has
+balanced and ``flops`` counted; on CPU ``segments`` runs them over ``planes`` (``fused_cpu``), on a
+GPU ``gpu_segments`` over ``gpu_planes``, as ``gpu_program`` lays them out (``fused_gpu``). Either
+leaves to float64 the pairs that ``closeness`` finds, and the layers of the ``tail``. Without
+spatial axes ``dense_program`` makes the arrays, and ``tiles`` are products by ``gemm`` that go
+through all layers as ``gaps`` (``fused_dense``). The engines on CPU are made of the SIMD ``lanes``
+and the polynomials of ``arc_cosine`` and ``smooth``, work in ``threads``, and are kept on disk by
+``compiling``.
 
 Nothing is imported here, so that reading an architecture does not start JAX.
 """
@@ -26,6 +29,7 @@ __all__ = [
     "arguments",
     "branching",
     "cache",
+    "closeness",
     "coincidence",
     "compiling",
     "cost",
@@ -35,6 +39,7 @@ __all__ = [
     "engines",
     "evaluations",
     "finite",
+    "flops",
     "fused_cpu",
     "fused_dense",
     "fused_gpu",
@@ -51,9 +56,13 @@ __all__ = [
     "program",
     "projection",
     "recursion",
+    "rounding",
     "segments",
     "shapes",
+    "smooth",
     "statistics",
+    "tail",
+    "threads",
     "tiles",
     "windows",
 ]

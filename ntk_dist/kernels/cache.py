@@ -1,9 +1,9 @@
 """Where a process that runs one job keeps the programs that JAX compiles for it.
 
 Only jobs come here: in somebody else's process JAX's settings are theirs, and the variable
-``JAX_COMPILATION_CACHE_DIR`` is for them. The compiled CPU engine looks after itself: numba keeps
-it beside this package, or where ``NUMBA_CACHE_DIR`` says, or in the user's cache folder where the
-package cannot be written to.
+``JAX_COMPILATION_CACHE_DIR`` is for them. The fused CPU engines look after themselves
+(``compiling.py``): numba keeps them beside this package, or where ``NUMBA_CACHE_DIR`` says, or in
+the user's cache folder where the package cannot be written to.
 """
 
 from __future__ import annotations

@@ -4,8 +4,12 @@ Blocks are float32 or float64. In the recursion the arithmetic behind both is fl
 correlation 1 the arc cosine loses half of the digits, and in float32 what is left is not enough.
 On 80 ordinary points in the plane entries were off by 8e-5 and the Gram matrix was indefinite,
 where rounding float64 entries to float32 errs by 6e-8. It costs a factor of two in time and
-memory. The fused engine has float32 planes for float32 blocks, and float64 for pairs so close that
-these are not enough; its sums over positions are float64.
+memory. The fused engines compute float32 blocks in float32, each with its own remedy: that for
+convolutions leaves close pairs to float64 (``closeness.py``), that for networks without spatial
+axes carries gaps in place of correlations (``gaps.py``).
+
+What is known exactly, the kernels of equal and of opposite samples, is put in place here, so that
+no evaluation need care.
 """
 
 from __future__ import annotations
@@ -117,7 +121,7 @@ class Kernel:
         statistics1, statistics2 : Statistics of n1 and of n2 samples, optional
             What ``statistics`` gave for ``x1`` and ``x2``; computed here if None.
         threads : int, optional
-            How many the fused engine may use; None leaves it to the settings. No bit depends on it.
+            How many a fused engine may use; None leaves it to the settings. No bit depends on it.
 
         Raises
         ------

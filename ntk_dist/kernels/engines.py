@@ -13,6 +13,7 @@ from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.cost import pair_cost
 from ntk_dist.kernels.dense_program import DenseProgram
 from ntk_dist.kernels.evaluations import DOUBLE, Arrays, Evaluation
+from ntk_dist.kernels.lanes import lane_count
 from ntk_dist.kernels.layers import Flatten
 from ntk_dist.kernels.program import Program
 
@@ -71,7 +72,9 @@ class FusedPlanes(Evaluation):
         walk = pair_cost(flat, self.shape, DOUBLE.itemsize, 2).bytes
         # The planes of a thread take as much in words of either precision.
         words = program.size * np.dtype(np.float32).itemsize
-        words += 3 * DOUBLE.itemsize * 8 * (math.prod(self.shape) + 2 * program.positions)
+        # A sample, and the word it is brought into twice: less than three words.
+        row = DOUBLE.itemsize * (math.prod(self.shape) + 2 * program.positions)
+        words += 3 * lane_count(DOUBLE.itemsize) * row
         return n * (walk + words)  # a thread for each
 
 

@@ -18,7 +18,7 @@ from ntk_dist.kernels import recursion
 from ntk_dist.kernels.cost import pair_cost
 from ntk_dist.kernels.layers import Layer
 
-__all__ = ["DOUBLE", "Arrays", "Evaluation", "Recursion"]
+__all__ = ["DOUBLE", "Arrays", "Evaluation", "Recursion", "mirrored"]
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 """By kernel."""
@@ -32,9 +32,6 @@ class Evaluation(ABC):
     architecture: Layer
     shape: tuple[int, ...]
     """Of one sample, as ``paths.seen_shape`` has it."""
-
-    compiled_by_shape = False
-    """Whether blocks of a new shape must be compiled for."""
 
     @property
     @abstractmethod
@@ -116,8 +113,6 @@ class Evaluation(ABC):
 class Recursion(Evaluation):
     """The reference, in JAX: on any device, in float64, for any architecture."""
 
-    compiled_by_shape = True
-
     @property
     def flops(self) -> int:
         """See ``Evaluation``."""
@@ -146,7 +141,7 @@ class Recursion(Evaluation):
             )
             block = _named(both)
         # Sums over positions are not symmetric to the last bit.
-        return block if x2 is not None else {name: _mirrored(v) for name, v in block.items()}
+        return block if x2 is not None else {name: mirrored(v) for name, v in block.items()}
 
     def block_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
@@ -160,7 +155,7 @@ def _named(both: recursion.BothKernels) -> Arrays:
     return {n: np.asarray(v) for n, v in zip(names, both, strict=True) if v is not None}
 
 
-def _mirrored(values: np.ndarray) -> np.ndarray:
+def mirrored(values: np.ndarray) -> np.ndarray:
     """The upper triangle on both sides of the diagonal."""
-    mirrored: np.ndarray = np.triu(values) + np.triu(values, 1).T
-    return mirrored
+    both: np.ndarray = np.triu(values) + np.triu(values, 1).T
+    return both

@@ -1,15 +1,13 @@
 """Blocks of convolutional kernels on CPU, plane by plane, without the big tensors.
 
 Same numbers as ``recursion.py``: ``planes.py`` has the idea and ``arc_cosine.py`` the arithmetic.
-What comes after Flatten or global pooling goes through the recursion itself, in float64:
-correlations are near 1 there, and it is one number per pair.
+What comes after Flatten or global pooling is left to ``tail.py``.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,36 +17,30 @@ import numpy as np
 
 from ntk_dist.kernels import recursion
 from ntk_dist.kernels.branching import Serial
-from ntk_dist.kernels.lanes import WORD_BYTES, lane_count
+from ntk_dist.kernels.closeness import close_pairs, search_bytes
+from ntk_dist.kernels.evaluations import mirrored
+from ntk_dist.kernels.lanes import aligned, lane_count
 from ntk_dist.kernels.layers import Flatten, Layer
 from ntk_dist.kernels.program import Program, compile_program
 from ntk_dist.kernels.recursion import KernelState, Pass
 from ntk_dist.kernels.segments import run_block
+from ntk_dist.kernels.tail import PAIR_BYTES, through_tail
+from ntk_dist.kernels.threads import PIECES_PER_THREAD, in_threads
 
 __all__ = [
-    "PAIR_BYTES",
     "block_bytes",
-    "close_pairs",
     "each_with_itself",
     "fused_block",
     "plane_dtype",
-    "through_tail",
     "working_bytes",
 ]
 
-CLOSE = 0.999
-"""Cosine between samples beyond which float32 planes lose more than 1e-6 of the NTK: the slope of
-the arc cosine turns a rounding of 6e-8 into 6e-8 / 2π√g, with g = 1 - 0.999."""
 MOST_TERMS = 4096
 """Running sums of more float32 numbers are left to float64: windows of 8 x 8 positions, 4096 terms,
 err by 2e-7, and 16 x 16 by 3e-6."""
 CLOSE_COLUMNS = 32
 """Close pairs of a row computed at a time, so that a thread's share does not grow with the block:
 four layers on 32 x 32 images take 4 MB, and each call costs a tenth of a millisecond."""
-PIECES_PER_THREAD = 8
-"""The last thread then works alone for 1/16 of the time on average."""
-PAIR_BYTES = 96
-"""Both kernels of a pair in float64, and again as input, output and scratch of the tail."""
 
 
 def fused_block(
@@ -62,8 +54,7 @@ def fused_block(
 ) -> tuple[np.ndarray, np.ndarray]:
     """NNGP and NTK between all samples of two sets: (n1, n2) each, float64.
 
-    Planes are computed in ``dtype`` (in float64 those of close pairs, and all of them before a
-    pooling over windows of more than 64 positions), sums over positions
+    Planes are computed in ``plane_dtype``, those of close pairs in float64; sums over positions
     and the layers after them in float64. The same numbers come out bit for bit with any number of
     threads. Pairs of equal or opposite samples are computed like all others, as if nobody knew
     that their correlation is exactly 1 or -1: the caller puts the known values there.
@@ -92,7 +83,7 @@ def fused_block(
     done = len(program.statistics)
     nngp, ntk = through_tail(program, nngp, ntk, variances1[done:], variances2[done:])
     if x2 is None:
-        nngp, ntk = (np.triu(values) + np.triu(values, 1).T for values in (nngp, ntk))
+        nngp, ntk = mirrored(nngp), mirrored(ntk)
     return nngp, ntk
 
 
@@ -149,37 +140,6 @@ def each_with_itself(
         return np.array(after[0]), np.array(after[1]), variances
 
 
-def close_pairs(x1: np.ndarray, x2: np.ndarray | None) -> dict[int, np.ndarray]:
-    """For each row of ``x1``, which rows of ``x2`` are so near that float32 is not enough for them.
-
-    Equal and opposite rows are not among them: their kernel is known. ``x2=None`` pairs ``x1`` with
-    itself, and each pair is named once.
-    """
-    a = _directions(x1)
-    b = a if x2 is None else _directions(x2)
-    cosines = np.abs(a @ b.T)
-    near: dict[int, np.ndarray] = {}
-    for i in (cosines > CLOSE).any(axis=1).nonzero()[0]:
-        columns = (cosines[i] > CLOSE).nonzero()[0]
-        if x2 is None:
-            columns = columns[columns > i]
-        others = (x1 if x2 is None else x2)[columns]
-        axes = tuple(range(1, others.ndim))
-        unknown = (others != x1[i]).any(axes) & (others != -x1[i]).any(axes)
-        if unknown.any():
-            near[int(i)] = columns[unknown]
-    return near
-
-
-def _directions(x: np.ndarray) -> np.ndarray:
-    """Samples as float32 rows of length 1, or 0."""
-    rows = x.reshape(len(x), -1).astype(np.float32)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    directions = np.zeros_like(rows)
-    np.divide(rows, lengths, out=directions, where=lengths > 0)
-    return directions
-
-
 def block_bytes(
     program: Program, n1: int, n2: int, itemsize: int, threads: int, input_size: int
 ) -> int:
@@ -226,7 +186,7 @@ def working_bytes(
         columns = min(n2, CLOSE_COLUMNS)
         row = block_bytes(exact, 1, columns, double.itemsize, 1, numbers)
         row += double.itemsize * columns * (numbers + exact.positions)
-        peak = max(peak, threads * row, 3 * dtype.itemsize * (n1 + n2) * numbers)
+        peak = max(peak, threads * row, search_bytes(n1, n2, numbers))
     return peak + PAIR_BYTES * n1 * (n2 + program.lanes)
 
 
@@ -235,7 +195,8 @@ def plane_dtype(
 ) -> np.dtype[np.floating]:
     """The precision of the planes where ``dtype`` is asked for.
 
-    A ReLU after four sigmoids erred by 1.3e-4 in float32.
+    Float64 for float32 where running sums are too long (``MOST_TERMS``), or where a kink follows
+    nearly constant activations: a ReLU after four sigmoids erred by 1.3e-4 in float32.
     """
     program = _program(architecture, input_shape, dtype)
     if dtype == np.float32 and (program.most_terms > MOST_TERMS or program.blurs_angles):
@@ -269,22 +230,16 @@ def _spatial_part(
         for rows in _prepared(program, right, variances2, dtype, weighted=False)
     )
     nngp, ntk = (np.zeros((len(x1), n_words * program.lanes)) for _ in range(2))
-    pieces = _Shared(_pieces(len(x1), n_words, program.lanes, x2 is None, threads))
 
-    def work() -> None:
-        memory = _aligned(program.size, dtype)
+    def work(pieces: Iterator[tuple[int, int, int]]) -> None:
+        memory = aligned(program.size, dtype)
         for piece in pieces:
             run_block(
                 program, memory, inputs1, deviations1, inputs2, deviations2,
                 piece, x2 is None, nngp, ntk,
             )  # fmt: skip
 
-    if threads == 1:
-        work()
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            for running in [pool.submit(work) for _ in range(threads)]:
-                running.result()
+    in_threads(threads, work, _pieces(len(x1), n_words, program.lanes, x2 is None, threads))
     return nngp[:, : len(right)], ntk[:, : len(right)]
 
 
@@ -322,21 +277,6 @@ def _compute_close_pairs(
     with ThreadPoolExecutor(threads) as pool:
         # Consuming the results raises what a row raised.
         list(pool.map(lambda piece: one_row(*piece), pieces))
-
-
-class _Shared:
-    """An iterator that several threads may draw from."""
-
-    def __init__(self, pieces: Iterator[tuple[int, int, int]]) -> None:
-        self._pieces = pieces
-        self._lock = threading.Lock()
-
-    def __iter__(self) -> _Shared:
-        return self
-
-    def __next__(self) -> tuple[int, int, int]:
-        with self._lock:
-            return next(self._pieces)
 
 
 def _pieces(
@@ -381,25 +321,3 @@ def _in_words(rows: np.ndarray, lanes: int) -> np.ndarray:
         some = rows[word * lanes : (word + 1) * lanes]
         words[word, :, : len(some)] = some.T
     return words.reshape(n_words, -1)
-
-
-def _aligned(size: int, dtype: np.dtype[np.floating]) -> np.ndarray:
-    """An uninitialized array that starts with a whole word."""
-    raw = np.empty(size * dtype.itemsize + WORD_BYTES, np.uint8)
-    start = -raw.ctypes.data % WORD_BYTES
-    return raw[start : start + size * dtype.itemsize].view(dtype)
-
-
-def through_tail(
-    program: Program,
-    nngp: np.ndarray,
-    ntk: np.ndarray,
-    variances1: Sequence[np.ndarray],
-    variances2: Sequence[np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both kernels after the layers that see no spatial axes."""
-    with jax.enable_x64(True):  # whatever the process or thread is set to
-        pairs = zip(map(jnp.asarray, variances1), map(jnp.asarray, variances2), strict=True)
-        start = KernelState(jnp.asarray(nngp), jnp.asarray(ntk), (), program.channels, False)
-        after = Pass(lead=2, want_ntk=True, variances=pairs).run(program.tail, start)
-        return np.array(after[0]), np.array(after[1])

@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from ntk_dist.kernels.dense_program import DenseProgram, compile_dense
 from ntk_dist.kernels.gemm import ROWS, WORDS, pack
-from ntk_dist.kernels.lanes import WORD_BYTES, lane_count
+from ntk_dist.kernels.lanes import aligned, lane_count
 from ntk_dist.kernels.layers import Layer
+from ntk_dist.kernels.threads import PIECES_PER_THREAD, in_threads
 from ntk_dist.kernels.tiles import SHAPE, run_piece
 
 __all__ = ["dense_block", "working_bytes"]
 
-T = TypeVar("T")
-
-PIECES_PER_THREAD = 8
-"""The last thread then works alone for 1/16 of the time on average."""
 PANELS_PER_RUN = 8
 """Samples are looked at 64 at a time: 1.5 MB in float64 at 3072 features."""
 
@@ -71,7 +65,7 @@ def dense_block(
     n_panels = -(-n1 // ROWS)
     rows = np.empty((n_panels, x1.shape[1], ROWS), dtype)
     known = np.empty((n_panels, len(program.statistics), ROWS), dtype)
-    block = {name: _aligned(n1 * n2, dtype).reshape(n1, n2) for name in kernels}
+    block = {name: aligned(n1 * n2, dtype).reshape(n1, n2) for name in kernels}
     nothing = np.empty((0, 0), dtype)
 
     def prepare(panels: Iterator[range]) -> None:
@@ -80,7 +74,7 @@ def dense_block(
             left.put(some.start * ROWS, rows[here], known[here])
 
     def compute(pieces: Iterator[tuple[range, range]]) -> None:
-        memory = _aligned(size, dtype)
+        memory = aligned(size, dtype)
         columns = memory[: shape["others"]].reshape(1, x1.shape[1], -1)
         others = memory[shape["others"] : shape["one"]].reshape(1, len(program.statistics), -1)
         for here, panels in pieces:
@@ -90,9 +84,9 @@ def dense_block(
                 block.get("nngp", nothing), block.get("ntk", nothing),
             )  # fmt: skip
 
-    _in_threads(threads, prepare, _runs(n_panels, PANELS_PER_RUN))
+    in_threads(threads, prepare, _runs(n_panels, PANELS_PER_RUN))
     width = WORDS * lane_count(dtype.itemsize)
-    _in_threads(threads, compute, _pieces(n1, n2, width, x2 is None, threads))
+    in_threads(threads, compute, _pieces(n1, n2, width, x2 is None, threads))
     return block
 
 
@@ -177,13 +171,6 @@ def _shape(
     return shape, int(shape["tiles"]) + program.places * 2 * ROWS * width
 
 
-def _aligned(size: int, dtype: np.dtype[np.floating]) -> np.ndarray:
-    """An uninitialized array that starts with a whole word."""
-    raw = np.empty(size * dtype.itemsize + WORD_BYTES, np.uint8)
-    start = -raw.ctypes.data % WORD_BYTES
-    return raw[start : start + size * dtype.itemsize].view(dtype)
-
-
 def _runs(n: int, length: int) -> Iterator[range]:
     """``range(n)`` in runs."""
     return (range(i, min(i + length, n)) for i in range(0, n, length))
@@ -200,26 +187,3 @@ def _pieces(
         wanted = min(n_panels, -(-columns.stop // ROWS)) if symmetric else n_panels
         for rows in _runs(wanted, length):
             yield columns, rows
-
-
-class _Shared(Iterator[T]):
-    """An iterator that several threads may draw from."""
-
-    def __init__(self, items: Iterator[T]) -> None:
-        self._items = items
-        self._lock = threading.Lock()
-
-    def __next__(self) -> T:
-        with self._lock:
-            return next(self._items)
-
-
-def _in_threads(threads: int, work: Callable[[Iterator[T]], None], items: Iterator[T]) -> None:
-    """Work in several threads on items that each of them takes when it is free."""
-    if threads == 1:
-        work(items)
-        return
-    shared = _Shared(items)
-    with ThreadPoolExecutor(threads) as pool:
-        for running in [pool.submit(work, shared) for _ in range(threads)]:
-            running.result()

@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ntk_dist.kernels.fused_cpu import PAIR_BYTES, close_pairs, plane_dtype, through_tail
+from ntk_dist.kernels.closeness import close_pairs, search_bytes
+from ntk_dist.kernels.evaluations import mirrored
+from ntk_dist.kernels.fused_cpu import plane_dtype
 from ntk_dist.kernels.gpu_program import BlockProgram, lay_out
 from ntk_dist.kernels.layers import Layer
+from ntk_dist.kernels.tail import PAIR_BYTES, through_tail
 
 __all__ = ["available", "gpu_block", "working_bytes"]
 
@@ -83,7 +86,7 @@ def gpu_block(
     done = len(program.program.statistics)
     nngp, ntk = through_tail(program.program, nngp, ntk, variances1[done:], variances2[done:])
     if x2 is None:
-        nngp, ntk = (np.triu(values) + np.triu(values, 1).T for values in (nngp, ntk))
+        nngp, ntk = mirrored(nngp), mirrored(ntk)
     return nngp, ntk
 
 
@@ -100,15 +103,13 @@ def working_bytes(
     ``WORKSPACE_BYTES`` besides.
     """
     dtype = plane_dtype(architecture, input_shape, dtype)
+    numbers = math.prod(input_shape)
+    positions = _program(architecture, input_shape, dtype).program.positions
     chunk = _chunks(n1, n2)[0].stop if n2 else 0
     # In float64 while they are prepared, in both precisions for close pairs.
-    per_sample = (
-        2
-        * np.float64().itemsize
-        * (math.prod(input_shape) + _program(architecture, input_shape, dtype).program.positions)
-    )
-    directions = 3 * np.float32().itemsize * (n1 + n2) * math.prod(input_shape)
-    return (n1 + 2 * chunk) * per_sample + directions + PAIR_BYTES * n1 * n2
+    per_sample = 2 * np.float64().itemsize * (numbers + positions)
+    samples = (n1 + 2 * chunk) * per_sample + search_bytes(n1, n2, numbers)
+    return samples + PAIR_BYTES * n1 * n2
 
 
 def _simulated() -> bool:
@@ -231,11 +232,8 @@ def _upload(
     deviations = np.zeros((len(x), program.program.positions), dtype)
     start = 0
     for statistic, v in zip(program.program.statistics, variances, strict=False):
-        variance = np.asarray(v, np.float64) + statistic.eps
-        if statistic.axes:
-            axes = tuple(1 + axis for axis in statistic.axes)
-            variance = np.broadcast_to(variance.mean(axes, keepdims=True), variance.shape)
-        rows = np.sqrt(variance).reshape(len(x), -1)
+        deviation, _ = statistic.numbers(np.asarray(v, np.float64))
+        rows = deviation.reshape(len(x), -1)
         deviations[:, start : start + rows.shape[1]] = rows
         start += rows.shape[1]
     channels_first = np.ascontiguousarray(np.moveaxis(x, -1, 1), dtype)

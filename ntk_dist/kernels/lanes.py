@@ -11,6 +11,8 @@ import operator
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import float32, njit, types
 from numba.core import cgutils
@@ -20,6 +22,7 @@ __all__ = [
     "COMPILER_OPTIONS",
     "WORD_BYTES",
     "Lanes",
+    "aligned",
     "call_vector",
     "choose_less",
     "compiled",
@@ -49,6 +52,14 @@ COMPILER_OPTIONS: dict[str, Any] = {
 def lane_count(itemsize: int) -> int:
     """Numbers of this many bytes in one value: 16 in float32, 8 in float64."""
     return WORD_BYTES // itemsize
+
+
+def aligned(size: int, dtype: npt.DTypeLike) -> np.ndarray:
+    """An uninitialized flat array that starts with a whole word, as ``load`` and ``store`` need."""
+    dtype = np.dtype(dtype)
+    raw = np.empty(size * dtype.itemsize + WORD_BYTES, np.uint8)
+    start = -raw.ctypes.data % WORD_BYTES
+    return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
 def compiled(function: F) -> F:

@@ -1,6 +1,7 @@
-"""An architecture as data for the compiled engine: steps on planes, in segments between poolings.
+"""An architecture as data for the convolution engines: steps on planes, between poolings.
 
-The engine is compiled once per precision; an architecture is only arrays to it.
+They are compiled once per precision; an architecture is only arrays to them. That on a GPU lays
+them out anew (``gpu_program.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from ntk_dist.kernels.activations import Family, slopes
 from ntk_dist.kernels.branching import Parallel, Serial
+from ntk_dist.kernels.flops import pair_flops
 from ntk_dist.kernels.fusing import Fused, NotFusedError, Plane, Segment, Statistic, Step, fuse
 from ntk_dist.kernels.lanes import lane_count
 from ntk_dist.kernels.layers import Activation, AvgPool, Flatten, GlobalAvgPool, Layer, Pool
@@ -21,18 +23,6 @@ from ntk_dist.kernels.rounding import balance
 from ntk_dist.kernels.shapes import pads, window_count
 
 __all__ = ["LAYOUT", "SEGMENT", "STEP", "Program", "compile_program"]
-
-
-AFFINE_FLOPS = 8
-"""Three contracted products and sums for the NTK and the NNGP, and two more roundings."""
-ACTIVATION_FLOPS = {
-    Family.PIECEWISE_LINEAR: 46,
-    Family.ERF: 36,
-    Family.GELU: 54,
-    Family.SINE: 70,
-}
-"""Polynomials (14 and 10; one of 8; the same; two of 8), roots and quotients as one each, and the
-products around them, in float32."""
 
 
 def _integers(names: str) -> list[tuple[str, str]]:
@@ -207,7 +197,7 @@ class _Assembler:
             positions=fused.positions,
             most_terms=max((math.prod(_geometry(p)[0]) ** 2 for p in fused.pools), default=1),
             blurs_angles=_blurs_angles(fused),
-            flops=_flops(fused, segments, channels),
+            flops=pair_flops(fused, segments, channels),
         )
 
     def _reach(self, segments: np.ndarray) -> None:
@@ -276,36 +266,6 @@ class _Assembler:
                 if isinstance(pool, AvgPool) and pool.normalize_edges:
                     inside = min(i * stride - low + window, size) - max(i * stride - low, 0)
                 self.weights.append(1 / inside if isinstance(pool, AvgPool) else 1.0)
-
-
-def _positions(size: tuple[int, int], factor: tuple[int, int], record: Any) -> int:
-    """Positions of an image of this size on all planes of a segment together."""
-    if record["cyclic"]:
-        return math.prod(size) * (int(record["reach_y"]) + 1) * (int(record["reach_x"]) + 1)
-    return math.prod(
-        sum(n - abs(d) * f for d in range(-reach, reach + 1))
-        for n, f, reach in zip(
-            size, factor, (int(record["reach_y"]), int(record["reach_x"])), strict=True
-        )
-    )
-
-
-def _flops(fused: Fused, segments: np.ndarray, channels: int) -> int:
-    """Arithmetic of one pair up to the end of the spatial part."""
-    total = 0
-    for record, segment in zip(segments, fused.segments, strict=True):
-        whole = segment.last.factor
-        total += 2 * channels * _positions(segment.start.size, whole, record)
-        channels = 0
-        for step in segment.steps:
-            factor = (whole[0] // step.target.factor[0], whole[1] // step.target.factor[1])
-            flops = 2 * (sum(step.taps) - 2) + AFFINE_FLOPS
-            if step.statistic >= 0:
-                flops += ACTIVATION_FLOPS[step.family]
-            total += flops * _positions(step.target.size, factor, record)
-        # Both kernels, weighted when they are pooled.
-        total += 4 * _positions(segment.last.size, (1, 1), record)
-    return total
 
 
 def _blurs_angles(fused: Fused) -> bool:

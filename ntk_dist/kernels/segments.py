@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ntk_dist.kernels import arc_cosine, lanes, planes, smooth
+from ntk_dist.kernels import activations, arc_cosine, lanes, planes, smooth
 from ntk_dist.kernels.compiling import kept_on_disk
 from ntk_dist.kernels.lanes import WORD_BYTES, compiled, load, spread, store
 from ntk_dist.kernels.planes import apply, copy_row, plane_total
@@ -265,7 +265,8 @@ def _run_rows(
 @functools.cache
 def _entry(dtype: np.dtype[np.floating]) -> Any:
     """``_run_rows``, compiled once per machine and precision."""
-    sources = (lanes, arc_cosine, smooth, planes, sys.modules[__name__])
+    # The families of activations are numbers to compiled code, and constants.
+    sources = (activations, lanes, arc_cosine, smooth, planes, sys.modules[__name__])
     return kept_on_disk(_run_rows, f"convolution_engine_in_{dtype}", sources, announce=True)
 
 

@@ -71,6 +71,11 @@ class StatisticsLayout:
         """Numbers per sample."""
         return len(self.kernels) + 2 + sum(map(math.prod, self.variances))
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes per sample, as stored."""
+        return self.width * np.dtype(np.float64).itemsize
+
     def pack(self, statistics: Statistics) -> np.ndarray:
         """Statistics as rows: (n_rows, width), float64."""
         n = len(statistics)

@@ -226,7 +226,7 @@ def _plan(
         working_bytes=working_bytes(
             kernel, rows.shape[1:], manifest.block_rows, settings.block_max_bytes
         ),
-        statistics_row_bytes=8 * kernel.statistics_layout(rows.shape[1:]).width,
+        statistics_row_bytes=kernel.statistics_layout(rows.shape[1:]).row_bytes,
         missing_statistics=missing_statistics,
     )
 

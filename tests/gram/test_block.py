@@ -16,6 +16,7 @@ FC = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1)).layer
 CONV = stax.serial(
     stax.Conv(1, (3, 3), padding="SAME"), stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1)
 ).layer
+NOT_FUSED = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Erf(), stax.Dense(1)).layer
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,13 @@ def problem():
     return {
         "fc": (Kernel(FC, ("nngp", "ntk"), "float64"), rng.normal(size=(21, 5))),
         "conv": (Kernel(CONV, ("ntk",), "float64"), rng.normal(size=(9, 4, 4, 2))),
+        "not fused": (Kernel(NOT_FUSED, ("nngp", "ntk"), "float64"), rng.normal(size=(21, 5))),
     }
+
+
+def test_problems_go_through_what_they_are_named_for(problem):
+    fused = {name: kernel.path(x.shape[1:], "cpu").fused for name, (kernel, x) in problem.items()}
+    assert fused == {"fc": True, "conv": True, "not fused": False}
 
 
 def _room(kernel, shape, pairs):
@@ -33,7 +40,7 @@ def _room(kernel, shape, pairs):
     return kernel.block_bytes(shape, side, side)
 
 
-@pytest.mark.parametrize("name", ["fc", "conv"])
+@pytest.mark.parametrize("name", ["fc", "conv", "not fused"])
 @pytest.mark.parametrize("pairs", [1, 7, 30, 10**6])
 def test_sub_batches_give_the_whole_block(problem, name, pairs):
     kernel, x = problem[name]
@@ -45,7 +52,7 @@ def test_sub_batches_give_the_whole_block(problem, name, pairs):
         np.testing.assert_allclose(parts[key], whole[key], rtol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["fc", "conv"])
+@pytest.mark.parametrize("name", ["fc", "conv", "not fused"])
 @pytest.mark.parametrize("pairs", [5, 40, 10**6])
 def test_a_symmetric_block_is_exactly_symmetric_and_its_diagonal_is_diag(problem, name, pairs):
     kernel, x = problem[name]
@@ -59,7 +66,7 @@ def test_a_symmetric_block_is_exactly_symmetric_and_its_diagonal_is_diag(problem
 
 
 def test_padding_to_the_grid_changes_nothing(problem):
-    kernel, x = problem["fc"]
+    kernel, x = problem["not fused"]
     loose = compute_block(kernel, x[:6], x[6:15], max_bytes=10**8)["ntk"]
     padded = compute_block(kernel, x[:6], x[6:15], max_bytes=10**8, pad_rows=16)["ntk"]
     np.testing.assert_allclose(padded, loose, rtol=1e-14)
@@ -95,7 +102,7 @@ def test_threads_without_room_stay_idle_and_the_cut_stays(problem, monkeypatch):
 
 
 def test_a_ragged_grid_compiles_nothing_that_its_first_block_did_not(problem, rng):
-    kernel = Kernel(stax.serial(stax.Dense(1), stax.Erf(), stax.Dense(1)).layer, ("ntk",))
+    kernel = Kernel(NOT_FUSED, ("ntk",))
     x = rng.normal(size=(37, 5))
     settings = {"max_bytes": 2**24, "pad_rows": 15}
     compute_block(kernel, x[:15], x[15:30], **settings)

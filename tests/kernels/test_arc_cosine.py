@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ntk_dist.kernels.arc_cosine import LIFT, TURN, lift, turn
-from ntk_dist.kernels.lanes import WORD_BYTES, compiled, load, store
+from ntk_dist.kernels.lanes import WORD_BYTES, aligned, compiled, load, store
 
 GAPS = [0.0, *np.geomspace(1e-12, 1, 40), *np.linspace(0.01, 0.99, 40)]
 
@@ -46,9 +46,8 @@ def both(gaps: np.ndarray, turns: np.ndarray, lifts: np.ndarray) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_compiled_lanes_agree_to_two_roundings(dtype: type[np.floating]) -> None:
     n = 96
-    raw = np.zeros(3 * n + 16, dtype)
-    start = -raw.ctypes.data % WORD_BYTES // raw.itemsize
-    gaps, turns, lifts = raw[start : start + 3 * n].reshape(3, n)
+    gaps, turns, lifts = aligned(3 * n, dtype).reshape(3, n)
+    gaps[:] = 0
     gaps[: len(GAPS)] = GAPS
     both(gaps, turns, lifts)
     eps = np.finfo(dtype).eps

@@ -13,12 +13,7 @@ import pytest
 from ntk_dist import stax
 from ntk_dist.kernels import recursion
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.kernels.fused_cpu import (
-    block_bytes,
-    close_pairs,
-    each_with_itself,
-    fused_block,
-)
+from ntk_dist.kernels.fused_cpu import block_bytes, each_with_itself, fused_block
 from ntk_dist.kernels.program import Program, compile_program
 from ntk_dist.stax import Network
 
@@ -254,15 +249,6 @@ def test_empty_patches_and_zero_samples_have_the_angle_of_no_correlation(referen
     )
     np.testing.assert_allclose(found[0], expected["nngp"], rtol=1e-12)
     np.testing.assert_allclose(found[1], expected["ntk"], rtol=1e-12)
-
-
-def test_close_pairs_are_found_and_equal_ones_left_out() -> None:
-    x = np.random.default_rng(5).standard_normal((4, 3, 3, 2))
-    y = np.stack([x[1], x[1] + 1e-3, -x[2] * 1.001, -x[2], x[3] + 1.0])
-    near = close_pairs(x, y)
-    assert {i: list(columns) for i, columns in near.items()} == {1: [1], 2: [2]}
-    assert close_pairs(np.stack([x[0], x[1], x[1] + 1e-3]), None).keys() == {1}
-    assert close_pairs(x, None) == {}
 
 
 def test_memory_is_what_block_bytes_says() -> None:

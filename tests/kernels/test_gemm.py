@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 
 from ntk_dist.kernels.gemm import ROWS, WORDS, add_products, pack
-from ntk_dist.kernels.lanes import WORD_BYTES, lane_count
+from ntk_dist.kernels.lanes import aligned, lane_count
 
 DTYPES = ("float32", "float64")
-
-
-def aligned(size: int, dtype: str) -> np.ndarray:
-    raw = np.zeros(size + WORD_BYTES, dtype)
-    start = -raw.ctypes.data % WORD_BYTES // raw.itemsize
-    return raw[start : start + size]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from ntk_dist.kernels.lanes import WORD_BYTES, compiled, load, spread, store
+from ntk_dist.kernels.lanes import WORD_BYTES, aligned, compiled, load, spread, store
 from ntk_dist.kernels.smooth import arc_sine, exponential, exponential_less_one
 
 N = 96
@@ -28,11 +28,15 @@ def all_three(
         store(rests, at, exponential_less_one(xs, x))
 
 
+def inputs_and_results(dtype: type[np.floating]) -> np.ndarray:
+    rows = aligned(5 * N, dtype).reshape(5, N)
+    rows[:] = 0
+    return rows
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_compiled_lanes_agree_to_three_roundings(dtype: type[np.floating]) -> None:
-    raw = np.zeros(5 * N + 16, dtype)
-    start = -raw.ctypes.data % WORD_BYTES // raw.itemsize
-    xs, sizes, angles, powers, rests = raw[start : start + 5 * N].reshape(5, N)
+    xs, sizes, angles, powers, rests = inputs_and_results(dtype)
     sizes[: len(SIZES)] = SIZES
     xs[: len(EXPONENTS)] = EXPONENTS
     all_three(xs, sizes, angles, powers, rests)
@@ -50,9 +54,7 @@ def check(
 
 
 def test_exponentials_end_at_the_smallest_normal_numbers() -> None:
-    raw = np.zeros(5 * N + 16, np.float32)
-    start = -raw.ctypes.data % WORD_BYTES // raw.itemsize
-    xs, sizes, angles, powers, rests = raw[start : start + 5 * N].reshape(5, N)
+    xs, sizes, angles, powers, rests = inputs_and_results(np.float32)
     xs[:] = -1e30
     all_three(xs, sizes, angles, powers, rests)
     assert (powers > 0).all()

@@ -1,0 +1,48 @@
+"""Threads that take pieces of work when they are free."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+__all__ = ["PIECES_PER_THREAD", "in_threads"]
+
+T = TypeVar("T")
+
+PIECES_PER_THREAD = 8
+"""The last thread then works alone for 1/16 of the time on average."""
+
+
+def in_threads(threads: int, work: Callable[[Iterator[T]], None], pieces: Iterator[T]) -> None:
+    """Work in several threads on pieces that each of them takes when it is free.
+
+    Parameters
+    ----------
+    threads
+        How many; one is this thread itself.
+    work
+        Called once in each, with an iterator over the pieces that fall to it.
+    pieces
+        Each is taken by one thread. What one of them raises is raised here, when all are done.
+    """
+    if threads == 1:
+        work(pieces)
+        return
+    shared = _Shared(pieces)
+    with ThreadPoolExecutor(threads) as pool:
+        for running in [pool.submit(work, shared) for _ in range(threads)]:
+            running.result()
+
+
+class _Shared(Iterator[T]):
+    """An iterator that several threads may draw from."""
+
+    def __init__(self, pieces: Iterator[T]) -> None:
+        self._pieces = pieces
+        self._lock = threading.Lock()
+
+    def __next__(self) -> T:
+        with self._lock:
+            return next(self._pieces)
