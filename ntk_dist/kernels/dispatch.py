@@ -186,7 +186,7 @@ class Kernel:
         evaluation = self.path(input_shape).evaluation
         threads = threads or get_settings().threads
         working = evaluation.block_bytes(n1, n2, self.dtype, self._want_ntk, threads)
-        return max(working, evaluation.pair_bytes(self._want_ntk))
+        return max(working, evaluation.opposite_bytes(self._want_ntk))
 
     def statistics_bytes(self, input_shape: Iterable[int], n: int) -> int:
         """Peak working memory of the statistics of n samples, beyond samples and result.
@@ -269,10 +269,17 @@ class Kernel:
         # They go through the recursion, so many at a time that they take no more than the block
         # did; always as many, because JAX compiles every layer again for another number.
         room = self.block_bytes(x1.shape[1:], *next(iter(block.values())).shape)
-        step = max(1, min(OPPOSITE_ROWS, room // evaluation.pair_bytes(self._want_ntk)))
+        step = max(1, min(OPPOSITE_ROWS, room // evaluation.opposite_bytes(self._want_ntk)))
         for start in range(0, len(rows), step):
             some = rows[np.minimum(np.arange(start, start + step), len(rows) - 1)]
-            known = self._asked_for(evaluation.each_with_opposite(x1[some], self._want_ntk))
+            known = self._asked_for(
+                evaluation.each_with_opposite(
+                    x1[some],
+                    [v[some] for v in first.variances],
+                    self._want_ntk,
+                    get_settings().threads,
+                )
+            )
             here = np.isin(leader, some)
             place = np.searchsorted(some, leader[here])
             for name, values in block.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntk_dist.kernels import fused_cpu, fused_dense, fused_gpu
+from ntk_dist.kernels import alone, fused_cpu, fused_dense, fused_gpu
 from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.cost import pair_cost
 from ntk_dist.kernels.dense_program import DenseProgram
@@ -60,8 +60,22 @@ class FusedPlanes(Evaluation):
         if not self.program.only_pools_globally:
             return super().each_with_itself(x, want_ntk, threads)
         samples = x.astype(np.float64, copy=False)
-        nngp, ntk, met = fused_cpu.each_with_itself(self.architecture, samples, threads)
+        nngp, ntk, met = alone.each_with_itself(self.architecture, samples, threads)
         return {"nngp": nngp, "ntk": ntk}, met
+
+    def each_with_opposite(
+        self, x: np.ndarray, variances: Sequence[np.ndarray], want_ntk: bool, threads: int
+    ) -> Arrays:
+        """See ``Evaluation``."""
+        if not self.program.only_pools_globally:
+            return super().each_with_opposite(x, variances, want_ntk, threads)
+        samples = x.astype(np.float64, copy=False)
+        nngp, ntk = alone.each_with_opposite(self.architecture, samples, variances, threads)
+        return {"nngp": nngp, "ntk": ntk}
+
+    def opposite_bytes(self, want_ntk: bool) -> int:
+        """See ``Evaluation``."""
+        return self.statistics_bytes(1, want_ntk)
 
     def statistics_bytes(self, n: int, want_ntk: bool) -> int:
         """See ``Evaluation``."""

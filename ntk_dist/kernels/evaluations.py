@@ -94,11 +94,18 @@ class Evaluation(ABC):
         """
         return n * self.pair_bytes(want_ntk)
 
-    def each_with_opposite(self, x: np.ndarray, want_ntk: bool) -> Arrays:
-        """The kernels of each sample ``x_i`` with ``-x_i``: (n,) each."""
+    def each_with_opposite(
+        self, x: np.ndarray, variances: Sequence[np.ndarray], want_ntk: bool, threads: int
+    ) -> Arrays:
+        """The kernels of each sample ``x_i``, whose variances are known, with ``-x_i``: (n,)."""
+        del variances, threads
         with jax.enable_x64(True):
             x64 = jnp.asarray(x, np.float64)
             return _named(recursion.each_with_opposite(self.architecture, x64, want_ntk))
+
+    def opposite_bytes(self, want_ntk: bool) -> int:
+        """Peak working memory of ``each_with_opposite`` for one sample."""
+        return self.pair_bytes(want_ntk)
 
     @property
     def variance_shapes(self) -> tuple[tuple[int, ...], ...]:

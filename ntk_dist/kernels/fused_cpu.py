@@ -11,27 +11,23 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ntk_dist.kernels import recursion
-from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.closeness import close_pairs, search_bytes
 from ntk_dist.kernels.evaluations import mirrored
 from ntk_dist.kernels.lanes import aligned, lane_count
-from ntk_dist.kernels.layers import Flatten, Layer
+from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.program import Program, compile_program
-from ntk_dist.kernels.recursion import KernelState, Pass
 from ntk_dist.kernels.segments import run_block
 from ntk_dist.kernels.tail import PAIR_BYTES, through_tail
 from ntk_dist.kernels.threads import PIECES_PER_THREAD, in_threads
 
 __all__ = [
     "block_bytes",
-    "each_with_itself",
     "fused_block",
     "plane_dtype",
+    "program_for",
+    "spatial_part",
     "working_bytes",
 ]
 
@@ -76,8 +72,8 @@ def fused_block(
         How many to use.
     """
     dtype = plane_dtype(architecture, x1.shape[1:], dtype)
-    program = _program(architecture, x1.shape[1:], dtype)
-    nngp, ntk = _spatial_part(program, x1, x2, variances1, variances2, dtype, threads)
+    program = program_for(architecture, x1.shape[1:], dtype)
+    nngp, ntk = spatial_part(program, x1, x2, variances1, variances2, dtype, threads)
     if dtype == np.float32:
         _compute_close_pairs(architecture, x1, x2, variances1, variances2, threads, nngp, ntk)
     done = len(program.statistics)
@@ -85,59 +81,6 @@ def fused_block(
     if x2 is None:
         nngp, ntk = mirrored(nngp), mirrored(ntk)
     return nngp, ntk
-
-
-def each_with_itself(
-    architecture: Layer, x: np.ndarray, threads: int = 1
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """What ``recursion.each_with_itself`` gives, where only the last pooling mixes positions.
-
-    Variances come from a walk over single positions. Displacements other than zero come from the
-    engine in float64; at zero the correlations are exactly 1, and those come from the walk too.
-
-    Parameters
-    ----------
-    architecture
-        One whose program ``only_pools_globally``.
-    x : (n, ..., channels)
-        Samples, float64.
-    threads
-        How many to use.
-
-    Returns
-    -------
-    nngp, ntk : (n,)
-    variances : list of (n, ...)
-        The variance that enters each activation and LayerNorm.
-    """
-    double = np.dtype(np.float64)
-    program = _program(architecture, x.shape[1:], double)
-    flat = Serial((program.head, Flatten()))
-    itself = _program(flat, x.shape[1:], double)
-    with jax.enable_x64(True):  # whatever the process or thread is set to
-        known, recorded = recursion.each_with_itself(flat, jnp.asarray(x), True)
-        exact = np.array(known)
-        variances = [np.asarray(v) for v in recorded]
-
-    def not_itself(i: int) -> np.ndarray:
-        one, v = x[i : i + 1], [each[i : i + 1] for each in variances]
-        everything, at_zero = (
-            np.array(_spatial_part(p, one, one, v, v, double, threads=1))[:, 0, 0]
-            for p in (program, itself)
-        )
-        difference: np.ndarray = everything - share * at_zero
-        return difference
-
-    share = program.share / itself.share
-    with ThreadPoolExecutor(threads) as pool:
-        others = np.array(list(pool.map(not_itself, range(len(x))))).reshape(len(x), 2)
-    nngp, ntk = others.T + share * exact
-    with jax.enable_x64(True):
-        start = KernelState(jnp.asarray(nngp), jnp.asarray(ntk), (), program.channels, False)
-        walk = Pass(lead=1, want_ntk=True)
-        after = walk.run(program.tail, start)
-        variances += [np.asarray(v) for v in walk.recorded]
-        return np.array(after[0]), np.array(after[1]), variances
 
 
 def block_bytes(
@@ -178,11 +121,11 @@ def working_bytes(
     """
     numbers = math.prod(input_shape)
     dtype = plane_dtype(architecture, input_shape, dtype)
-    program = _program(architecture, input_shape, dtype)
+    program = program_for(architecture, input_shape, dtype)
     peak = block_bytes(program, n1, n2, dtype.itemsize, threads, numbers)
     if dtype == np.float32:
         double = np.dtype(np.float64)
-        exact = _program(architecture, input_shape, double)
+        exact = program_for(architecture, input_shape, double)
         columns = min(n2, CLOSE_COLUMNS)
         row = block_bytes(exact, 1, columns, double.itemsize, 1, numbers)
         row += double.itemsize * columns * (numbers + exact.positions)
@@ -198,21 +141,24 @@ def plane_dtype(
     Float64 for float32 where running sums are too long (``MOST_TERMS``), or where a kink follows
     nearly constant activations: a ReLU after four sigmoids erred by 1.3e-4 in float32.
     """
-    program = _program(architecture, input_shape, dtype)
+    program = program_for(architecture, input_shape, dtype)
     if dtype == np.float32 and (program.most_terms > MOST_TERMS or program.blurs_angles):
         return np.dtype(np.float64)
     return dtype
 
 
 @functools.lru_cache(maxsize=64)
-def _program(architecture: Layer, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Program:
+def program_for(
+    architecture: Layer, shape: tuple[int, ...], dtype: np.dtype[np.floating]
+) -> Program:
+    """The program of an architecture that has one, in words of this precision."""
     program = compile_program(architecture, shape, lane_count(dtype.itemsize))
     if isinstance(program, str):
         raise NotImplementedError(f"{architecture!r} cannot be fused: {program}")
     return program
 
 
-def _spatial_part(
+def spatial_part(
     program: Program,
     x1: np.ndarray,
     x2: np.ndarray | None,
@@ -255,11 +201,11 @@ def _compute_close_pairs(
 ) -> None:
     """Put pairs of close samples in their places, computed in float64."""
     double = np.dtype(np.float64)
-    program = _program(architecture, x1.shape[1:], double)
+    program = program_for(architecture, x1.shape[1:], double)
     right = x1 if x2 is None else x2
 
     def one_row(row: int, columns: np.ndarray) -> None:
-        nngp[row, columns], ntk[row, columns] = _spatial_part(
+        nngp[row, columns], ntk[row, columns] = spatial_part(
             program,
             x1[row : row + 1],
             right[columns],

@@ -13,6 +13,7 @@ from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels import recursion
 from ntk_dist.kernels.architecture import build
 from ntk_dist.kernels.dispatch import Kernel, explain
+from ntk_dist.kernels.evaluations import Recursion
 from ntk_dist.kernels.fused_gpu import available
 from ntk_dist.kernels.statistics import Statistics
 
@@ -285,7 +286,7 @@ def test_what_is_too_large_is_projected_but_not_measured():
     assert projection.entries_per_s is None
     assert projection.seconds(100) is None
     assert projection.flops_per_pair > 1e12
-    assert projection.working_bytes > 2**40
+    assert projection.working_bytes > 2**29
     assert "too large" in str(projection)
     small = Kernel(net.layer).project(shape)
     assert small.seconds(2 * small.entries_per_s) == pytest.approx(2)
@@ -327,6 +328,26 @@ def test_a_fused_block_takes_no_more_memory_than_it_says(rng):
     tracemalloc.stop()
     projected = kernel.block_bytes(x.shape[1:], 60, 60)
     assert 0.2 * projected < peak < projected + x.nbytes  # the shifted copy is not the block's
+
+
+def test_opposite_images_equal_the_recursion(rng):
+    net = stax.serial(
+        SQUARE, stax.LeakyRelu(0.3), SQUARE, stax.GlobalAvgPool(), stax.Dense(1), stax.Relu()
+    )
+    kernel = Kernel(net.layer, BOTH, "float64")
+    x = rng.normal(size=(3, 6, 5, 2))
+    block = kernel.block(x, -x)
+    exact = Recursion(net.layer, (6, 5, 2)).each_with_opposite(x, [], True, 1)
+    for name in BOTH:
+        np.testing.assert_allclose(np.diag(block[name]), exact[name], rtol=1e-12)
+
+
+def test_large_images_need_little_memory_where_only_the_last_pooling_mixes():
+    net = stax.serial(SQUARE, stax.Relu(), SQUARE, stax.Relu(), stax.GlobalAvgPool())
+    kernel, shape = Kernel(net.layer), (128, 128, 3)
+    assert kernel.block_bytes(shape, 1, 1, 1) < 64 * 2**20
+    assert kernel.statistics_bytes(shape, 1) < 64 * 2**20
+    assert kernel.path(shape).evaluation.pair_bytes(True) > 2**33
 
 
 def layers_of(draw):

@@ -12,8 +12,9 @@ import pytest
 
 from ntk_dist import stax
 from ntk_dist.kernels import recursion
+from ntk_dist.kernels.alone import each_with_itself
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.kernels.fused_cpu import block_bytes, each_with_itself, fused_block
+from ntk_dist.kernels.fused_cpu import block_bytes, fused_block
 from ntk_dist.kernels.program import Program, compile_program
 from ntk_dist.stax import Network
 
