@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 
+SETTLING_S = 0.2
 LONG_ENOUGH_S = 0.3
 """Short calls are repeated for this long, and their mean is told."""
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds of a call, and what it returned; everybody's times are taken here."""
+    # The threads of a BLAS that was called before spin for some time, on the CPUs of all others.
+    time.sleep(SETTLING_S)
     calls, start = 0, time.perf_counter()
     while True:
         value, calls = call(), calls + 1

@@ -14,11 +14,10 @@ architecture into steps and ``program`` these into arrays, with constants that `
 balanced and ``flops`` counted; on CPU ``segments`` runs them over ``planes`` (``fused_cpu``), on a
 GPU ``gpu_segments`` over ``gpu_planes``, as ``gpu_program`` lays them out (``fused_gpu``). Either
 leaves to float64 the pairs that ``closeness`` finds, a sample ``alone`` with itself or its
-opposite, and the layers of the ``tail``. Without
-spatial axes ``dense_program`` makes the arrays, and ``tiles`` are products by ``gemm`` that go
-through all layers as ``gaps`` (``fused_dense``). The engines on CPU are made of the SIMD ``lanes``
-and the polynomials of ``arc_cosine`` and ``smooth``, work in ``threads``, and are kept on disk by
-``compiling``.
+opposite, and the layers of the ``tail``. Without spatial axes ``dense_program`` makes the arrays,
+and ``tiles`` are products by ``gemm`` that go through all layers as ``gaps``, or at once along
+``curves`` (``fused_dense``). The engines on CPU are made of the SIMD ``lanes`` and the polynomials
+of ``arc_cosine`` and ``smooth``, work in ``threads``, and are kept on disk by ``compiling``.
 
 Nothing is imported here, so that reading an architecture does not start JAX.
 """
@@ -35,6 +34,7 @@ __all__ = [
     "coincidence",
     "compiling",
     "cost",
+    "curves",
     "dense_program",
     "device",
     "dispatch",

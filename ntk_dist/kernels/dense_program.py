@@ -58,6 +58,11 @@ class DenseProgram:
     flops: int
     """Of one pair; a contracted product and sum count as two, a square root as one."""
 
+    @property
+    def sees_angles_alone(self) -> bool:
+        """Whether what it does to a pair depends on nothing but the angle between the samples."""
+        return not (self.steps["biased"].any() or self.steps["sums"].any())
+
     def known(self, lengths: np.ndarray, dtype: np.dtype[np.floating]) -> np.ndarray:
         """The numbers that the steps need: (n, statistics), in ``dtype``.
 

@@ -15,6 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from ntk_dist.kernels import arc_cosine, gaps, gemm, lanes
+from ntk_dist.kernels.arc_cosine import turn
 from ntk_dist.kernels.compiling import kept_on_disk
 from ntk_dist.kernels.dense_program import DenseProgram
 from ntk_dist.kernels.gaps import apply, choose, integers
@@ -25,6 +26,7 @@ from ntk_dist.kernels.lanes import (
     compiled,
     load,
     magnitude,
+    root,
     spread,
     store,
     vector_of,
@@ -147,6 +149,37 @@ def _finish(work: np.ndarray, shape: Any) -> Any:
 
 
 @compiled
+def _along_curves(work: np.ndarray, curves: np.ndarray, shape: Any, first: int, last: int) -> Any:
+    """The first tile as covariances (kernel 0) and NTK (kernel 1), in place, from ``first`` on.
+
+    Both are the product of the deviations and a polynomial of ``2 t / π - 1``, with t the angle.
+    """
+    count = WORD_BYTES // work.itemsize
+    width = WORDS * count
+    size = ROWS * width
+    degree = len(curves) // 2 - 1
+    one = shape.one + (shape.statistics - 1) * ROWS
+    others = shape.others + (shape.statistics - 1) * width
+    zero, full, four = spread(work, 0.0), spread(work, 1.0), spread(work, 4.0)
+    for row in range(ROWS):
+        deviation = spread(work, work[one + row])
+        for column in range(0, width, count):
+            at = shape.tiles + row * width + column
+            sign = load(work, at)
+            g = magnitude(sign)
+            x = four * (root(g) * turn(g)) - full
+            x = choose(sign, zero - x, x)
+            scale = deviation * load(work, others + column)
+            for kernel in range(first, last):
+                start = kernel * (degree + 1)
+                value = spread(work, curves[start])
+                for power in range(start + 1, start + 1 + degree):
+                    value = value * x + spread(work, curves[power])
+                store(work, at + kernel * size, scale * value)
+    return shape.tiles
+
+
+@compiled
 def _write(
     work: np.ndarray, at: int, shape: Any, i: int, j: int, n_columns: int, out: np.ndarray
 ) -> None:
@@ -173,6 +206,7 @@ def _write(
 
 def _run_piece(
     steps: np.ndarray,
+    curves: np.ndarray,
     shapes: np.ndarray,
     work: np.ndarray,
     rows: np.ndarray,
@@ -192,9 +226,12 @@ def _run_piece(
         for number in range(numbers):
             work[shape.one + number] = known[panel * numbers + number]
         _start(work, rows, i * shape.terms, shape)
-        for step in range(len(steps)):
-            apply(work, steps[step], shape.tiles, shape.one, shape.others)
-        at = _finish(work, shape)
+        if len(curves):
+            at = _along_curves(work, curves, shape, 0 if len(nngp) else 1, 2 if len(ntk) else 1)
+        else:
+            for step in range(len(steps)):
+                apply(work, steps[step], shape.tiles, shape.one, shape.others)
+            at = _finish(work, shape)
         if len(nngp):
             _write(work, at, shape, i, j, n_columns, nngp)
         if len(ntk):
@@ -210,6 +247,7 @@ _ENGINES = {
 
 def run_piece(
     program: DenseProgram,
+    curves: np.ndarray,
     shape: np.ndarray,
     work: np.ndarray,
     rows: np.ndarray,
@@ -225,6 +263,8 @@ def run_piece(
     ----------
     program
         What to compute.
+    curves : (2, degree + 1), or (2, 0)
+        Polynomials that take the place of the program's steps: see ``curves.py``.
     shape
         One record of ``SHAPE``.
     work : (size,)
@@ -241,6 +281,7 @@ def run_piece(
         Where the kernels go, if anywhere; aligned to 64 bytes.
     """
     _ENGINES[work.dtype.name](
-        program.steps, shape.reshape(1), work, rows.reshape(-1), known.reshape(-1),
+        program.steps, curves.reshape(-1), shape.reshape(1),
+        work, rows.reshape(-1), known.reshape(-1),
         panels.start, panels.stop, columns.start, len(columns), nngp.reshape(-1), ntk.reshape(-1),
     )  # fmt: skip

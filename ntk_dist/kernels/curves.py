@@ -1,0 +1,60 @@
+"""Kernels that depend on the angle of two samples alone, as one polynomial each.
+
+Without biases the kernels of a network are the product of both norms and a function of the angle
+t, which is smooth on [0, π] whatever the depth: a polynomial of it replaces all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.polynomial import chebyshev
+
+__all__ = ["fit"]
+
+DEGREES = range(6, 33, 2)
+"""Beyond, the layers themselves are cheaper, each of them as much as fourteen powers or more."""
+LARGEST_ERRORS = {np.dtype(np.float32): 3e-7, np.dtype(np.float64): 1e-13}
+"""Relative, of polynomials and their evaluation; the gap of a product adds as much again."""
+SMALL = 0.1
+"""Of the product of the deviations: smaller kernels, of nearly opposite samples, err by this much.
+The layers are no better where a kernel changes sign."""
+POINTS = 1000
+
+
+def fit(kernels_at: Callable[[np.ndarray], np.ndarray], dtype: np.dtype[np.floating]) -> np.ndarray:
+    """Coefficients of polynomials of ``2 t / π - 1``, highest power first: (2, degree + 1).
+
+    Or (2, 0) where none of moderate degree is as good as the layers are.
+
+    Parameters
+    ----------
+    kernels_at
+        Both kernels at angles (n,), the first of which is 0, in float64: (2, n). They are divided
+        by the first kernel there, the product of the deviations.
+    dtype
+        Of the coefficients and of the arithmetic with them.
+    """
+    x = np.concatenate([[-1.0], np.sin(np.linspace(-np.pi / 2, np.pi / 2, POINTS))[1:]])
+    exact = kernels_at(np.pi / 2 * (x + 1))
+    exact = exact / exact[0, 0]
+    for degree in DEGREES:
+        nodes = np.concatenate([[-1.0], chebyshev.chebpts1(degree + 1)])
+        values = kernels_at(np.pi / 2 * (nodes + 1))
+        values = values[:, 1:] / values[0, 0]
+        fitted = chebyshev.chebfit(nodes[1:], values.T, degree)
+        powers = np.stack([chebyshev.cheb2poly(column) for column in fitted.T])
+        curves = np.ascontiguousarray(powers[:, ::-1], dtype)
+        error = np.abs(_evaluate(curves, x.astype(dtype)) - exact)
+        if (error <= LARGEST_ERRORS[dtype] * np.maximum(np.abs(exact), SMALL)).all():
+            return curves
+    return np.empty((2, 0), dtype)
+
+
+def _evaluate(curves: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """As the engine does, but for its contracted products and sums."""
+    value = np.repeat(curves[:, :1], len(x), axis=1)
+    for coefficients in curves.T[1:]:
+        value = value * x + coefficients[:, None]
+    return value
