@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_dist.errors import MemoryBudgetError
 from ntk_dist.kernels.closeness import close_pairs, search_bytes
 from ntk_dist.kernels.evaluations import mirrored
 from ntk_dist.kernels.fused_cpu import plane_dtype
@@ -247,8 +248,9 @@ def _pinned(array: np.ndarray) -> np.ndarray:
     from numba import cuda
 
     if array.size > MOST_NUMBERS:
-        raise NotImplementedError(
-            f"a block needs {array.size} numbers in one array, and a GPU can count {MOST_NUMBERS}"
+        raise MemoryBudgetError(
+            f"expected at most {MOST_NUMBERS:,} numbers for one side of a block on a GPU, "
+            f"got {array.size:,}: choose fewer block_rows"
         )
     # Never empty: an architecture without activations has no deviations.
     pinned: np.ndarray = cuda.pinned_array(max(1, array.size), array.dtype)
