@@ -23,13 +23,13 @@ import numpy.typing as npt
 
 from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels import architecture as architectures
-from ntk_dist.kernels.coincidence import coincidence, row_keys
+from ntk_dist.kernels.coincidence import Coincidence, coincidence, row_keys
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.evaluations import Arrays, Evaluation
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.paths import Path, choose, seen_shape
 from ntk_dist.kernels.projection import Projection, measured_cost, measured_rate
-from ntk_dist.kernels.statistics import Statistics, StatisticsLayout
+from ntk_dist.kernels.statistics import Side, Statistics, StatisticsLayout
 from ntk_dist.settings import get_settings
 
 __all__ = ["DTYPES", "KERNELS", "Kernel", "explain"]
@@ -143,19 +143,12 @@ class Kernel:
         if second is None:
             second = self.statistics(right)
         evaluation = self.path(left.shape[1:]).evaluation
-        other = None if x2 is None else right
-        block = self._asked_for(
-            evaluation.block(
-                left,
-                other,
-                first.variances,
-                second.variances,
-                self.dtype,
-                self.kernels,
-                threads or get_settings().threads,
-            )
-        )
-        self._put_known(block, evaluation, left, other, first, second)
+        rows = Side(left, first.variances)
+        columns = None if x2 is None else Side(right, second.variances)
+        threads = threads or get_settings().threads
+        block = self._asked_for(evaluation.block(rows, columns, self.dtype, self.kernels, threads))
+        pairs = coincidence(left, None if x2 is None else right, first.keys, second.keys)
+        self._put_known(block, evaluation, rows, first.kernels, pairs, symmetric=x2 is None)
         return block
 
     def diag(self, x: np.ndarray) -> Arrays:
@@ -251,34 +244,28 @@ class Kernel:
         self,
         block: Arrays,
         evaluation: Evaluation,
-        x1: np.ndarray,
-        x2: np.ndarray | None,
-        first: Statistics,
-        second: Statistics,
+        left: Side,
+        alone: Arrays,
+        pairs: Coincidence,
+        symmetric: bool,
     ) -> None:
         """Put into a block what is known of equal and of opposite rows."""
-        pairs = coincidence(x1, x2, first.keys, second.keys)
         i, j = pairs.equal
         # The same bits above and below the diagonal.
-        leader = np.minimum(i, j) if x2 is None else i
+        leader = np.minimum(i, j) if symmetric else i
         for name, values in block.items():
-            values[i, j] = first.kernels[name][leader]
+            values[i, j] = alone[name][leader]
         i, j = pairs.opposite
-        leader = np.minimum(i, j) if x2 is None else i
+        leader = np.minimum(i, j) if symmetric else i
         rows = np.unique(leader)
         # They go through the recursion, so many at a time that they take no more than the block
         # did; always as many, because JAX compiles every layer again for another number.
-        room = self.block_bytes(x1.shape[1:], *next(iter(block.values())).shape)
+        room = self.block_bytes(left.samples.shape[1:], *next(iter(block.values())).shape)
         step = max(1, min(OPPOSITE_ROWS, room // evaluation.opposite_bytes(self._want_ntk)))
         for start in range(0, len(rows), step):
             some = rows[np.minimum(np.arange(start, start + step), len(rows) - 1)]
             known = self._asked_for(
-                evaluation.each_with_opposite(
-                    x1[some],
-                    [v[some] for v in first.variances],
-                    self._want_ntk,
-                    get_settings().threads,
-                )
+                evaluation.each_with_opposite(left[some], self._want_ntk, get_settings().threads)
             )
             here = np.isin(leader, some)
             place = np.searchsorted(some, leader[here])

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,13 +15,14 @@ import numpy as np
 
 from ntk_dist.kernels import recursion
 from ntk_dist.kernels.cost import pair_cost
+from ntk_dist.kernels.lanes import DOUBLE
 from ntk_dist.kernels.layers import Layer
+from ntk_dist.kernels.statistics import Side
 
-__all__ = ["DOUBLE", "Arrays", "Evaluation", "Recursion", "mirrored"]
+__all__ = ["Arrays", "Evaluation", "Recursion", "mirrored"]
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 """By kernel."""
-DOUBLE = np.dtype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,8 @@ class Evaluation(ABC):
     @abstractmethod
     def block(
         self,
-        x1: np.ndarray,
-        x2: np.ndarray | None,
-        variances1: Sequence[np.ndarray],
-        variances2: Sequence[np.ndarray],
+        left: Side,
+        right: Side | None,
         dtype: np.dtype[np.floating],
         kernels: tuple[str, ...],
         threads: int,
@@ -56,12 +54,10 @@ class Evaluation(ABC):
 
         Parameters
         ----------
-        x1 : (n1, *shape)
-            Samples, float32 or float64.
-        x2 : (n2, *shape) or None
-            Other samples; ``None`` states that they are ``x1``.
-        variances1, variances2
-            What ``Statistics.variances`` holds for either set.
+        left
+            n1 samples.
+        right
+            n2 samples; ``None`` states that they are those on the left.
         dtype
             The precision wanted, float32 or float64; more is allowed.
         kernels
@@ -94,13 +90,11 @@ class Evaluation(ABC):
         """
         return n * self.pair_bytes(want_ntk)
 
-    def each_with_opposite(
-        self, x: np.ndarray, variances: Sequence[np.ndarray], want_ntk: bool, threads: int
-    ) -> Arrays:
-        """The kernels of each sample ``x_i``, whose variances are known, with ``-x_i``: (n,)."""
-        del variances, threads
+    def each_with_opposite(self, side: Side, want_ntk: bool, threads: int) -> Arrays:
+        """The kernels of each sample ``x_i`` with ``-x_i``: (n,)."""
+        del threads
         with jax.enable_x64(True):
-            x64 = jnp.asarray(x, np.float64)
+            x64 = jnp.asarray(side.samples, np.float64)
             return _named(recursion.each_with_opposite(self.architecture, x64, want_ntk))
 
     def opposite_bytes(self, want_ntk: bool) -> int:
@@ -127,28 +121,22 @@ class Recursion(Evaluation):
 
     def block(
         self,
-        x1: np.ndarray,
-        x2: np.ndarray | None,
-        variances1: Sequence[np.ndarray],
-        variances2: Sequence[np.ndarray],
+        left: Side,
+        right: Side | None,
         dtype: np.dtype[np.floating],
         kernels: tuple[str, ...],
         threads: int,
     ) -> Arrays:
         """See ``Evaluation``."""
         with jax.enable_x64(True):
-            left = jnp.asarray(x1, np.float64)
-            both = recursion.all_pairs(
-                self.architecture,
-                left,
-                left if x2 is None else jnp.asarray(x2, np.float64),
-                list(map(jnp.asarray, variances1)),
-                list(map(jnp.asarray, variances2)),
-                "ntk" in kernels,
-            )
+            x1 = jnp.asarray(left.samples, np.float64)
+            x2 = x1 if right is None else jnp.asarray(right.samples, np.float64)
+            sides = left, left if right is None else right
+            v1, v2 = (list(map(jnp.asarray, side.variances)) for side in sides)
+            both = recursion.all_pairs(self.architecture, x1, x2, v1, v2, "ntk" in kernels)
             block = _named(both)
         # Sums over positions are not symmetric to the last bit.
-        return block if x2 is not None else {name: mirrored(v) for name, v in block.items()}
+        return block if right is not None else {name: mirrored(v) for name, v in block.items()}
 
     def block_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int

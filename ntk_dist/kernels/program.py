@@ -7,9 +7,9 @@ them out anew (``gpu_program.py``).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,12 +17,12 @@ from ntk_dist.kernels.activations import Family, slopes
 from ntk_dist.kernels.branching import Parallel, Serial
 from ntk_dist.kernels.flops import pair_flops
 from ntk_dist.kernels.fusing import Fused, NotFusedError, Plane, Segment, Statistic, Step, fuse
-from ntk_dist.kernels.lanes import lane_count
+from ntk_dist.kernels.lanes import DOUBLE, SINGLE, lane_count
 from ntk_dist.kernels.layers import Activation, AvgPool, Flatten, GlobalAvgPool, Layer, Pool
 from ntk_dist.kernels.rounding import balance
 from ntk_dist.kernels.shapes import pads, window_count
 
-__all__ = ["LAYOUT", "SEGMENT", "STEP", "Program", "compile_program"]
+__all__ = ["LAYOUT", "SEGMENT", "STEP", "Program", "Programs", "compile_both", "compile_program"]
 
 
 def _integers(names: str) -> list[tuple[str, str]]:
@@ -99,6 +99,24 @@ class Program:
         )
 
     @property
+    def flat(self) -> Serial:
+        """The head with Flatten after it, whatever pools in the architecture."""
+        return Serial((self.head, Flatten()))
+
+    @property
+    def at_zero(self) -> Program:
+        """The program of ``flat``, where this one ``only_pools_globally``: displacement 0 alone."""
+        segments, layout = self.segments.copy(), self.layout.copy()
+        segments["reach_y"] = segments["reach_x"] = 0
+        layout["share"] = 1 / math.prod(int(segments[0][name]) for name in ("out_y", "out_x"))
+        return replace(self, segments=segments, layout=layout)
+
+    @property
+    def input_size(self) -> int:
+        """Numbers of one sample."""
+        return math.prod(int(self.segments[0][name]) for name in ("in_y", "in_x", "channels"))
+
+    @property
     def share(self) -> float:
         """The weight of a pair of positions in the final sum."""
         return float(self.layout["share"][0])
@@ -107,6 +125,24 @@ class Program:
     def size(self) -> int:
         """Numbers that one thread works on."""
         return int(self.layout["size"][0])
+
+
+Programs: TypeAlias = Mapping[np.dtype[np.floating], Program]
+"""Those of one architecture in words of either precision, by precision."""
+
+
+def compile_both(architecture: Layer, input_shape: Sequence[int]) -> Programs | str:
+    """The programs of an architecture in both precisions, or why it has none.
+
+    Parameters are those of ``compile_program``.
+    """
+    programs = {}
+    for dtype in (SINGLE, DOUBLE):
+        program = compile_program(architecture, input_shape, lane_count(dtype.itemsize))
+        if isinstance(program, str):
+            return program
+        programs[dtype] = program
+    return programs
 
 
 def compile_program(architecture: Layer, input_shape: Sequence[int], lanes: int) -> Program | str:
@@ -154,7 +190,7 @@ class _Assembler:
             _put(record, "in", segment.start.size)
             _put(record, "out", segment.last.size)
             _put(record, "factor", segment.last.factor)
-        if self.lanes == lane_count(np.float32().itemsize):
+        if self.lanes == lane_count(SINGLE.itemsize):
             balance(steps)
         segments[0]["channels"] = channels
         self._reach(segments)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,16 @@ from ntk_dist.kernels.lanes import WORD_BYTES, compiled, load, spread, store
 from ntk_dist.kernels.planes import apply, copy_row, plane_total
 from ntk_dist.kernels.program import Program
 
-__all__ = ["run_block"]
+__all__ = ["Prepared", "run_block"]
+
+
+class Prepared(NamedTuple):
+    """Samples as the engine reads them: a row for each, or for each word of them."""
+
+    inputs: np.ndarray
+    """All numbers of a sample; of a word of them, lanes innermost."""
+    deviations: np.ndarray
+    """The standard deviation at each position, followed by its reciprocal; likewise."""
 
 
 @compiled
@@ -273,10 +282,8 @@ def _entry(dtype: np.dtype[np.floating]) -> Any:
 def run_block(
     program: Program,
     work: np.ndarray,
-    inputs1: np.ndarray,
-    deviations1: np.ndarray,
-    inputs2: np.ndarray,
-    deviations2: np.ndarray,
+    rows: Prepared,
+    words: Prepared,
     piece: tuple[int, int, int],
     symmetric: bool,
     nngp: np.ndarray,
@@ -290,10 +297,8 @@ def run_block(
         What to compute.
     work : (program.size,)
         Memory of one thread, aligned to 64 bytes.
-    inputs1, deviations1 : (n1, ...)
-        Samples of the rows, flat; and their standard deviations, each followed by its reciprocal.
-    inputs2, deviations2 : (n_words, ...)
-        The same of the columns, lanes innermost.
+    rows, words
+        The samples of the rows, and those of the columns in words.
     piece
         Which word of columns, and the first row and the one past the last.
     symmetric : bool
@@ -304,6 +309,5 @@ def run_block(
     word, first, last = piece
     _entry(work.dtype)(
         program.segments, program.steps, program.layout, program.windows, program.weights,
-        work, inputs1, deviations1, inputs2, deviations2,
-        first, last, word, symmetric, nngp, ntk,
+        work, *rows, *words, first, last, word, symmetric, nngp, ntk,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from ntk_dist.kernels.architecture import build
 from ntk_dist.kernels.dispatch import Kernel, explain
 from ntk_dist.kernels.evaluations import Recursion
 from ntk_dist.kernels.fused_gpu import available
-from ntk_dist.kernels.statistics import Statistics
+from ntk_dist.kernels.statistics import Side, Statistics
 
 FC = stax.serial(
     stax.Dense(1, 1.4, 0.1), stax.Relu(), stax.Dense(1, 1.4), stax.Relu(), stax.Dense(1)
@@ -337,7 +337,7 @@ def test_opposite_images_equal_the_recursion(rng):
     kernel = Kernel(net.layer, BOTH, "float64")
     x = rng.normal(size=(3, 6, 5, 2))
     block = kernel.block(x, -x)
-    exact = Recursion(net.layer, (6, 5, 2)).each_with_opposite(x, [], True, 1)
+    exact = Recursion(net.layer, (6, 5, 2)).each_with_opposite(Side(x, []), True, 1)
     for name in BOTH:
         np.testing.assert_allclose(np.diag(block[name]), exact[name], rtol=1e-12)
 
