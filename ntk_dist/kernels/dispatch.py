@@ -61,7 +61,7 @@ class Kernel:
     """The exact kernels of an infinitely wide network, on this device.
 
     Equal by value, picklable, and cheap to build; programs are compiled once per process and
-    shape. A block is computed whole: ``block_bytes`` tells how many pairs fit in memory.
+    shape. A block is computed whole: ``working_bytes`` tells how many pairs fit in memory.
     """
 
     architecture: Layer
@@ -156,7 +156,7 @@ class Kernel:
         return self.statistics(x).kernels
 
     def statistics(self, x: np.ndarray) -> Statistics:
-        """What every block needs to know of each sample alone: see ``statistics_bytes``."""
+        """What every block needs to know of each sample alone: see ``statistics_working_bytes``."""
         # Keys tell equal bits, so all samples must come to them in one precision.
         samples = self._samples(x).astype(np.float64, copy=False)
         evaluation = self.path(samples.shape[1:]).evaluation
@@ -172,21 +172,21 @@ class Kernel:
         """The evaluation of blocks of such samples, here or on another kind of device."""
         return choose(self.architecture, tuple(input_shape), device or device_kind())
 
-    def block_bytes(
+    def working_bytes(
         self, input_shape: Iterable[int], n1: int, n2: int, threads: int | None = None
     ) -> int:
-        """Peak working memory of a block of n1 x n2 pairs, beyond samples and result."""
+        """Working memory of a block of n1 x n2 pairs, beyond samples and result, at its peak."""
         evaluation = self.path(input_shape).evaluation
         threads = threads or get_settings().threads
-        working = evaluation.block_bytes(n1, n2, self.dtype, self._want_ntk, threads)
-        return max(working, evaluation.opposite_bytes(self._want_ntk))
+        working = evaluation.working_bytes(n1, n2, self.dtype, self._want_ntk, threads)
+        return max(working, evaluation.opposite_working_bytes(self._want_ntk))
 
-    def statistics_bytes(self, input_shape: Iterable[int], n: int) -> int:
-        """Peak working memory of the statistics of n samples, beyond samples and result.
+    def statistics_working_bytes(self, input_shape: Iterable[int], n: int) -> int:
+        """Working memory of the statistics of n samples; ``StatisticsLayout`` has their size.
 
         The same on every machine: how samples are batched shows in the last bits.
         """
-        return self.path(input_shape).evaluation.statistics_bytes(n, self._want_ntk)
+        return self.path(input_shape).evaluation.statistics_working_bytes(n, self._want_ntk)
 
     def flops_per_pair(self, input_shape: Iterable[int], device: str | None = None) -> int:
         """Arithmetic of a block per pair of samples, here or on another kind of device."""
@@ -198,9 +198,9 @@ class Kernel:
         self.check(shape)
         samples = np.random.default_rng(0).standard_normal((2 * TRIAL_SAMPLES, *shape))
         limits = get_settings()
-        room = [n for n in TRIAL_ROWS if self.block_bytes(shape, n, n) <= limits.block_max_bytes]
+        room = [n for n in TRIAL_ROWS if self.working_bytes(shape, n, n) <= limits.block_max_bytes]
         rate = statistics_s = None
-        many = limits.block_max_bytes // self.statistics_bytes(shape, 1)
+        many = limits.block_max_bytes // self.statistics_working_bytes(shape, 1)
         if room and many:
             known = Statistics.concatenate([self.statistics(x[None]) for x in samples])
 
@@ -219,7 +219,7 @@ class Kernel:
         return Projection(
             explanation=self.path(shape).explanation,
             flops_per_pair=self.flops_per_pair(shape),
-            working_bytes=self.block_bytes(shape, 1, 1),
+            working_bytes=self.working_bytes(shape, 1, 1),
             entries_per_s=rate,
             statistics_s=statistics_s,
             threads=limits.threads,
@@ -260,8 +260,8 @@ class Kernel:
         rows = np.unique(leader)
         # They go through the recursion, so many at a time that they take no more than the block
         # did; always as many, because JAX compiles every layer again for another number.
-        room = self.block_bytes(left.samples.shape[1:], *next(iter(block.values())).shape)
-        step = max(1, min(OPPOSITE_ROWS, room // evaluation.opposite_bytes(self._want_ntk)))
+        room = self.working_bytes(left.samples.shape[1:], *next(iter(block.values())).shape)
+        step = max(1, min(OPPOSITE_ROWS, room // evaluation.opposite_working_bytes(self._want_ntk)))
         for start in range(0, len(rows), step):
             some = rows[np.minimum(np.arange(start, start + step), len(rows) - 1)]
             known = self._asked_for(

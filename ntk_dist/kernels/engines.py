@@ -42,7 +42,7 @@ class FusedPlanes(Evaluation):
         nngp, ntk = fused_cpu.fused_block(self.programs, left, right, dtype, threads)
         return {"nngp": nngp, "ntk": ntk}
 
-    def block_bytes(
+    def working_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``."""
@@ -68,15 +68,15 @@ class FusedPlanes(Evaluation):
         nngp, ntk = alone.each_with_opposite(program, exact, threads)
         return {"nngp": nngp, "ntk": ntk}
 
-    def opposite_bytes(self, want_ntk: bool) -> int:
+    def opposite_working_bytes(self, want_ntk: bool) -> int:
         """See ``Evaluation``."""
-        return self.statistics_bytes(1, want_ntk)
+        return self.statistics_working_bytes(1, want_ntk)
 
-    def statistics_bytes(self, n: int, want_ntk: bool) -> int:
+    def statistics_working_bytes(self, n: int, want_ntk: bool) -> int:
         """See ``Evaluation``."""
         program = self.programs[SINGLE]
         if not program.only_pools_globally:
-            return super().statistics_bytes(n, want_ntk)
+            return super().statistics_working_bytes(n, want_ntk)
         walk = pair_cost(program.flat, self.shape, DOUBLE.itemsize, 2).bytes
         # The planes of a thread take as much in words of either precision.
         words = program.size * SINGLE.itemsize
@@ -104,7 +104,7 @@ class FusedGpu(FusedPlanes):
         nngp, ntk = fused_gpu.gpu_block(self.block_programs, left, right, dtype)
         return {"nngp": nngp, "ntk": ntk}
 
-    def block_bytes(
+    def working_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``; of the host."""
@@ -137,7 +137,7 @@ class FusedDense(Evaluation):
             self.architecture, left.samples, others, dtype, threads, kernels
         )
 
-    def block_bytes(
+    def working_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``."""

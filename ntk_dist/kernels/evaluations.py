@@ -1,6 +1,9 @@
 """What every exact evaluation of a block promises, and the one that is the reference.
 
 ``engines.py`` has the fused ones; ``paths.choose`` picks one of them all.
+
+*Working* memory is what is taken at the peak beyond the samples as they came, what is known of
+them, and the result; all ``working_bytes`` mean that.
 """
 
 from __future__ import annotations
@@ -67,10 +70,10 @@ class Evaluation(ABC):
         """
 
     @abstractmethod
-    def block_bytes(
+    def working_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
-        """Peak working memory of ``block``, beyond samples as they came and the result."""
+        """Working memory of ``block`` for n1 and n2 samples."""
 
     def each_with_itself(
         self, x: np.ndarray, want_ntk: bool, threads: int
@@ -83,12 +86,12 @@ class Evaluation(ABC):
             )
             return _named(both), list(map(np.asarray, met))
 
-    def statistics_bytes(self, n: int, want_ntk: bool) -> int:
-        """Peak working memory of ``each_with_itself``, beyond samples and result.
+    def statistics_working_bytes(self, n: int, want_ntk: bool) -> int:
+        """Working memory of ``each_with_itself`` for n samples.
 
         The same on every machine: how samples are batched shows in the last bits.
         """
-        return n * self.pair_bytes(want_ntk)
+        return n * self.recursion_bytes(want_ntk)
 
     def each_with_opposite(self, side: Side, want_ntk: bool, threads: int) -> Arrays:
         """The kernels of each sample ``x_i`` with ``-x_i``: (n,)."""
@@ -97,17 +100,17 @@ class Evaluation(ABC):
             x64 = jnp.asarray(side.samples, np.float64)
             return _named(recursion.each_with_opposite(self.architecture, x64, want_ntk))
 
-    def opposite_bytes(self, want_ntk: bool) -> int:
-        """Peak working memory of ``each_with_opposite`` for one sample."""
-        return self.pair_bytes(want_ntk)
+    def opposite_working_bytes(self, want_ntk: bool) -> int:
+        """Working memory of ``each_with_opposite`` for one sample."""
+        return self.recursion_bytes(want_ntk)
 
     @property
     def variance_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shape per sample of each of the variances met."""
         return pair_cost(self.architecture, self.shape, DOUBLE.itemsize, 1).variances
 
-    def pair_bytes(self, want_ntk: bool) -> int:
-        """What one pair takes in the recursion."""
+    def recursion_bytes(self, want_ntk: bool) -> int:
+        """Working memory of the recursion for one pair."""
         return pair_cost(self.architecture, self.shape, DOUBLE.itemsize, 1 + want_ntk).bytes
 
 
@@ -138,11 +141,11 @@ class Recursion(Evaluation):
         # Sums over positions are not symmetric to the last bit.
         return block if right is not None else {name: mirrored(v) for name, v in block.items()}
 
-    def block_bytes(
+    def working_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``."""
-        return n1 * n2 * self.pair_bytes(want_ntk)
+        return n1 * n2 * self.recursion_bytes(want_ntk)
 
 
 def _named(both: recursion.BothKernels) -> Arrays:

@@ -17,10 +17,10 @@ from ntk_dist.kernels.lanes import DOUBLE, SINGLE, aligned
 from ntk_dist.kernels.program import Program, Programs
 from ntk_dist.kernels.segments import Prepared, run_block
 from ntk_dist.kernels.statistics import Side
-from ntk_dist.kernels.tail import PAIR_BYTES, through_tail
+from ntk_dist.kernels.tail import TAIL_BYTES, through_tail
 from ntk_dist.kernels.threads import PIECES_PER_THREAD, in_threads
 
-__all__ = ["block_bytes", "fused_block", "plane_dtype", "spatial_part", "working_bytes"]
+__all__ = ["fused_block", "plane_dtype", "spatial_bytes", "spatial_part", "working_bytes"]
 
 MOST_TERMS = 4096
 """Running sums of more float32 numbers are left to float64: windows of 8 x 8 positions, 4096 terms,
@@ -65,15 +65,15 @@ def fused_block(
     return through_tail(programs[dtype], left, right, nngp, ntk)
 
 
-def block_bytes(program: Program, n1: int, n2: int, itemsize: int, threads: int) -> int:
-    """Memory of a block of this shape, beside samples, variances and the two results.
+def spatial_bytes(program: Program, n1: int, n2: int, itemsize: int, threads: int) -> int:
+    """Working memory of ``spatial_part`` for n1 and n2 samples.
 
     Parameters
     ----------
     program
         What is to be computed.
     n1, n2
-        Rows and columns.
+        Samples on the left and on the right.
     itemsize
         Bytes per number in the planes.
     threads
@@ -88,20 +88,20 @@ def block_bytes(program: Program, n1: int, n2: int, itemsize: int, threads: int)
 def working_bytes(
     programs: Programs, n1: int, n2: int, dtype: np.dtype[np.floating], threads: int
 ) -> int:
-    """Peak memory of ``fused_block`` for n1 and n2 samples, beside samples and variances.
+    """Working memory of ``fused_block`` for n1 and n2 samples.
 
     Whether samples are close is not known before they are seen: all of them may be.
     """
     dtype = plane_dtype(programs[dtype], dtype)
     program = programs[dtype]
-    peak = block_bytes(program, n1, n2, dtype.itemsize, threads)
+    peak = spatial_bytes(program, n1, n2, dtype.itemsize, threads)
     if dtype == SINGLE:
         numbers = program.input_size
         columns = min(n2, CLOSE_COLUMNS)
-        row = block_bytes(programs[DOUBLE], 1, columns, DOUBLE.itemsize, 1)
+        row = spatial_bytes(programs[DOUBLE], 1, columns, DOUBLE.itemsize, 1)
         row += DOUBLE.itemsize * columns * (numbers + program.positions)
         peak = max(peak, threads * row, search_bytes(n1, n2, numbers))
-    return peak + PAIR_BYTES * n1 * (n2 + program.lanes)
+    return peak + TAIL_BYTES * n1 * (n2 + program.lanes)
 
 
 def plane_dtype(program: Program, dtype: np.dtype[np.floating]) -> np.dtype[np.floating]:

@@ -23,7 +23,7 @@ from ntk_dist.kernels.fused_cpu import plane_dtype
 from ntk_dist.kernels.gpu_program import BlockProgram, BlockPrograms
 from ntk_dist.kernels.lanes import DOUBLE, SINGLE
 from ntk_dist.kernels.statistics import Side
-from ntk_dist.kernels.tail import PAIR_BYTES, through_tail
+from ntk_dist.kernels.tail import TAIL_BYTES, through_tail
 
 __all__ = ["available", "gpu_block", "working_bytes"]
 
@@ -79,7 +79,7 @@ def gpu_block(
 
 
 def working_bytes(programs: BlockPrograms, n1: int, n2: int, dtype: np.dtype[np.floating]) -> int:
-    """Peak memory of ``gpu_block`` on the host, beside samples and variances.
+    """Working memory of ``gpu_block`` on the host for n1 and n2 samples.
 
     The GPU holds the samples too, but at most two chunks of columns at once, and
     ``WORKSPACE_BYTES`` besides.
@@ -90,7 +90,7 @@ def working_bytes(programs: BlockPrograms, n1: int, n2: int, dtype: np.dtype[np.
     # In float64 while they are prepared, in both precisions for close pairs.
     per_sample = 2 * DOUBLE.itemsize * (numbers + program.positions)
     samples = (n1 + 2 * chunk) * per_sample + search_bytes(n1, n2, numbers)
-    return samples + PAIR_BYTES * n1 * n2
+    return samples + TAIL_BYTES * n1 * n2
 
 
 def _simulated() -> bool:

@@ -14,10 +14,10 @@ from ntk_dist.kernels.program import Program
 from ntk_dist.kernels.recursion import KernelState, Pass
 from ntk_dist.kernels.statistics import Side
 
-__all__ = ["PAIR_BYTES", "through_tail"]
+__all__ = ["TAIL_BYTES", "through_tail"]
 
-PAIR_BYTES = 96
-"""Both kernels of a pair in float64, and again as input, output and scratch of the tail."""
+TAIL_BYTES = 96
+"""Of each pair: both kernels in float64, and again as input, output and scratch of the tail."""
 
 
 def through_tail(

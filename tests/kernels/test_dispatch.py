@@ -177,8 +177,8 @@ def test_flatten_before_all_else_is_the_flat_network(rng):
     dense = stax.serial(stax.Dense(1, W_std=1.4, b_std=0.1), stax.Relu(), stax.Dense(1))
     flat = Kernel(dense.layer, BOTH, "float64").block(x.reshape(4, -1))
     image = Kernel(stax.serial(stax.Flatten(), dense).layer, BOTH, "float64")
-    flat_bytes = Kernel(dense.layer, BOTH).block_bytes((18,), 4, 4)
-    assert image.block_bytes((3, 3, 2), 4, 4) < 2 * flat_bytes
+    flat_bytes = Kernel(dense.layer, BOTH).working_bytes((18,), 4, 4)
+    assert image.working_bytes((3, 3, 2), 4, 4) < 2 * flat_bytes
     for name, values in image.block(x).items():
         np.testing.assert_allclose(values, flat[name], rtol=1e-14)
 
@@ -326,7 +326,7 @@ def test_a_fused_block_takes_no_more_memory_than_it_says(rng):
     kernel.block(x, x[::-1] + 1, known, known)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    projected = kernel.block_bytes(x.shape[1:], 60, 60)
+    projected = kernel.working_bytes(x.shape[1:], 60, 60)
     assert 0.2 * projected < peak < projected + x.nbytes  # the shifted copy is not the block's
 
 
@@ -345,9 +345,9 @@ def test_opposite_images_equal_the_recursion(rng):
 def test_large_images_need_little_memory_where_only_the_last_pooling_mixes():
     net = stax.serial(SQUARE, stax.Relu(), SQUARE, stax.Relu(), stax.GlobalAvgPool())
     kernel, shape = Kernel(net.layer), (128, 128, 3)
-    assert kernel.block_bytes(shape, 1, 1, 1) < 64 * 2**20
-    assert kernel.statistics_bytes(shape, 1) < 64 * 2**20
-    assert kernel.path(shape).evaluation.pair_bytes(True) > 2**33
+    assert kernel.working_bytes(shape, 1, 1, 1) < 64 * 2**20
+    assert kernel.statistics_working_bytes(shape, 1) < 64 * 2**20
+    assert kernel.path(shape).evaluation.recursion_bytes(True) > 2**33
 
 
 def layers_of(draw):

@@ -14,7 +14,7 @@ from ntk_dist import stax
 from ntk_dist.kernels import recursion
 from ntk_dist.kernels.alone import each_with_itself
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.kernels.fused_cpu import block_bytes, fused_block
+from ntk_dist.kernels.fused_cpu import fused_block, spatial_bytes
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.program import Programs, compile_both
 from ntk_dist.kernels.statistics import Side
@@ -259,7 +259,7 @@ def test_empty_patches_and_zero_samples_have_the_angle_of_no_correlation(referen
     np.testing.assert_allclose(found[1], expected["ntk"], rtol=1e-12)
 
 
-def test_memory_is_what_block_bytes_says() -> None:
+def test_memory_is_what_spatial_bytes_says() -> None:
     net = stax.serial(conv(), RELU, pool(2, 2), conv(), RELU, *FLAT)
     x = np.random.default_rng(6).standard_normal((60, 16, 16, 3))
     side = Side(x, [np.ones((60, 16, 16)), np.ones((60, 8, 8))])
@@ -273,7 +273,7 @@ def test_memory_is_what_block_bytes_says() -> None:
     run()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    projected = block_bytes(both[np.dtype("float32")], 60, 60, 4, 2)
+    projected = spatial_bytes(both[np.dtype("float32")], 60, 60, 4, 2)
     assert 0.5 * projected < peak < 1.2 * projected
 
 
