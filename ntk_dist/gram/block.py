@@ -204,7 +204,7 @@ def split_block(
     MemoryBudgetError
         ``max_bytes`` does not hold a single pair.
     """
-    if not kernel.path(input_shape).fused:
+    if not kernel.choice(input_shape).fused:
         pair = kernel.working_bytes(input_shape, 1, 1)
         n1, n2 = pad_rows or _round_up(n1), pad_rows or _round_up(n2)
         wanted = sub_batch_bytes(device_kind(), max_bytes)

@@ -6,8 +6,8 @@ kernel through any architecture, with the sliding of ``windows``, and is the ref
 faster path must agree with; ``statistics`` is what is known of each sample alone, ``coincidence``
 which samples are equal or opposite, ``cost`` what a pair of them takes; ``finite`` is the random
 network whose width goes to infinity. Callers want ``Kernel`` from ``dispatch``: one block, or one
-diagonal, by the one of the ``evaluations`` that ``paths`` chooses on this ``device``, and its
-``projection``: what that takes here. Jobs keep what JAX compiles in a ``cache``.
+diagonal, by the ``choice`` among ``evaluations`` for this ``device``, and its ``projection``: what
+that takes here. Jobs keep what JAX compiles in a ``cache``.
 
 That is mostly one of the ``engines``, fused and compiled. For convolutions ``fusing`` turns an
 architecture into steps and ``program`` these into arrays, with constants that ``rounding`` has
@@ -30,6 +30,7 @@ __all__ = [
     "arguments",
     "branching",
     "cache",
+    "choice",
     "closeness",
     "coincidence",
     "compiling",
@@ -53,7 +54,6 @@ __all__ = [
     "gpu_segments",
     "lanes",
     "layers",
-    "paths",
     "planes",
     "program",
     "projection",

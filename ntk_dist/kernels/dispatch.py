@@ -23,11 +23,11 @@ import numpy.typing as npt
 
 from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels import architecture as architectures
+from ntk_dist.kernels.choice import Choice, choose, seen_shape
 from ntk_dist.kernels.coincidence import Coincidence, coincidence, row_keys
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.evaluations import Arrays, Evaluation
 from ntk_dist.kernels.layers import Layer
-from ntk_dist.kernels.paths import Path, choose, seen_shape
 from ntk_dist.kernels.projection import Projection, measured_cost, measured_rate
 from ntk_dist.kernels.statistics import Side, Statistics, StatisticsLayout
 from ntk_dist.settings import get_settings
@@ -142,7 +142,7 @@ class Kernel:
         second = first if x2 is None else statistics2
         if second is None:
             second = self.statistics(right)
-        evaluation = self.path(left.shape[1:]).evaluation
+        evaluation = self.choice(left.shape[1:]).evaluation
         rows = Side(left, first.variances)
         columns = None if x2 is None else Side(right, second.variances)
         threads = threads or get_settings().threads
@@ -159,16 +159,16 @@ class Kernel:
         """What every block needs to know of each sample alone: see ``statistics_working_bytes``."""
         # Keys tell equal bits, so all samples must come to them in one precision.
         samples = self._samples(x).astype(np.float64, copy=False)
-        evaluation = self.path(samples.shape[1:]).evaluation
+        evaluation = self.choice(samples.shape[1:]).evaluation
         both, met = evaluation.each_with_itself(samples, self._want_ntk, get_settings().threads)
         return Statistics(self._asked_for(both), tuple(met), row_keys(samples))
 
     def statistics_layout(self, input_shape: Iterable[int]) -> StatisticsLayout:
         """How the statistics of such a sample are stored: known before any is computed."""
-        variances = self.path(input_shape).evaluation.variance_shapes
+        variances = self.choice(input_shape).evaluation.variance_shapes
         return StatisticsLayout(self.kernels, self.dtype, variances)
 
-    def path(self, input_shape: Iterable[int], device: str | None = None) -> Path:
+    def choice(self, input_shape: Iterable[int], device: str | None = None) -> Choice:
         """The evaluation of blocks of such samples, here or on another kind of device."""
         return choose(self.architecture, tuple(input_shape), device or device_kind())
 
@@ -176,7 +176,7 @@ class Kernel:
         self, input_shape: Iterable[int], n1: int, n2: int, threads: int | None = None
     ) -> int:
         """Working memory of a block of n1 x n2 pairs, beyond samples and result, at its peak."""
-        evaluation = self.path(input_shape).evaluation
+        evaluation = self.choice(input_shape).evaluation
         threads = threads or get_settings().threads
         working = evaluation.working_bytes(n1, n2, self.dtype, self._want_ntk, threads)
         return max(working, evaluation.opposite_working_bytes(self._want_ntk))
@@ -186,11 +186,11 @@ class Kernel:
 
         The same on every machine: how samples are batched shows in the last bits.
         """
-        return self.path(input_shape).evaluation.statistics_working_bytes(n, self._want_ntk)
+        return self.choice(input_shape).evaluation.statistics_working_bytes(n, self._want_ntk)
 
     def flops_per_pair(self, input_shape: Iterable[int], device: str | None = None) -> int:
         """Arithmetic of a block per pair of samples, here or on another kind of device."""
-        return self.path(input_shape, device).evaluation.flops
+        return self.choice(input_shape, device).evaluation.flops
 
     def project(self, input_shape: Iterable[int]) -> Projection:
         """The evaluation of blocks of such samples, and what it takes here: see ``explain``."""
@@ -217,7 +217,7 @@ class Kernel:
 
             rate = measured_rate(evaluate, self.flops_per_pair(shape), max(room))
         return Projection(
-            explanation=self.path(shape).explanation,
+            explanation=self.choice(shape).explanation,
             flops_per_pair=self.flops_per_pair(shape),
             working_bytes=self.working_bytes(shape, 1, 1),
             entries_per_s=rate,

@@ -1,6 +1,6 @@
 """What every exact evaluation of a block promises, and the one that is the reference.
 
-``engines.py`` has the fused ones; ``paths.choose`` picks one of them all.
+``engines.py`` has the fused ones; ``choice.choose`` picks one of them all.
 
 *Working* memory is what is taken at the peak beyond the samples as they came, what is known of
 them, and the result; all ``working_bytes`` mean that.
@@ -34,7 +34,7 @@ class Evaluation(ABC):
 
     architecture: Layer
     shape: tuple[int, ...]
-    """Of one sample, as ``paths.seen_shape`` has it."""
+    """Of one sample, as ``choice.seen_shape`` has it."""
 
     @property
     @abstractmethod

@@ -100,7 +100,7 @@ def test_a_kernel_costs_what_its_path_costs():
     conv, shape, _ = NETWORKS["conv"]
     kernel = Kernel(conv.layer)
     assert kernel.flops_per_pair(shape, "gpu") == pair_cost(conv.layer, shape, 8, 2).flops
-    assert kernel.flops_per_pair(shape, "cpu") == kernel.path(shape, "cpu").evaluation.flops
+    assert kernel.flops_per_pair(shape, "cpu") == kernel.choice(shape, "cpu").evaluation.flops
     # The engine holds words of samples, and no pair of positions of most pairs of samples.
     big = (16, 16, 1)
     assert kernel.working_bytes(big, 100, 100) < 100 * 100 * pair_cost(conv.layer, big, 8, 2).bytes

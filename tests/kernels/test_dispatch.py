@@ -255,21 +255,21 @@ PATHS = {
 @pytest.mark.parametrize("name", PATHS)
 def test_says_which_path_and_why(name):
     net, shape, fused, why = PATHS[name]
-    path = Kernel(net.layer).path(shape, "cpu")
-    assert path.fused == fused
-    assert why in path.explanation
-    assert path.explanation.startswith("fused CPU engine" if fused else "reference recursion")
-    elsewhere = Kernel(net.layer).path(shape, "tpu")
+    choice = Kernel(net.layer).choice(shape, "cpu")
+    assert choice.fused == fused
+    assert why in choice.explanation
+    assert choice.explanation.startswith("fused CPU engine" if fused else "reference recursion")
+    elsewhere = Kernel(net.layer).choice(shape, "tpu")
     assert not elsewhere.fused
     assert ("runs on tpu" in elsewhere.explanation) == ("no layer sees" not in why)
 
 
 def test_a_gpu_engine_that_is_not_there_is_named():
     net, shape, *_ = PATHS["pooled"]
-    path = Kernel(net.layer).path(shape, "gpu")
+    choice = Kernel(net.layer).choice(shape, "gpu")
     reason = available()
-    assert path.fused == (reason is None)
-    assert reason is None or reason in path.explanation
+    assert choice.fused == (reason is None)
+    assert reason is None or reason in choice.explanation
 
 
 def test_explains_in_words_what_a_pair_takes_here():
@@ -347,7 +347,7 @@ def test_large_images_need_little_memory_where_only_the_last_pooling_mixes():
     kernel, shape = Kernel(net.layer), (128, 128, 3)
     assert kernel.working_bytes(shape, 1, 1, 1) < 64 * 2**20
     assert kernel.statistics_working_bytes(shape, 1) < 64 * 2**20
-    assert kernel.path(shape).evaluation.recursion_bytes(True) > 2**33
+    assert kernel.choice(shape).evaluation.recursion_bytes(True) > 2**33
 
 
 def layers_of(draw):

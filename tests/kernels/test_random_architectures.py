@@ -213,10 +213,10 @@ def test_the_number_of_threads_does_not_change_a_bit(
 ) -> None:
     layer, x1, x2 = problem
     kernel = Kernel(layer, BOTH, dtype)
-    path = kernel.path(x1.shape[1:], "cpu")
-    if not path.fused:
-        assert ": " in path.explanation  # the reason; the recursion takes no threads
+    choice = kernel.choice(x1.shape[1:], "cpu")
+    if not choice.fused:
+        assert ": " in choice.explanation  # the reason; the recursion takes no threads
         return
     left, right = (Side(x, kernel.statistics(x).variances) for x in (x1, x2))
-    one, three = (path.evaluation.block(left, right, kernel.dtype, BOTH, n) for n in (1, 3))
+    one, three = (choice.evaluation.block(left, right, kernel.dtype, BOTH, n) for n in (1, 3))
     np.testing.assert_equal(one, three)

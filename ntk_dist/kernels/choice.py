@@ -17,11 +17,11 @@ from ntk_dist.kernels.layers import Flatten, Identity, Layer
 from ntk_dist.kernels.program import compile_both
 from ntk_dist.kernels.recursion import needs_all_positions
 
-__all__ = ["Path", "choose", "seen_shape"]
+__all__ = ["Choice", "choose", "seen_shape"]
 
 
 @dataclass(frozen=True)
-class Path:
+class Choice:
     """One of the evaluations, chosen for an architecture, a shape of samples and a device."""
 
     evaluation: Evaluation
@@ -35,7 +35,7 @@ class Path:
 
 
 @functools.lru_cache(maxsize=256)
-def choose(architecture: Layer, input_shape: tuple[int, ...], device: str) -> Path:
+def choose(architecture: Layer, input_shape: tuple[int, ...], device: str) -> Choice:
     """The evaluation for samples of this shape on this kind of device.
 
     Parameters
@@ -56,10 +56,10 @@ def choose(architecture: Layer, input_shape: tuple[int, ...], device: str) -> Pa
     mixed = f"all pairs of the {pixels} positions" if everywhere else f"the {pixels} positions"
     engine = _by_displacements(architecture, shape, device)
     if isinstance(engine, str):
-        return Path(reference, f"reference recursion over {mixed}: {engine}")
+        return Choice(reference, f"reference recursion over {mixed}: {engine}")
     why = "pooling mixes them" if everywhere else "no pooling mixes them"
     explanation = f"fused {device.upper()} engine over {mixed}, a displacement at a time: {why}"
-    return Path(engine, explanation)
+    return Choice(engine, explanation)
 
 
 def _by_displacements(
@@ -83,16 +83,16 @@ def _by_displacements(
     return FusedGpu(architecture, shape, programs, block_programs)
 
 
-def _without_axes(reference: Recursion, device: str) -> Path:
+def _without_axes(reference: Recursion, device: str) -> Choice:
     """Where no layer sees spatial axes."""
     seen = "no layer sees spatial axes"
     if device != "cpu":
-        return Path(reference, f"reference recursion on whole matrices: {seen}")
+        return Choice(reference, f"reference recursion on whole matrices: {seen}")
     program = compile_dense(reference.architecture, reference.shape)
     if isinstance(program, str):
-        return Path(reference, f"reference recursion on whole matrices: {seen}; {program}")
+        return Choice(reference, f"reference recursion on whole matrices: {seen}; {program}")
     evaluation = FusedDense(reference.architecture, reference.shape, program)
-    return Path(evaluation, f"fused CPU engine, a tile of a matrix product at a time: {seen}")
+    return Choice(evaluation, f"fused CPU engine, a tile of a matrix product at a time: {seen}")
 
 
 def seen_shape(architecture: Layer, input_shape: tuple[int, ...]) -> tuple[int, ...]:
