@@ -10,14 +10,15 @@ diagonal, by the ``choice`` among ``evaluations`` for this ``device``, and its `
 that takes here. Jobs keep what JAX compiles in a ``cache``.
 
 That is mostly one of the ``engines``, fused and compiled. For convolutions ``fusing`` turns an
-architecture into steps and ``program`` these into arrays, with constants that ``rounding`` has
-balanced and ``flops`` counted; on CPU ``segments`` runs them over ``planes`` (``fused_cpu``), on a
-GPU ``gpu_segments`` over ``gpu_planes``, as ``gpu_program`` lays them out (``fused_gpu``). Either
-leaves to float64 the pairs that ``closeness`` finds, a sample ``alone`` with itself or its
-opposite, and the layers of the ``tail``. Without spatial axes ``dense_program`` makes the arrays,
-and ``tiles`` are products by ``gemm`` that go through all layers as ``gaps``, or at once along
-``curves`` (``fused_dense``). The engines on CPU are made of the SIMD ``lanes`` and the polynomials
-of ``arc_cosine`` and ``smooth``, work in ``threads``, and are kept on disk by ``compiling``.
+architecture into steps and ``program`` these into arrays of ``records``, with constants that
+``rounding`` has balanced and ``flops`` counted; on CPU ``segments`` runs them over ``planes``
+(``fused_cpu``), on a GPU ``gpu_segments`` over ``gpu_planes``, as ``gpu_program`` lays them out
+(``fused_gpu``). Either leaves to float64 the pairs that ``closeness`` finds, a sample ``alone``
+with itself or its opposite, and the layers of the ``tail``. Without spatial axes ``dense_program``
+makes the arrays, and ``tiles`` are products by ``gemm`` that go through all layers as ``gaps``, or
+at once along ``curves`` (``fused_dense``). The engines on CPU are made of the SIMD ``lanes`` and
+the polynomials of ``arc_cosine`` and ``smooth``, work in ``threads``, and are kept on disk by
+``compiling``.
 
 Nothing is imported here, so that reading an architecture does not start JAX.
 """
@@ -57,6 +58,7 @@ __all__ = [
     "planes",
     "program",
     "projection",
+    "records",
     "recursion",
     "rounding",
     "segments",

@@ -66,7 +66,8 @@ class Evaluation(ABC):
         kernels
             ``"nngp"``, ``"ntk"`` or both; more may come back.
         threads
-            How many to use.
+            How many a fused engine on the CPU may use. The recursion takes what JAX gives it, and a
+            GPU needs none: they ignore this. No bit depends on it.
         """
 
     @abstractmethod

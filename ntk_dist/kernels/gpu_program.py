@@ -19,6 +19,7 @@ from ntk_dist.kernels.activations import Family
 from ntk_dist.kernels.lanes import DOUBLE, SINGLE
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.program import SEGMENT, STEP, Program, compile_program
+from ntk_dist.kernels.records import integers
 
 __all__ = ["ROWS", "BlockProgram", "BlockPrograms", "lay_out", "packed_slots"]
 
@@ -38,7 +39,7 @@ ABSENT = 1 << 15
 
 BLOCK_STEP = np.dtype(
     [(name, "i4") for name in STEP.names or () if STEP[name] == np.int64]
-    + [(name, "i4") for name in ("fast", "in_pitch", "pitch", "strips", "rows")],
+    + integers("fast in_pitch pitch strips rows", "i4"),
     align=True,
 )
 """The integers of ``program.STEP``; whether the window is the common one of 3 x 3 that keeps the
@@ -46,11 +47,9 @@ size; columns of the packed planes before and after; and groups of how many rows
 
 BLOCK_SEGMENT = np.dtype(
     [(name, "i4") for name in SEGMENT.names or ()]
-    + [(name, "i4") for name in ("first_slot", "slots", "together", "area")]
-    + [
-        (name, "i4")
-        for name in ("pitch", "strips", "rows", "last_pitch", "last_strips", "last_rows")
-    ],
+    + integers(
+        "first_slot slots together area pitch strips rows last_pitch last_strips last_rows", "i4"
+    ),
     align=True,
 )
 """``program.SEGMENT``, its tensors counted in pairs of numbers from 0 on; which packed planes it
