@@ -9,7 +9,6 @@ those ``i`` with ``0 <= i - d < n``.
 
 from __future__ import annotations
 
-import functools
 import sys
 from typing import Any, NamedTuple
 
@@ -271,12 +270,12 @@ def _run_rows(
             ntk[row, word * half + lane] = layout.share * total[half + lane]
 
 
-@functools.cache
-def _entry(dtype: np.dtype[np.floating]) -> Any:
-    """``_run_rows``, compiled once per machine and precision."""
-    # The families of activations are numbers to compiled code, and constants.
-    sources = (activations, lanes, arc_cosine, smooth, planes, sys.modules[__name__])
-    return kept_on_disk(_run_rows, f"convolution_engine_in_{dtype}", sources, announce=True)
+# The families of activations are numbers to compiled code, and constants.
+_SOURCES = (activations, lanes, arc_cosine, smooth, planes, sys.modules[__name__])
+_ENGINES = {
+    dtype: kept_on_disk(_run_rows, f"convolution_engine_in_{dtype}", _SOURCES, announce=True)
+    for dtype in ("float32", "float64")
+}
 
 
 def run_block(
@@ -307,7 +306,7 @@ def run_block(
         Where the sums go: float64.
     """
     word, first, last = piece
-    _entry(work.dtype)(
+    _ENGINES[work.dtype.name](
         program.segments, program.steps, program.layout, program.windows, program.weights,
         work, *rows, *words, first, last, word, symmetric, nngp, ntk,
     )  # fmt: skip
