@@ -50,8 +50,8 @@ def each_with_itself(
         both = _everywhere(program, side, side, np.array(exact), threads)
         walk = Pass(lead=1, want_ntk=True)
         after = walk.run(program.tail, _where_axes_end(program, both))
-        variances += [np.asarray(v) for v in walk.recorded]
-        return np.array(after[0]), np.array(after[1]), variances
+        met = [*variances, *map(np.asarray, walk.recorded)]
+        return np.array(after[0]), np.array(after[1]), met
 
 
 def each_with_opposite(

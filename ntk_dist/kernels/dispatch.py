@@ -81,7 +81,7 @@ class Kernel:
         object.__setattr__(self, "dtype", np.dtype(dtype))
         if not self.kernels or set(self.kernels) - set(KERNELS):
             raise InvalidInputError(f"kernels: expected some of {KERNELS}, got {self.kernels}")
-        if self.dtype.name not in DTYPES:
+        if self.dtype not in map(np.dtype, DTYPES):  # a swapped byte order has the same name
             raise InvalidInputError(f"dtype: expected one of {DTYPES}, got {self.dtype}")
 
     @property

@@ -168,8 +168,9 @@ def test_what_does_not_fit_is_refused():
         kernel.block(np.ones((2, 5)), np.ones((2, 6)))
     with pytest.raises(InvalidInputError, match="expected some of"):
         Kernel(FC.layer, ("ntkk",))
-    with pytest.raises(InvalidInputError, match="float16"):
-        Kernel(FC.layer, ("ntk",), "float16")
+    for dtype in ("float16", ">f4"):
+        with pytest.raises(InvalidInputError, match=dtype):
+            Kernel(FC.layer, ("ntk",), dtype)
 
 
 def test_flatten_before_all_else_is_the_flat_network(rng):
