@@ -133,12 +133,11 @@ class FusedDense(Evaluation):
         """See ``Evaluation``."""
         # Variances are some sums per sample: less than reading them would take.
         others = None if right is None else right.samples
-        return fused_dense.dense_block(
-            self.architecture, left.samples, others, dtype, threads, kernels
-        )
+        return fused_dense.dense_block(self.program, left.samples, others, dtype, threads, kernels)
 
     def working_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``."""
-        return fused_dense.working_bytes(self.architecture, self.shape, dtype, n1, n2, threads)
+        (features,) = self.shape
+        return fused_dense.working_bytes(self.program, features, dtype, n1, n2, threads)
