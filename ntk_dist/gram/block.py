@@ -107,7 +107,7 @@ def working_bytes(
         square=False,
         pad_rows=block_rows,
     )
-    return max(split.working_bytes, kernel.statistics_bytes(input_shape, step))
+    return max(split.working_bytes, kernel.statistics_working_bytes(input_shape, step))
 
 
 def compute_block(
@@ -204,15 +204,15 @@ def split_block(
     MemoryBudgetError
         ``max_bytes`` does not hold a single pair.
     """
-    if not kernel.path(input_shape).fused:
-        pair = kernel.block_bytes(input_shape, 1, 1)
+    if not kernel.choice(input_shape).fused:
+        pair = kernel.working_bytes(input_shape, 1, 1)
         n1, n2 = pad_rows or _round_up(n1), pad_rows or _round_up(n2)
         wanted = sub_batch_bytes(device_kind(), max_bytes)
         rows1, rows2 = _batch_rows(pair, n1, n2, max_bytes, square=square, wanted_bytes=wanted)
         return Split(rows1, rows2, None, padded=True, working_bytes=rows1 * rows2 * pair)
 
     def needed(rows1: int, rows2: int, threads: int) -> int:
-        return kernel.block_bytes(input_shape, rows1, rows2, threads)
+        return kernel.working_bytes(input_shape, rows1, rows2, threads)
 
     room_for = next((t for t in ROOM_FOR_THREADS if needed(1, 1, t) <= max_bytes), None)
     if room_for is None:
@@ -253,7 +253,7 @@ def sub_batch_bytes(device: str, max_bytes: int) -> int:
 
 def _statistics_rows(kernel: Kernel, input_shape: tuple[int, ...], rows: int) -> int:
     """How many of ``rows`` samples are evaluated at a time."""
-    most = max(1, CACHE_BYTES // kernel.statistics_bytes(input_shape, 1))
+    most = max(1, CACHE_BYTES // kernel.statistics_working_bytes(input_shape, 1))
     return _split(rows, min(rows, most))
 
 

@@ -45,7 +45,7 @@ cases = {
 rng = np.random.default_rng(0)
 for name, (net, shape, n, dtype) in cases.items():
     kernel = Kernel(net.layer, ("ntk",), dtype)
-    assert kernel.path(shape, "cpu").fused == (name == "fused"), name
+    assert kernel.choice(shape, "cpu").fused == (name == "fused"), name
     sides = [rng.normal(size=(n, *shape)).astype(dtype) for _ in range(2)]
     cut = split_block(kernel, shape, n, n, max_bytes=2**28, square=False, pad_rows=n)
     few = min(n, max(cut.rows1, cut.rows2) + 1 if cut.padded else 2)
