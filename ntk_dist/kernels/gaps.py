@@ -48,7 +48,7 @@ from ntk_dist.kernels.lanes import (
 )
 from ntk_dist.kernels.records import integers
 
-__all__ = ["STEP", "apply", "choose", "fold", "integers"]
+__all__ = ["STEP", "apply", "choose", "fold"]
 
 
 STEP = np.dtype(

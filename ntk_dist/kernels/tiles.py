@@ -20,7 +20,7 @@ from ntk_dist.kernels.arc_cosine import turn
 from ntk_dist.kernels.compiling import kept_on_disk
 from ntk_dist.kernels.curves import Curves
 from ntk_dist.kernels.dense_program import DenseProgram
-from ntk_dist.kernels.gaps import apply, choose, integers
+from ntk_dist.kernels.gaps import apply, choose
 from ntk_dist.kernels.gemm import ROWS, WORDS, add_products
 from ntk_dist.kernels.lanes import (
     WORD_BYTES,
@@ -34,6 +34,7 @@ from ntk_dist.kernels.lanes import (
     vector_of,
     with_sign,
 )
+from ntk_dist.kernels.records import integers
 
 __all__ = ["SHAPE", "TOGETHER", "run_piece"]
 
