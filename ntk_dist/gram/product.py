@@ -169,42 +169,15 @@ def _add_run(
                     builder.store(builder.load(total), place, align=WORD_BYTES)
 
         for count in range(1, TARGETS + 1):
-            with builder.if_then(builder.icmp_signed("==", arguments[13], number(count))):
-                with builder.if_else(arguments[14]) as (then, otherwise):
-                    with then:
-                        run(count, True)
-                    with otherwise:
-                        run(count, False)
+            chosen = builder.icmp_signed("==", arguments[13], number(count))
+            for transposed, wanted in ((True, arguments[14]), (False, builder.not_(arguments[14]))):
+                with builder.if_then(builder.and_(chosen, wanted)):
+                    run(count, transposed)
         return context.get_dummy_value()
 
     index = types.intp
     given = (block, index, index, v, index, u, index, index, across, sums, index)
     return types.void(*given, index, index, index, types.boolean), generate
-
-
-@compiled
-def _run(
-    block: np.ndarray,
-    at: int,
-    stride: int,
-    v: np.ndarray,
-    v_at: int,
-    u: np.ndarray,
-    u_at: int,
-    u_stride: int,
-    across: np.ndarray,
-    sums: np.ndarray,
-    sums_at: int,
-    words: int,
-    width: int,
-    targets: int,
-    both: bool,
-) -> None:
-    """See ``_add_run``; compiled once for two callers."""
-    _add_run(
-        block, at, stride, v, v_at, u, u_at, u_stride,
-        across, sums, sums_at, words, width, targets, both,
-    )  # fmt: skip
 
 
 @compiled
@@ -253,17 +226,19 @@ def _multiply(
                     v_at = left * targets + target * width
                     u_at = (top + row) * targets + target
                     sums_at = (row * targets + ROWS * target) * LANES
-                    _run(
-                        block, at, columns, v, v_at, u, u_at, targets,
-                        across, sums, sums_at, whole, width, count, both,
-                    )  # fmt: skip
-                    if some:
-                        at += whole * LANES
-                        _gather(block, at, columns, many, some, spare, width)
-                        _run(
-                            spared, 0, width, v, v_at + whole * LANES, u, u_at, targets,
-                            across, sums, sums_at, -(-some // LANES), width, count, both,
-                        )  # fmt: skip
+                    source, start, stride, words = block, at, columns, whole
+                    for ragged in range(2):
+                        if ragged and some:
+                            at += whole * LANES
+                            _gather(block, at, columns, many, some, spare, width)
+                            source, start, stride, words = spared, 0, width, -(-some // LANES)
+                            v_at += whole * LANES
+                        if words and (some or not ragged):
+                            # Called in one place, for it takes seconds to compile.
+                            _add_run(
+                                source, start, stride, v, v_at, u, u_at, targets,
+                                across, sums, sums_at, words, width, count, both,
+                            )  # fmt: skip
                 target += count
         for row in range(height):
             among = row % ROWS
@@ -297,9 +272,9 @@ class Panels:
     def __init__(self, v: Array) -> None:
         self.n, self.targets = v.shape
         self.width = _width(self.targets)
-        self.values = _panels(self.n, self.targets, self.width)
-        runs = self.values.reshape(-1, self.targets, self.width)
+        self.values = _panels(self.n, self.targets)
         whole = self.n // self.width
+        runs = self.values.reshape(-(-self.n // self.width), self.targets, self.width)
         split = v[: whole * self.width].reshape(whole, self.width, self.targets)
         runs[:whole] = split.swapaxes(1, 2)
         if whole < len(runs):
@@ -309,19 +284,21 @@ class Panels:
 
     @staticmethod
     def unpacked(values: Array, n: int, targets: int) -> Array:
-        """What a transposed product says in words of the caller: shape ``(n, targets)``."""
-        runs = values.reshape(-1, targets, _width(targets))
-        return runs.swapaxes(1, 2).reshape(-1, targets)[:n]
+        """A transposed product as the caller knows it: shape ``(n, targets)``."""
+        width = _width(targets)
+        runs = values.reshape(-(-n // width), targets, width)
+        return runs.swapaxes(1, 2).reshape(len(runs) * width, targets)[:n]
 
 
 def _width(targets: int) -> int:
     """Columns of one run."""
-    at_once = -(-targets // -(-targets // TARGETS))
+    at_once = -(-targets // max(1, -(-targets // TARGETS)))
     return PANEL_COLUMNS.get(at_once, NARROW_PANEL_COLUMNS)
 
 
-def _panels(n: int, targets: int, width: int) -> Array:
+def _panels(n: int, targets: int) -> Array:
     """Room for them."""
+    width = _width(targets)
     return aligned(-(-n // width) * width * targets, np.float64)
 
 
@@ -361,7 +338,7 @@ def multiply_strip(
             left = np.zeros((padded, targets))
             left[:height] = u
     down = np.empty((height, targets))
-    across = _panels(n_cols if u is not None else 0, targets, v.width)
+    across = _panels(n_cols if u is not None else 0, targets)
     sums = aligned(min(padded, TILE_ROWS) * targets * LANES, np.float64)
     spare = aligned(ROWS * v.width, block.dtype)
     _MULTIPLYING[block.dtype.name](
