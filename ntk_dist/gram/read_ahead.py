@@ -45,7 +45,8 @@ class ReadAhead:
         self._wanted = frozenset(wanted)
         self._left = deque(wanted)
         self._most = most
-        self._started: deque[Future[NDArray[Any]]] = deque()
+        # A future would lend its block to the thread that read it for a moment too long.
+        self._started: deque[tuple[Future[None], list[NDArray[Any]]]] = deque()
         self._changed = threading.Condition()
         self._stopped = False
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="read-ahead")
@@ -77,11 +78,12 @@ class ReadAhead:
             self._changed.wait_for(lambda: self._started or self._stopped)
             if self._stopped:
                 return None
-            first = self._started.popleft()
-        return first.result()
+            reading, place = self._started.popleft()
+        reading.result()
+        return place.pop()
 
     def finish(self, index: BlockIndex) -> None:
-        """Say that a block is not needed any more; of no meaning for one that is not read here."""
+        """Say that nobody holds a block any more; of no meaning for one that is not read here."""
         if index in self._wanted:
             self._start()
 
@@ -94,5 +96,10 @@ class ReadAhead:
     def _start(self) -> None:
         with self._changed:
             if self._left and not self._stopped:
-                self._started.append(self._pool.submit(self._read, self._left.popleft()))
+                place: list[NDArray[Any]] = []
+                reading = self._pool.submit(self._put, self._left.popleft(), place)
+                self._started.append((reading, place))
                 self._changed.notify_all()
+
+    def _put(self, index: BlockIndex, place: list[NDArray[Any]]) -> None:
+        place.append(self._read(index))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ from ntk_dist.kernels.threads import in_threads
 from ntk_dist.settings import get_settings
 
 __all__ = ["MOST_STREAMED", "ColumnPiece", "GramShard", "RowSegment"]
+
+T = TypeVar("T")
 
 RowSegment = tuple[int, NDArray[np.float64]]
 """First row, and values for the rows from there on."""
@@ -96,9 +100,9 @@ class GramShard:
             def work(pieces: Iterator[_Piece]) -> None:
                 try:
                     for piece in pieces:
-                        ordered.put(piece.number, piece.multiply())
-                        # While this thread waits for the next piece, it holds no block.
-                        del piece
+                        number, terms = piece.number, piece.multiply()
+                        del piece  # and with it the block, before another one may be read
+                        ordered.put(number, terms)
                 except BaseException:
                     ahead.stop()
                     raise
@@ -108,11 +112,11 @@ class GramShard:
 
     def diagonal(self) -> list[RowSegment]:
         """Diagonals of the diagonal blocks that are here, in float64."""
-        wanted = [index for index in self._blocks if self._grid.is_diagonal(index)]
-        return [
-            (self._grid.rows(index).start, block.diagonal().astype(np.float64))
-            for index, block in self._one_by_one(wanted)
-        ]
+
+        def use(index: BlockIndex, block: NDArray[Any]) -> RowSegment:
+            return self._grid.rows(index).start, block.diagonal().astype(np.float64)
+
+        return self._each([index for index in self._blocks if self._grid.is_diagonal(index)], use)
 
     def columns(self, indices: NDArray[np.intp]) -> list[ColumnPiece]:
         """Entries of the columns ``indices`` that are here; the shards' pieces do not overlap."""
@@ -120,60 +124,67 @@ class GramShard:
             part: np.flatnonzero(indices // self._grid.block_rows == part)
             for part in range(self._grid.shape[0])
         }
-        wanted = [b for b in self._blocks if where[b.i].size or where[b.j].size]
-        pieces: list[ColumnPiece] = []
-        for index, block in self._one_by_one(wanted):
+
+        def use(index: BlockIndex, block: NDArray[Any]) -> list[ColumnPiece]:
             rows, cols = self._grid.rows(index), self._grid.cols(index)
             straight, mirrored = where[index.j], where[index.i]
+            pieces: list[ColumnPiece] = []
             if straight.size:
                 local = indices[straight] - cols.start
                 pieces.append((rows.start, straight, block[:, local]))
             if mirrored.size and not self._grid.is_diagonal(index):
                 local = indices[mirrored] - rows.start
                 pieces.append((cols.start, mirrored, block[local].T))
-        return pieces
+            return pieces
+
+        wanted = [b for b in self._blocks if where[b.i].size or where[b.j].size]
+        return [piece for pieces in self._each(wanted, use) for piece in pieces]
 
     def _pieces(self, v: NDArray[np.float64], ahead: ReadAhead) -> Iterator[_Piece]:
-        """Strips of all blocks, in their order."""
+        """Strips of all blocks, in their order; none but them holds a block."""
         panels: dict[int, Panels] = {}
-        number = 0
-        for index, block in self._in_turn(self._blocks, ahead):
+        count = itertools.count()
+        for index in self._blocks:
+            block = self._next(index, ahead)
+            if block is None:
+                return
             if index.j not in panels:
                 panels[index.j] = Panels(v[self._grid.cols(index)])
-            left = None if self._grid.is_diagonal(index) else v[self._grid.rows(index)]
-            for rows in strips(len(block)):
-                few = None if left is None else left[rows]
-                last = rows.stop == len(block)
-                yield _Piece(number, index, rows, last, block, panels[index.j], few)
-                number += 1
-            del block  # before the next one is waited for
+            u = None if self._grid.is_diagonal(index) else v[self._grid.rows(index)]
+            n_rows = len(block)
+            pieces = deque(
+                _Piece(next(count), index, rows, rows.stop == n_rows, block, panels[index.j], u)
+                for rows in strips(n_rows)
+            )
+            del block
+            while pieces:
+                yield pieces.popleft()
 
-    def _reading(self, wanted: Iterable[BlockIndex]) -> ReadAhead:
+    def _each(
+        self, wanted: Sequence[BlockIndex], use: Callable[[BlockIndex, NDArray[Any]], T]
+    ) -> list[T]:
+        """What ``use`` says of some blocks, one after another."""
+        answers = []
+        with self._reading(wanted) as ahead:
+            for index in wanted:
+                block = self._next(index, ahead)
+                assert block is not None
+                answers.append(use(index, block))
+                del block
+                ahead.finish(index)
+        return answers
+
+    def _reading(self, wanted: Sequence[BlockIndex]) -> ReadAhead:
         """Those that are wanted and not resident, being read."""
         missing = [index for index in wanted if index not in self._resident]
         return ReadAhead(self._load, missing, self.streamed_blocks)
 
-    def _in_turn(
-        self, wanted: Iterable[BlockIndex], ahead: ReadAhead
-    ) -> Iterator[tuple[BlockIndex, NDArray[Any]]]:
-        """Blocks in the order wanted; whoever has used one says so to ``ahead``."""
-        for index in wanted:
-            block = ahead.take() if index in ahead else self._resident[index]
-            if block is None:
-                return
+    def _next(self, index: BlockIndex, ahead: ReadAhead) -> NDArray[Any] | None:
+        """The next of the blocks that are wanted; None if nobody wants it any more."""
+        block = ahead.take() if index in ahead else self._resident[index]
+        if block is not None:
             self._keep(index, block)
-            yield index, block
-            del block
-
-    def _one_by_one(
-        self, wanted: Sequence[BlockIndex]
-    ) -> Iterator[tuple[BlockIndex, NDArray[Any]]]:
-        """Blocks in the order wanted, each used when the next one is asked for."""
-        with self._reading(wanted) as ahead:
-            for index, block in self._in_turn(wanted, ahead):
-                yield index, block
-                del block
-                ahead.finish(index)
+        return block
 
     def _load(self, index: BlockIndex) -> NDArray[Any]:
         block = self._read_block(index)
@@ -237,10 +248,12 @@ class _Piece:
     block: NDArray[Any]
     v: Panels
     u: NDArray[np.float64] | None
+    """For all rows of the block."""
 
     def multiply(self) -> _Terms:
         """Both products."""
-        products = multiply_strip(self.block, self.rows, self.v, self.u)
+        u = None if self.u is None else self.u[self.rows]
+        products = multiply_strip(self.block, self.rows, self.v, u)
         return _Terms(self.index, self.rows, self.last, *products)
 
 
