@@ -30,7 +30,7 @@ from peers.serving import timed
 from ntk_dist.gram.grid import BlockGrid, BlockIndex
 from ntk_dist.gram.product import multiply
 from ntk_dist.gram.read_ahead import READERS
-from ntk_dist.gram.shard import GramShard
+from ntk_dist.gram.shard import MOST_STREAMED, GramShard
 from ntk_dist.kernels.threads import in_threads
 from ntk_dist.settings import get_settings
 from ntk_dist.store.manifest import Manifest
@@ -119,7 +119,7 @@ class Disk:
         read = functools.partial(self.store.read, "ntk")
         self.shard = GramShard(read, memory.grid, list(memory.grid), 0)
         # As many on their way as with a budget that this matrix does not fit.
-        self.shard.streamed_blocks = 6
+        self.shard.streamed_blocks = MOST_STREAMED
 
     def forget(self) -> None:
         """Drop the files from memory."""
@@ -233,7 +233,7 @@ def main() -> None:
             f"\nFrom a Zarr store; GB/s as min / median / max\n\n| files | targets | read by one | "
             f"read by {READERS} | shard | % of one | % of {READERS} |\n|" + "---|" * 7
         )
-        for cold in (True, False):
+        for cold in (True, False) if hasattr(os, "posix_fadvise") else (False,):
             for targets in options.targets:
                 rates = from_disk(disk, cold, targets, options.repeats)
                 where = "disk" if cold else "page cache"

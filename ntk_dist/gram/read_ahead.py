@@ -16,7 +16,8 @@ from ntk_dist.gram.grid import BlockIndex
 __all__ = ["READERS", "ReadAhead"]
 
 READERS = 3
-"""Threads that read."""
+"""Threads that read: one took 1.5 times as long as three from a virtual disk on a busy machine,
+four no less."""
 
 
 class ReadAhead:

@@ -6,9 +6,10 @@ import threading
 import numpy as np
 import pytest
 
-from ntk_dist.gram.product import PANEL_COLUMNS, ROWS, STRIP_ROWS, InOrder, multiply
+from ntk_dist.gram.product import STRIP_ROWS, InOrder, multiply
+from ntk_dist.kernels.both_sides import ROWS, run_columns
 
-WIDEST = max(PANEL_COLUMNS.values())
+WIDEST = run_columns(1)
 SHAPES = [
     (1, 1),
     (1, 9),
@@ -120,7 +121,9 @@ def test_what_is_no_block_is_refused(block, message):
         multiply(block, np.ones((4, 1)), None, 1)
 
 
-@pytest.mark.parametrize(("v", "u"), [((5, 2), (4, 2)), ((6, 2), (4, 1)), ((6, 2), (3, 2))])
+@pytest.mark.parametrize(
+    ("v", "u"), [((5, 2), (4, 2)), ((6, 2), (4, 1)), ((6, 2), (3, 2)), ((6,), (4,))]
+)
 def test_vectors_that_do_not_fit_are_refused(v, u):
     with pytest.raises(ValueError, match=r"shape \(4, 6\): expected vectors of shape \(6, k\)"):
         multiply(np.ones((4, 6)), np.ones(v), np.ones(u), 1)
