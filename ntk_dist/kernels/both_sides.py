@@ -171,11 +171,12 @@ def _add_run(
 def _gather(
     block: np.ndarray, at: int, stride: int, rows: int, columns: int, spare: np.ndarray, width: int
 ) -> None:
-    """Copy a corner of a block to where zeros follow its rows and columns."""
-    spare[:] = 0.0
-    for row in range(rows):
-        for column in range(columns):
-            spare[row * width + column] = block[at + row * stride + column]
+    """Copy a corner of a block, and zeros up to ``ROWS`` rows and whole words of columns."""
+    for row in range(ROWS):
+        for column in range(-(-columns // LANES) * LANES):
+            inside = row < rows and column < columns
+            value = block[at + row * stride + column] if inside else 0.0
+            spare[row * width + column] = value
 
 
 def _multiply(
