@@ -244,7 +244,7 @@ class ShardFactory:
     kernel_name: str
     """Which of the stored kernels: ``ntk`` or ``nngp``."""
     max_bytes: int
-    """Blocks kept resident, in bytes."""
+    """Memory for blocks, those read ahead among them, in bytes."""
 
     def __call__(self, blocks: Sequence[BlockIndex]) -> GramShard:
         """The shard that owns ``blocks``."""

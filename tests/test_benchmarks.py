@@ -68,6 +68,11 @@ def test_planes_in_jax_agree_with_the_engine():
     assert "all checks held" in run("bench_jax.py", "--side", "5", "--pairs", "4", "--repeats", "1")
 
 
+def test_products_are_those_of_float64():
+    small = ["--targets", "3", "--blocks", "2", "--block-rows", "70", "--repeats", "1"]
+    assert "all checks held" in run("bench_product.py", *small)
+
+
 @pytest.mark.slow
 def test_ranks_agree(tmp_path, rng):
     x = rng.normal(size=(1100, 3))

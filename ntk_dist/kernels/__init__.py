@@ -18,7 +18,7 @@ with itself or its opposite, and the layers of the ``tail``. Without spatial axe
 makes the arrays, and ``tiles`` are products by ``gemm`` that go through all layers as ``gaps``, or
 at once along ``curves`` (``fused_dense``). The engines on CPU are made of the SIMD ``lanes`` and
 the polynomials of ``arc_cosine`` and ``smooth``, work in ``threads``, and are kept on disk by
-``compiling``.
+``compiling``; so is the product of a block that is done with vectors on ``both_sides``.
 
 Nothing is imported here, so that reading an architecture does not start JAX.
 """
@@ -29,6 +29,7 @@ __all__ = [
     "arc_cosine",
     "architecture",
     "arguments",
+    "both_sides",
     "branching",
     "cache",
     "choice",
