@@ -53,8 +53,8 @@ class Settings(BaseSettings):
     block_max_bytes: PositiveInt = 256 * MIB
     """Working memory of one block, beyond its inputs and its output, in bytes."""
     shard_max_bytes: PositiveInt = 2048 * MIB
-    """Memory of one shard for blocks, in bytes: what does not stay is read again, some blocks ahead,
-    for each product."""
+    """Memory of one shard for blocks, in bytes: those that stay, and some that are read ahead of
+    each product."""
     preconditioner_max_bytes: PositiveInt = 1024 * MIB
     """Memory of the driver that building the preconditioner may take, in bytes."""
     task_timeout_s: float = Field(default=3600.0, gt=0)
