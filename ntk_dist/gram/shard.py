@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_dist.events import MemoryEvent, report
 from ntk_dist.gram.grid import BlockGrid, BlockIndex
 
 __all__ = ["ColumnPiece", "GramShard", "RowSegment"]
@@ -110,13 +112,18 @@ class GramShard:
         if all(index in self._resident for index in wanted):
             yield from ((index, self._resident[index]) for index in wanted)
             return
+        before = self.resident_bytes
+        # What reading reports belongs to the task that runs here.
+        load = copy_context().run
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-            ahead: Future[NDArray[Any]] = reader.submit(self._load, wanted[0])
+            ahead: Future[NDArray[Any]] = reader.submit(load, self._load, wanted[0])
             for k, index in enumerate(wanted):
                 block = ahead.result()
                 if k + 1 < len(wanted):
-                    ahead = reader.submit(self._load, wanted[k + 1])
+                    ahead = reader.submit(load, self._load, wanted[k + 1])
                 yield index, block
+        if self.resident_bytes != before:
+            report(MemoryEvent(n_bytes=self.resident_bytes, holder=f"shard of {self._blocks[0]}"))
 
     def _load(self, index: BlockIndex) -> NDArray[Any]:
         if index in self._resident:
