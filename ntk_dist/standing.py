@@ -149,10 +149,11 @@ class Standing:
             parts.append(f"step {self.step}, residual {self.residual:.0e} of {self.tol:.0e}")
         elif self.total is not None:
             parts.append(f"{self.done:,} of {self.total:,}")
-        if self.rate:
+        goes_on = self.state == "running" and not self.is_silent(now)
+        if self.rate and goes_on:
             parts.append(f"{format_count(self.rate)} a second")
         eta = self.eta_s(now)
-        if eta and self.state == "running":
+        if eta and goes_on:
             parts.append(f"{format_seconds(eta)} left")
         return ", ".join(parts)
 
@@ -193,86 +194,83 @@ class Standing:
 
 def advance(standing: Standing, event: Event, now: float) -> Standing:
     """Where the job stands after ``event``, which came at ``now``, in seconds."""
-    here = replace(standing, updated=now)
+    if isinstance(event, JobEvent) and event.state == "started":
+        return Standing(job=event.job, started=now, updated=now)
+    # One copy for each event: at 5 microseconds it is the dearest part of it.
+    return replace(standing, updated=now, **_changes(standing, event, now))
+
+
+def _changes(before: Standing, event: Event, now: float) -> dict[str, Any]:
     match event:
-        case JobEvent():
-            if event.state == "started":
-                return Standing(job=event.job, started=now, updated=now)
-            return replace(here, job=event.job, state=event.state, text=event.text)
-        case PhaseEvent(state="started"):
-            return _started(here, event, now)
-        case PhaseEvent():
-            seconds = {**here.seconds, event.phase: event.seconds or 0.0}
-            # Numbers of the phase stay for whoever asks later; nothing is left of it.
-            return replace(here, seconds=seconds, marks=())
         case TaskEvent():
-            return _task(here, event, now)
+            return _task(before, event, now)
         case StepEvent():
-            here = replace(here, step=event.step, residuals=event.residuals, tol=event.tol)
-            return _mark(here, Mark(now, event.step, _solved(here)))
-        case CheckpointEvent(state="resumed"):
-            return replace(here, resumed_from_step=event.step)
-        case CheckpointEvent():
-            return here
-        case RepairEvent():
-            return replace(here, repairs=here.repairs + 1)
+            mark = Mark(now, event.step, _solved(before, event))
+            told = {"step": event.step, "residuals": event.residuals, "tol": event.tol}
+            return {**told, "marks": _marks(before.marks, mark)}
         case MemoryEvent():
-            return replace(here, memory={**here.memory, event.holder: event.n_bytes})
+            return {"memory": {**before.memory, event.holder: event.n_bytes}}
+        case RepairEvent():
+            return {"repairs": before.repairs + 1}
+        case CheckpointEvent():
+            return {"resumed_from_step": event.step} if event.state == "resumed" else {}
+        case JobEvent():
+            return {"job": event.job, "state": event.state, "text": event.text}
+        case PhaseEvent(state="finished"):
+            seconds = {**before.seconds, event.phase: event.seconds or 0.0}
+            # Numbers of the phase stay for whoever asks later; nothing is left of it.
+            return {"seconds": seconds, "marks": ()}
+        case PhaseEvent():
+            mark = Mark(now, event.done, _share(event.done, event.total))
+            return {
+                "phase": event.phase,
+                "done": event.done,
+                "total": event.total,
+                "step": None,
+                "residuals": (),
+                "tol": None,
+                "marks": () if event.total is None else (mark,),
+            }
 
 
-def _started(here: Standing, event: PhaseEvent, now: float) -> Standing:
-    here = replace(
-        here,
-        phase=event.phase,
-        done=event.done,
-        total=event.total,
-        step=None,
-        residuals=(),
-        tol=None,
-        marks=(),
-    )
-    if event.total is None:
-        return here
-    return _mark(here, Mark(now, event.done, _counted(here)))
-
-
-def _task(here: Standing, event: TaskEvent, now: float) -> Standing:
+def _task(before: Standing, event: TaskEvent, now: float) -> dict[str, Any]:
+    lost = before.lost + event.worker_lost
     match event.state:
         case "done":
-            here = replace(here, done=here.done + 1)
-            return _mark(here, Mark(now, here.done, _counted(here)))
+            done = before.done + 1
+            mark = Mark(now, done, _share(done, before.total))
+            return {"done": done, "marks": _marks(before.marks, mark)}
         case "retried":
-            return replace(here, retries=here.retries + 1, lost=here.lost + event.worker_lost)
+            return {"retries": before.retries + 1, "lost": lost}
         case "duplicated":
-            return replace(here, duplicates=here.duplicates + 1)
+            return {"duplicates": before.duplicates + 1}
         case "failed":
-            return replace(here, failures=here.failures + 1, lost=here.lost + event.worker_lost)
+            return {"failures": before.failures + 1, "lost": lost}
 
 
-def _mark(here: Standing, new: Mark) -> Standing:
-    """With the moments of the last window, and the one before it: slow tasks need that."""
-    marks = here.marks
+def _marks(marks: tuple[Mark, ...], new: Mark) -> tuple[Mark, ...]:
+    """Moments of the last window, and the one before it: slow tasks need that."""
     if marks and new.time <= marks[-1].time:  # a clock that was set back, or did not move
-        return replace(here, marks=(*marks[:-1], new._replace(time=marks[-1].time)))
+        return (*marks[:-1], new._replace(time=marks[-1].time))
     if len(marks) > 1 and marks[-1].time - marks[-2].time < RATE_WINDOW_S / MARKS_PER_WINDOW:
         marks = marks[:-1]
     marks = (*marks, new)
     while len(marks) > 2 and new.time - marks[1].time >= RATE_WINDOW_S:
         marks = marks[1:]
-    return replace(here, marks=marks)
+    return marks
 
 
-def _counted(here: Standing) -> float:
-    return here.done / here.total if here.total else math.nan
+def _share(done: int, total: int | None) -> float:
+    return done / total if total else math.nan
 
 
-def _solved(here: Standing) -> float:
+def _solved(before: Standing, event: StepEvent) -> float:
     """The residual falls geometrically, so its logarithm is the honest progress; no step back."""
-    before = max((mark.fraction for mark in here.marks), default=0.0)
-    worst = _largest(here.residuals)
-    if not (here.tol and 0 < here.tol < 1 and worst < 1):  # NaN included
-        return before
-    return max(before, min(1.0, math.log(max(worst, here.tol)) / math.log(here.tol)))
+    known = before.marks[-1].fraction if before.marks else 0.0
+    worst = _largest(event.residuals)
+    if not (0 < event.tol < 1 and worst < 1):  # NaN included
+        return known
+    return max(known, min(1.0, math.log(max(worst, event.tol)) / math.log(event.tol)))
 
 
 def _largest(residuals: tuple[float, ...]) -> float:

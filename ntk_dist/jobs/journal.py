@@ -153,11 +153,10 @@ class Journal:
         self._clock = clock
         self._part_bytes = part_bytes
         self._standing = Standing()
-        self._summed = Standing()
-        """Where the job stood at the end of what was written."""
+        """Where the job stands by what is written."""
         self._number = 0
         self._written = 0
-        self._waiting: list[bytes] = []
+        self._waiting: list[tuple[float, Event]] = []
         self._refusal: StoreError | None = None
         self._told = False
         self._lock = threading.Lock()
@@ -190,38 +189,38 @@ class Journal:
             if self._refusal:
                 self._told = True
                 raise self._refusal
-            self._add(event)
-
-    def _add(self, event: Event) -> None:
-        now = self._clock()
-        self._standing = advance(self._standing, event, now)
-        self._waiting.append(_line(now, event.to_dict()))
+            self._waiting.append((self._clock(), event))
 
     def _write_now_and_then(self) -> None:
         while not (self._refusal or self._closing.wait(FLUSH_EVERY_S)):
-            with self._lock:
-                silent_since = self._standing.updated
-                if silent_since is not None and self._clock() - silent_since >= HEARTBEAT_S:
-                    self._add(MemoryEvent(n_bytes=process_bytes()))
             self._flush()
 
     def _flush(self) -> None:
+        """Write what waits; turning it into text is done here, not where the work is done."""
         with self._lock:
-            lines, self._waiting = b"".join(self._waiting), []
-            before, self._summed = self._summed, self._standing
-        if not lines or self._refusal:
+            events, self._waiting = self._waiting, []
+        if not events and self._is_silent():
+            events = [(self._clock(), MemoryEvent(n_bytes=process_bytes()))]
+        if not events or self._refusal:
             return
+        lines = b"".join(_line(now, event.to_dict()) for now, event in events)
         try:
             if self._written > self._part_bytes:
                 self._number, self._written = self._number + 1, 0
-                summed = {"kind": "standing", **before.to_dict()}
-                lines = _line(before.updated or 0.0, summed) + lines
+                summed = {"kind": "standing", **self._standing.to_dict()}
+                lines = _line(events[0][0], summed) + lines
                 self._parts.remove(self._number - KEPT_PARTS)
             self._parts.append(self._number, lines)
         except StoreError as refusal:
             self._refusal = refusal
+        for now, event in events:
+            self._standing = advance(self._standing, event, now)
         self._written += len(lines)
         self.flushes += 1
+
+    def _is_silent(self) -> bool:
+        updated = self._standing.updated
+        return updated is not None and self._clock() - updated >= HEARTBEAT_S
 
 
 def _line(now: float, record: Mapping[str, Any]) -> bytes:
