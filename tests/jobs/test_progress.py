@@ -45,10 +45,11 @@ def test_a_log_gets_plain_lines():
     ]
 
 
-def test_a_terminal_gets_bars_that_end_full():
+def test_a_terminal_gets_a_bar_and_a_line_for_what_is_done():
     text = shown(terminal=True)
-    assert "3 of 3" in text
-    assert "step 2, residual 1e-07 of 1e-06" in text
+    assert "computing Gram blocks: done in 1.2 s (3 of 3)" in text
+    assert "solving: done in 0.5 s (step 2, residual 1e-07 of 1e-06)" in text
+    assert "━" in text
 
 
 def test_a_log_says_every_five_seconds_how_fast_it_goes_and_what_is_left():
