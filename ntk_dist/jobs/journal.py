@@ -35,7 +35,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from ntk_dist.errors import StoreError
-from ntk_dist.events import Event, EventSink, FanOut, JobEvent, MemoryEvent
+from ntk_dist.events import Event, EventSink, FanOut, JobEvent, MemoryEvent, ignore
 from ntk_dist.settings import process_bytes
 from ntk_dist.standing import Standing, advance
 from ntk_dist.store.location import absolute, refusals
@@ -296,11 +296,7 @@ def _journal(location: str | Path, name: str) -> Iterator[EventSink]:
             name,
             location,
         )
-        yield _unkept
+        yield ignore
         return
     with Journal(new_run(Path(absolute(location)), name)) as journal:
         yield journal
-
-
-def _unkept(event: Event) -> None:
-    """The journal of a workspace that cannot have one."""
