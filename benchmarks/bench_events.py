@@ -5,7 +5,7 @@
 A fully connected network is fitted to random rows in turn without and with a terminal bar, a
 journal in the workspace and a subscriber. Both must give the same coefficients, bit for bit. Events
 for each block and flushes of the journal for each second are counted; they are bounded by design.
-Ratios are of a fit with to the fit without beside it: a machine that is shared by others moves both.
+Ratios are of a fit with to the fit without beside it: what others do on the machine moves both.
 What the listeners and their threads took is measured apart, for those ratios hardly show it.
 """
 
@@ -119,9 +119,7 @@ def main() -> int:
     print(f"processor time  {ratios(pairs, 'cpu_s')}")
     for name, title in (("wall_s", "wall time"), ("cpu_s", "processor time")):
         shares = sorted(run.listeners_s / getattr(run, name) for _, run in pairs)
-        print(
-            f"listeners took  {shares[0]:.2%} / {median(shares):.2%} / {shares[-1]:.2%} of its {title}"
-        )
+        print(f"listeners took  {median(shares):.2%} of its {title}, at most {shares[-1]:.2%}")
     print(
         f"{len(told.events)} events, {tasks / blocks:.2f} for each block; {told.flushes} flushes "
         f"in {told.wall_s:.1f} s"
