@@ -24,7 +24,7 @@ from pydantic_settings import (
 
 from ntk_dist.errors import SettingsError
 
-__all__ = ["Settings", "available_memory", "cpu_count", "get_settings"]
+__all__ = ["Settings", "available_memory", "cpu_count", "get_settings", "process_bytes"]
 
 MIB = 2**20
 
@@ -39,6 +39,11 @@ def cpu_count() -> int:
 def available_memory() -> int:
     """Memory that can still be had without swapping, in bytes."""
     return int(psutil.virtual_memory().available)
+
+
+def process_bytes() -> int:
+    """Memory that this process holds, its resident set, in bytes."""
+    return int(psutil.Process().memory_info().rss)
 
 
 class Settings(BaseSettings):

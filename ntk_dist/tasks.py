@@ -22,6 +22,7 @@ from ntk_dist.errors import (
     InvalidInputError,
     NonFiniteDataError,
 )
+from ntk_dist.events import RepairEvent, report
 from ntk_dist.gram.block import compute_block, compute_statistics
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.plan import statistics_batch_rows
@@ -119,6 +120,7 @@ class StatisticsRows(AbstractRows):
             return self._task.compute(batch)
         except BlockCorruptError as error:
             log.warning("computing the statistics of batch %s again: %s", batch, error)
+            report(RepairEvent(item=f"statistics of batch {batch}", reason=str(error)))
             return self._task.compute(batch)
 
     def _checked(self, batch: int, values: np.ndarray) -> np.ndarray:
@@ -256,6 +258,7 @@ class ShardFactory:
             return self.compute.store.read(self.kernel_name, index)
         except (BlockCorruptError, BlockNotFoundError) as error:
             log.warning("recomputing block %s: %s", index, error)
+            report(RepairEvent(item=str(index), reason=str(error)))
             self.compute(index)
             return self.compute.store.read(self.kernel_name, index)
 

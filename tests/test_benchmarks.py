@@ -64,6 +64,11 @@ def test_a_later_process_finds_the_same_block():
     assert "all checks held" in run("bench_cold_start.py", *small)
 
 
+def test_listening_changes_no_bit_of_a_fit():
+    small = ["--rows", "200", "--block-rows", "50", "--repeats", "1"]
+    assert "all checks held" in run("bench_events.py", *small)
+
+
 def test_planes_in_jax_agree_with_the_engine():
     assert "all checks held" in run("bench_jax.py", "--side", "5", "--pairs", "4", "--repeats", "1")
 

@@ -19,7 +19,7 @@ from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError, Missing
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.executors.base import AbstractExecutor, AbstractShards
 from ntk_dist.executors.drive import Handle
-from ntk_dist.executors.outcome import Outcome, attempt_remotely
+from ntk_dist.executors.outcome import Outcome, WorkerLostError, attempt_remotely
 from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
 
 try:
@@ -245,13 +245,13 @@ class DaskExecutor(AbstractExecutor):
         return handle.worker is not None and handle.worker not in alive
 
     def outcome(self, handle: Handle) -> Outcome:
-        """What the worker sent, or the loss of the worker as a ConnectionResetError."""
+        """What the worker sent, or the loss of the worker as a WorkerLostError."""
         one: _DaskTry = handle
         where = one.worker or "a Dask worker"
         try:
             while True:
                 if not one.future.done() and self._is_lost(one, self._alive()):
-                    return Outcome.failed(ConnectionResetError("its worker is gone"), where)
+                    return Outcome.failed(WorkerLostError("its worker is gone"), where)
                 try:
                     outcome: Outcome = one.future.result(timeout=2.0)
                 except TimeoutError:
@@ -264,7 +264,7 @@ class DaskExecutor(AbstractExecutor):
         except (asyncio.CancelledError, concurrent.futures.CancelledError):
             if self._client.status != "running":
                 return Outcome.failed(self._disconnected(), where)
-            return Outcome.failed(ConnectionResetError("its worker is gone"), where)
+            return Outcome.failed(WorkerLostError("its worker is gone"), where)
         except Exception as error:
             return Outcome.failed(error, where)
 
@@ -378,7 +378,7 @@ def _answer(key: tuple[str, int], recipe: bytes | None, method: str, args: tuple
         _SHARDS[key] = factory(assignment)
     elif key not in _SHARDS:
         # Another process may have come back at the same address.
-        raise ConnectionResetError("the worker process that held this shard is gone")
+        raise WorkerLostError("the worker process that held this shard is gone")
     return getattr(_SHARDS[key], method)(*args)
 
 

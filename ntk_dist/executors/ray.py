@@ -23,7 +23,7 @@ from ntk_dist.events import EventSink, ignore
 from ntk_dist.executors.base import AbstractExecutor, AbstractShards
 from ntk_dist.executors.drive import Handle
 from ntk_dist.executors.environment import worker_environment
-from ntk_dist.executors.outcome import Outcome, attempt_remotely
+from ntk_dist.executors.outcome import Outcome, WorkerLostError, attempt_remotely
 from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
 from ntk_dist.settings import get_settings
 
@@ -225,12 +225,12 @@ class RayExecutor(AbstractExecutor):
         return [by_ref[ref] for ref in ready]
 
     def outcome(self, handle: Handle) -> Outcome:
-        """What the worker sent, or the loss of the worker as a ConnectionResetError."""
+        """What the worker sent, or the loss of the worker as a WorkerLostError."""
         one: _RayTry = handle
         try:
             outcome: Outcome = ray.get(one.ref)
         except _LOST as error:
-            lost = ConnectionResetError(f"its worker is gone ({_first_line(error)})")
+            lost = WorkerLostError(f"its worker is gone ({_first_line(error)})")
             return Outcome.failed(lost, "a Ray worker")
         except ray_errors.RayTaskError as error:
             # Our code around the task catches everything, so this is what could not travel: a

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any
 
@@ -51,6 +52,8 @@ class ReadAhead:
         self._changed = threading.Condition()
         self._stopped = False
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="read-ahead")
+        # What reading reports belongs to the task that runs here.
+        self._context = copy_context()
 
     def __contains__(self, index: BlockIndex) -> bool:
         """Whether the block is one of those that are read."""
@@ -98,7 +101,8 @@ class ReadAhead:
         with self._changed:
             if self._left and not self._stopped:
                 place: list[NDArray[Any]] = []
-                reading = self._pool.submit(self._put, self._left.popleft(), place)
+                run = self._context.copy().run
+                reading = self._pool.submit(run, self._put, self._left.popleft(), place)
                 self._started.append((reading, place))
                 self._changed.notify_all()
 

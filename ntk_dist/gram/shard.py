@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_dist.events import MemoryEvent, report
 from ntk_dist.gram.grid import BlockGrid, BlockIndex
 from ntk_dist.gram.product import InOrder, Panels, multiply_strip, strips
 from ntk_dist.gram.read_ahead import ReadAhead
@@ -174,10 +176,15 @@ class GramShard:
                 ahead.finish(index)
         return answers
 
-    def _reading(self, wanted: Sequence[BlockIndex]) -> ReadAhead:
+    @contextmanager
+    def _reading(self, wanted: Sequence[BlockIndex]) -> Iterator[ReadAhead]:
         """Those that are wanted and not resident, being read."""
         missing = [index for index in wanted if index not in self._resident]
-        return ReadAhead(self._load, missing, self.streamed_blocks)
+        before = self.resident_bytes
+        with ReadAhead(self._load, missing, self.streamed_blocks) as ahead:
+            yield ahead
+        if self.resident_bytes != before:
+            report(MemoryEvent(n_bytes=self.resident_bytes, holder=f"shard of {self._blocks[0]}"))
 
     def _next(self, index: BlockIndex, ahead: ReadAhead) -> NDArray[Any] | None:
         """The next of the blocks that are wanted; None if nobody wants it any more."""

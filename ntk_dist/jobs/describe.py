@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ from ntk_dist.errors import DataError, NTKDistError, UnreadableDataError
 from ntk_dist.gram.plan import GramPlan
 from ntk_dist.jobs.runner import job_network, plan_job
 from ntk_dist.jobs.spec import load_job
+from ntk_dist.jobs.watch import latest
 from ntk_dist.kernels.projection import Projection
 from ntk_dist.model import FitReport, GramReport
 from ntk_dist.model.artifact import read_record
 from ntk_dist.model.load import find_model
+from ntk_dist.standing import Standing
 from ntk_dist.stax import from_json
 from ntk_dist.store.inputs import read_array
 from ntk_dist.store.workspace import Workspace, is_workspace
@@ -148,15 +152,45 @@ def _workspace(folder: Path) -> Description:
     workspace = Workspace(folder, read_only=True)
     models = workspace.models()
     grams = [_gram(gram) for gram in workspace.grams()]
+    jobs = {name: _standing(standing) for name, standing in latest(workspace.location).items()}
     lines = [f"workspace {folder}"]
     lines += [f"  model {name}: versions {', '.join(map(str, v))}" for name, v in models.items()]
     lines += [f"  {text}" for _, text in grams]
+    lines += [f"  job {name}: {text}" for name, (_, text) in jobs.items()]
     record = {
         "kind": "workspace",
         "models": {name: list(versions) for name, versions in models.items()},
         "grams": [record for record, _ in grams],
+        "jobs": {name: record for name, (record, _) in jobs.items()},
     }
     return record, "\n".join(lines)
+
+
+def _standing(standing: Standing) -> Description:
+    """Where a job stands, by its last word."""
+    now = time.time()
+    state = "silent" if standing.is_silent(now) else standing.state
+    derived = {
+        "state": state,
+        "rate": standing.rate,
+        "eta_s": standing.eta_s(now),
+        "residual": standing.residual,
+        "driver_bytes": standing.driver_bytes,
+        "resident_bytes": standing.resident_bytes,
+    }
+    heads = {"running": f"running: {standing.label}", "failed": f"failed: {standing.text}"}
+    if standing.updated is not None and state != "running":
+        moment = datetime.fromtimestamp(standing.updated, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        heads["silent"] = (
+            f"no word since {moment}: killed, or not seen from here; in {standing.label}"
+        )
+        for ended in ("finished", "interrupted"):
+            heads[ended] = f"{ended} {moment}"
+    parts = [heads.get(state, state), standing.note(now)]
+    if state != "finished":
+        parts.append(standing.memory_in_words())
+    parts.append(standing.troubles())
+    return {**standing.to_dict(), **derived}, "; ".join(part for part in parts if part)
 
 
 def _data(path: str) -> Description:

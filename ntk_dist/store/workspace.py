@@ -5,6 +5,7 @@
     LOCATION/datasets/FINGERPRINT     rows, stored once however often they are used
     LOCATION/grams/KEY                blocks, found again by what they belong to, and statistics
     LOCATION/models/NAME/VERSION      fitted models, versions 1, 2, ...
+    LOCATION/jobs/NAME/RUN            what a job reported while it ran
     LOCATION/cache                    compiled kernels, safe to delete
 """
 
@@ -295,7 +296,7 @@ def open_workspace(location: str | Path | None) -> AbstractWorkspace:
 
 def is_workspace(location: str | Path) -> bool:
     """Whether a workspace was used at ``location`` before."""
-    return any(Path(location, part).is_dir() for part in ("datasets", "grams", "models"))
+    return any(Path(location, part).is_dir() for part in ("datasets", "grams", "models", "jobs"))
 
 
 def find_gram(location: str | Path | None, manifest: Manifest) -> ZarrBlockStore | None:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from ntk_dist.errors import BlockCorruptError, ExecutorError, StoreFullError, TaskError
-from ntk_dist.events import TaskEvent
+from ntk_dist.events import MemoryEvent, TaskEvent, report
 from ntk_dist.executors import AbstractExecutor, RetryPolicy, make_executor
 
 # Workers cannot import this file; what it defines travels whole.
@@ -201,6 +201,20 @@ def test_what_no_other_try_can_mend_is_raised_at_once(
     assert task.calls() == 1
 
 
+def test_what_a_task_reports_comes_home_with_it(executor: AbstractExecutor) -> None:
+    def task(item: int) -> int:
+        report(MemoryEvent(n_bytes=item, holder="task"))
+        return item
+
+    events: list[Any] = []
+    assert sorted(executor.map_unordered(task, range(3), on_event=events.append)) == [
+        (item, item) for item in range(3)
+    ]
+    told = [event for event in events if isinstance(event, MemoryEvent)]
+    assert sorted(event.n_bytes for event in told) == [0, 1, 2]
+    assert len(events) == 6
+
+
 def test_our_own_errors_come_as_themselves(executor: AbstractExecutor, tmp_path: Path) -> None:
     task = Scripted(tmp_path, {1: [raising(lambda: StoreFullError("no space left"))]})
     with pytest.raises(StoreFullError, match="no space left") as got:
@@ -353,7 +367,9 @@ def test_a_lost_shard_is_built_again_on_a_live_worker(processes: AbstractExecuto
         assert after[0][3] not in before
         array = np.ones(300_000)
         assert shards.call("total", array) == [300_000.0] * 2
-    assert "retried" in {e.state for e in events}
+    lost = [e.worker_lost for e in events if e.state == "retried"]
+    assert lost
+    assert all(lost)
 
 
 def test_closed_shards_say_so(executor: AbstractExecutor) -> None:

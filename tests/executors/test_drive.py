@@ -11,7 +11,7 @@ import pytest
 from ntk_dist.errors import StoreFullError, TaskError
 from ntk_dist.events import Event, TaskEvent
 from ntk_dist.executors.drive import drive
-from ntk_dist.executors.outcome import Outcome
+from ntk_dist.executors.outcome import Outcome, WorkerLostError
 from ntk_dist.executors.retry import RetryPolicy
 
 
@@ -182,3 +182,11 @@ def test_an_error_of_the_items_themselves_reaches_the_caller() -> None:
     with pytest.raises(KeyError):
         engine.run(items())
     assert not engine.running
+
+
+def test_a_try_that_went_with_its_worker_is_told_from_one_that_failed() -> None:
+    lost, failed = WorkerLostError("gone"), OSError("flaky")
+    engine = Scripted(errors={(1, 0): lost, (2, 0): failed})
+    _, events = engine.run(range(3))
+    told = {e.item: (e.worker_lost, e.error) for e in events if e.state == "retried"}
+    assert told == {"1": (True, "WorkerLostError: gone"), "2": (False, "OSError: flaky")}

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from ntk_dist.events import MemoryEvent, RepairEvent, collected, report
 from ntk_dist.gram import shard as shard_module
 from ntk_dist.gram.grid import BlockGrid
 from ntk_dist.gram.shard import MOST_STREAMED, GramShard
@@ -141,3 +142,19 @@ def test_a_failing_read_reaches_the_caller():
 def test_a_gram_that_is_not_symmetric_is_refused():
     with pytest.raises(ValueError, match="symmetric grid"):
         GramShard(lambda index: None, BlockGrid(4, 4, 2), [], 0)
+
+
+def test_a_shard_reports_what_it_keeps_once_and_what_reading_reports():
+    grid = BlockGrid(40, 40, 10, symmetric=True)
+    repair = RepairEvent(item="(0, 1)", reason="checksum")
+
+    def read_block(index):
+        if index == (0, 1):
+            report(repair)
+        return np.ones(grid.block_shape(index))
+
+    shard = GramShard(read_block, grid, list(grid), 10**6)
+    with collected() as events:
+        for _ in range(3):
+            shard.matmat(np.ones((40, 1)))
+    assert events == [repair, MemoryEvent(n_bytes=8000, holder="shard of (0, 0)")]
