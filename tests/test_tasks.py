@@ -83,11 +83,7 @@ def test_a_shard_computes_lost_blocks_again_and_only_those(x, manifest, caplog):
     store.delete(BlockIndex(0, 1))
     shard = ShardFactory(task, "ntk", MIB)(list(manifest.grid))
     v = np.ones((25, 1))
-    product = sum(
-        np.pad(values, ((start, 25 - start - len(values)), (0, 0)))
-        for start, values in shard.matmat(v)
-    )
-    np.testing.assert_allclose(product, NET.kernel_fn(x) @ v, rtol=1e-12)
+    np.testing.assert_allclose(shard.matmat(v), NET.kernel_fn(x) @ v, rtol=1e-12)
     assert [r.message.split(":")[0] for r in caplog.records] == ["recomputing block (0, 1)"]
     assert store.present() == set(manifest.grid)
 

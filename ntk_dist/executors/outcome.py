@@ -17,7 +17,7 @@ from typing import Any
 
 from ntk_dist.executors.retry import is_retryable
 
-__all__ = ["Outcome", "attempt", "attempt_remotely", "here"]
+__all__ = ["AttemptFailed", "Outcome", "attempt", "attempt_remotely", "here"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,19 @@ class Outcome:
     def failed(cls, error: BaseException, where: str = "an unknown worker") -> Outcome:
         """The outcome of a try that raised ``error``, or that an engine lost."""
         return cls(error=error, retryable=is_retryable(error), where=where)
+
+
+class AttemptFailed(Exception):
+    """A failed outcome on its way through an engine that hears of failures by exceptions only.
+
+    Needed where a value stays on its worker, so that nobody looks into it.
+    """
+
+    @property
+    def outcome(self) -> Outcome:
+        """What came of the try."""
+        outcome: Outcome = self.args[0]
+        return outcome
 
 
 def here() -> str:
