@@ -13,14 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, TypeVar
 
 from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError, MissingDependencyError
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.executors.base import AbstractExecutor, AbstractShards
 from ntk_dist.executors.drive import Handle
-from ntk_dist.executors.outcome import AttemptFailed, Outcome, attempt_remotely
+from ntk_dist.executors.outcome import AttemptFailed, Outcome
 from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
 from ntk_dist.executors.tree import add_in_pairs
 
@@ -36,6 +35,7 @@ except ImportError as error:
     ) from error
 
 from ntk_dist.executors.dask_cluster import start_cluster
+from ntk_dist.executors.dask_worker import call_shard, drop_shards, keep_answer, run_task
 
 __all__ = ["DaskExecutor"]
 
@@ -223,7 +223,7 @@ class DaskExecutor(AbstractExecutor):
         return _Shipped(pickled, self._client.scatter(pickled, broadcast=True, hash=False))
 
     def _submit(self, shipped: Any, item: Any) -> Handle:
-        return self._send(None, _run_task, shipped.best(), item)
+        return self._send(None, run_task, shipped.best(), item)
 
     def _send(
         self,
@@ -348,7 +348,7 @@ class _DaskShards(AbstractShards):
             self._homes[index] = self._find_home(index)
         # A broadcast copy may have gone with the worker that is being replaced.
         sent = self._pack(args) if fresh else packed
-        function = _keep_answer if keep else _call_shard
+        function = keep_answer if keep else call_shard
         return self._dask._send(
             self._homes[index], function, (self._id, index), recipe, method, sent, keep=keep
         )
@@ -395,50 +395,4 @@ class _DaskShards(AbstractShards):
         # workers' tasks with it, and its absence must not hide what came before.
         with suppress(ExecutorUnreachableError):
             homes = sorted(set(self._homes.values()) & set(self._dask._alive()))
-            self._dask._client.run(_drop_shards, self._id, workers=homes, on_error="ignore")
-
-
-# Below: what runs inside a worker process.
-
-_SHARDS: dict[tuple[str, int], Any] = {}
-
-
-@lru_cache(maxsize=2)  # few, because a task may hold inputs
-def _load(pickled: bytes) -> Any:
-    """One task object per worker, however many items it gets."""
-    return cloudpickle.loads(pickled)
-
-
-def _run_task(pickled: bytes, item: Any) -> Outcome:
-    return attempt_remotely(lambda: _load(pickled)(item))
-
-
-def _call_shard(
-    key: tuple[str, int], recipe: bytes | None, method: str, args: tuple[Any, ...]
-) -> Outcome:
-    return attempt_remotely(_answer, key, recipe, method, args)
-
-
-def _keep_answer(
-    key: tuple[str, int], recipe: bytes | None, method: str, args: tuple[Any, ...]
-) -> Any:
-    outcome = attempt_remotely(_answer, key, recipe, method, args)
-    if outcome.error is not None:
-        raise AttemptFailed(outcome)
-    return outcome.value
-
-
-def _answer(key: tuple[str, int], recipe: bytes | None, method: str, args: tuple[Any, ...]) -> Any:
-    if recipe is not None:
-        _SHARDS.pop(key, None)
-        factory, assignment = cloudpickle.loads(recipe)
-        _SHARDS[key] = factory(assignment)
-    elif key not in _SHARDS:
-        # Another process may have come back at the same address.
-        raise ConnectionResetError("the worker process that held this shard is gone")
-    return getattr(_SHARDS[key], method)(*args)
-
-
-def _drop_shards(shards_id: str) -> None:
-    for key in [key for key in _SHARDS if key[0] == shards_id]:
-        del _SHARDS[key]
+            self._dask._client.run(drop_shards, self._id, workers=homes, on_error="ignore")

@@ -6,6 +6,7 @@ be printed for a cluster that does not exist yet.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -241,11 +242,15 @@ def assign_blocks(grid: BlockGrid, n_shards: int) -> list[tuple[BlockIndex, ...]
         rows, cols = grid.block_shape(index)
         return rows * cols * (1 if grid.is_diagonal(index) else 2)
 
+    alike: dict[int, list[BlockIndex]] = {}  # inside and diagonal, whole and ragged: a few kinds
+    for index in grid:
+        alike.setdefault(weight(index), []).append(index)
     count = max(1, min(n_shards, grid.n_blocks))
     shards: list[list[BlockIndex]] = [[] for _ in range(count)]
-    loads = [0] * count
-    for index in sorted(grid, key=lambda b: (-weight(b), b)):
-        lightest = loads.index(min(loads))
-        shards[lightest].append(index)
-        loads[lightest] += weight(index)
+    loads = [(0, k) for k in range(count)]  # a heap
+    for heavy in sorted(alike, reverse=True):
+        for index in alike[heavy]:
+            load, lightest = loads[0]
+            shards[lightest].append(index)
+            heapq.heapreplace(loads, (load + heavy, lightest))
     return [tuple(sorted(shard)) for shard in shards]
