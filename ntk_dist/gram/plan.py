@@ -97,7 +97,13 @@ class GramPlan:
     @property
     def input_bytes(self) -> int:
         """One input row on a worker, as it is read and in the float64 kernels compute in."""
-        return math.prod(self.input_shape) * (self.itemsize + np.dtype(np.float64).itemsize)
+        entries = math.prod(self.input_shape)
+        return self.stored_row_bytes + entries * np.dtype(np.float64).itemsize
+
+    @property
+    def stored_row_bytes(self) -> int:
+        """One input row as it is kept in the workspace, in bytes."""
+        return math.prod(self.input_shape) * self.itemsize
 
     @property
     def block_bytes(self) -> int:
