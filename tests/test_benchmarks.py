@@ -59,6 +59,12 @@ def test_planes_in_jax_agree_with_the_engine():
     assert "all checks held" in run("bench_jax.py", "--side", "5", "--pairs", "4", "--repeats", "1")
 
 
+@pytest.mark.dask
+def test_blocks_through_an_engine_are_the_same():
+    small = ["--engines", "dask", "--features", "5", "--block-rows", "32", "--repeats", "1"]
+    assert "all checks held" in run("bench_overhead.py", *small)
+
+
 @pytest.mark.slow
 def test_ranks_agree(tmp_path, rng):
     x = rng.normal(size=(1100, 3))

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import threading
+import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -215,10 +216,11 @@ class RayExecutor(AbstractExecutor):
                 ray.shutdown()
 
     def _ship(self, task: Callable[..., Any]) -> Any:
-        return ray.put(task)
+        # In a list, so that Ray hands over the reference and not what it refers to.
+        return uuid.uuid4().hex, [ray.put(task)]
 
     def _submit(self, shipped: Any, item: Any) -> Handle:
-        return _RayTry(self._run_task.remote(shipped, item))
+        return _RayTry(self._run_task.remote(*shipped, item))
 
     def wait(self, handles: Sequence[Handle], timeout_s: float) -> Collection[Handle]:
         """Those whose outcome, or whose loss, is known."""
@@ -346,8 +348,20 @@ def _first_line(error: BaseException) -> str:
 # Below: what runs inside a worker process.
 
 
-def _run_task(task: Callable[[Any], Any], item: Any) -> Outcome:
-    return attempt_remotely(task, item)
+_LOADED: dict[str, Callable[[Any], Any]] = {}
+"""The task of this process, by name: one, because it may hold inputs."""
+
+
+def _run_task(name: str, reference: list[Any], item: Any) -> Outcome:
+    return attempt_remotely(lambda: _load(name, reference)(item))
+
+
+def _load(name: str, reference: list[Any]) -> Callable[[Any], Any]:
+    """One task object per process, however many items it gets: to open a store takes 5 ms."""
+    if name not in _LOADED:
+        _LOADED.clear()
+        _LOADED[name] = ray.get(reference[0])
+    return _LOADED[name]
 
 
 class _ShardActor:

@@ -312,6 +312,32 @@ def test_a_large_task_reaches_every_worker(executor: AbstractExecutor) -> None:
     assert sorted(found) == [(k, float(k)) for k in range(0, 300_000, 10_000)]
 
 
+class Opened:
+    """A task that leaves a mark wherever it is unpickled, and says which process it runs in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, item: int) -> int:
+        return os.getpid()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for k in itertools.count():
+            mark = self.folder / f"{os.getpid()}-{k}"
+            if not mark.exists():
+                mark.touch()
+                return
+
+
+def test_a_worker_opens_a_task_once_for_all_its_items(
+    processes: AbstractExecutor, tmp_path: Path
+) -> None:
+    ran = {pid for _, pid in processes.map_unordered(Opened(tmp_path), range(12))}
+    opened = [path.name for path in tmp_path.iterdir()]
+    assert sorted(opened) == sorted(f"{pid}-0" for pid in ran)
+
+
 def test_tasks_run_beside_living_shards(executor: AbstractExecutor) -> None:
     with executor.shards(Tally, ["a", "b", "c", "d"]) as shards:
         shards.call("ask")

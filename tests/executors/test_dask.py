@@ -48,6 +48,13 @@ def test_workers_never_wait_for_memory_that_shards_hold(cluster: DaskExecutor) -
     assert seen == dict.fromkeys(names, False)
 
 
+def test_workers_keep_the_memory_of_one_block_for_the_next(cluster: DaskExecutor) -> None:
+    # Dask's own 64 KiB would have every array of every block mapped and cleared anew.
+    name = "MALLOC_TRIM_THRESHOLD_"
+    seen = dict(cluster.map_unordered(lambda name: int(os.environ[name]), [name]))
+    assert seen[name] >= 32 * 2**20
+
+
 def test_a_running_cluster_is_joined_and_left_running(cluster: DaskExecutor) -> None:
     address = cluster._address.replace("tcp://", "dask://")
     with make_executor(address) as guest:
