@@ -81,6 +81,11 @@ def test_workers_never_wait_for_memory_that_shards_hold(cluster: DaskExecutor) -
     assert seen == dict.fromkeys(names, False)
 
 
+def test_workers_are_not_profiled(cluster: DaskExecutor) -> None:
+    name = "distributed.worker.profile.enabled"
+    assert dict(cluster.map_unordered(lambda name: dask.config.get(name), [name])) == {name: False}
+
+
 def test_workers_keep_the_memory_of_one_block_for_the_next(cluster: DaskExecutor) -> None:
     # Dask's own 64 KiB would have every array of every block mapped and cleared anew.
     name = "MALLOC_TRIM_THRESHOLD_"
