@@ -69,8 +69,8 @@ class RecentRows(AbstractRows):
 
     Blocks are computed band by band, so of the two ranges of a block one was read for the block
     before; and statistics are checked against rows that are in memory then. A block of 2048 rows
-    on 784 features spends 21 ms less on reading, of 145 (one worker). Never more than two ranges
-    are held, and those of the block at work count in the plan.
+    on 784 features takes 0.13 s of CPU so, 0.145 without. Never more than two ranges are held, and
+    those of the block at work count in the plan.
 
     Parameters
     ----------
