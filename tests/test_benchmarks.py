@@ -78,6 +78,12 @@ def test_products_are_those_of_float64():
     assert "all checks held" in run("bench_product.py", *small)
 
 
+@pytest.mark.dask
+def test_blocks_through_an_engine_are_the_same():
+    small = ["--engines", "dask", "--features", "5", "--block-rows", "32", "--repeats", "1"]
+    assert "all checks held" in run("bench_overhead.py", *small)
+
+
 @pytest.mark.slow
 def test_ranks_agree(tmp_path, rng):
     x = rng.normal(size=(1100, 3))

@@ -18,7 +18,7 @@ from typing import Any
 from ntk_dist.events import Event, collected
 from ntk_dist.executors.retry import is_retryable
 
-__all__ = ["Outcome", "WorkerLostError", "attempt", "attempt_remotely", "here"]
+__all__ = ["AttemptFailed", "Outcome", "WorkerLostError", "attempt", "attempt_remotely", "here"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,19 @@ class Outcome:
 
 class WorkerLostError(ConnectionResetError):
     """A try ended with the worker that ran it; another one may go better."""
+
+
+class AttemptFailed(Exception):
+    """A failed outcome on its way through an engine that hears of failures by exceptions only.
+
+    Needed where a value stays on its worker, so that nobody looks into it.
+    """
+
+    @property
+    def outcome(self) -> Outcome:
+        """What came of the try."""
+        outcome: Outcome = self.args[0]
+        return outcome
 
 
 def here() -> str:

@@ -45,7 +45,7 @@ class GramShard:
     residual of an ill-conditioned system near 1e-5. They run in the order of the blocks, whichever
     thread is first and wherever a block comes from: the bits of an answer depend on neither.
 
-    Answers are compact: only the rows that the shard's blocks touch.
+    Of a diagonal or of columns, answers hold only the rows that the shard's blocks touch.
 
     Parameters
     ----------
@@ -86,8 +86,11 @@ class GramShard:
         )
         """Blocks at most in memory beyond those that are kept."""
 
-    def matmat(self, v: NDArray[np.float64]) -> list[RowSegment]:
-        """Terms of K v for ``v`` of shape ``(n, k)``; the sum over all shards is the product."""
+    def matmat(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Terms of K v for ``v`` of shape ``(n, k)``; the sum over all shards is the product.
+
+        Shape ``(n, k)``: of a fair share of the blocks hardly a row is left out.
+        """
         v = np.ascontiguousarray(v, np.float64)
         sums = _Sums(self._grid)
         with self._reading(self._blocks) as ahead:
@@ -110,7 +113,7 @@ class GramShard:
                     raise
 
             in_threads(get_settings().threads, work, self._pieces(v, ahead))
-        return sums.segments(v.shape[1])
+        return sums.whole(v.shape[1])
 
     def diagonal(self) -> list[RowSegment]:
         """Diagonals of the diagonal blocks that are here, in float64."""
@@ -284,12 +287,14 @@ class _Sums:
         elif terms.across is not None:
             self._across[j] = terms.across
 
-    def segments(self, targets: int) -> list[RowSegment]:
-        """The sums, in the order of their rows."""
-        return [(part * self._grid.block_rows, self._of(part, targets)) for part in self._parts()]
-
-    def _parts(self) -> list[int]:
-        return sorted(self._down.keys() | self._across.keys())
+    def whole(self, targets: int) -> NDArray[np.float64]:
+        """The sums of all rows, zeros where there are no terms: (n, targets)."""
+        total = np.zeros((self._grid.n_rows, targets))
+        for part in self._down.keys() | self._across.keys():
+            start = part * self._grid.block_rows
+            sums = self._of(part, targets)
+            total[start : start + len(sums)] = sums
+        return total
 
     def _of(self, part: int, targets: int) -> NDArray[np.float64]:
         down, across = self._down.get(part), self._across.get(part)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ntk_dist.errors import DataError, NTKDistError, UnreadableDataError
 from ntk_dist.gram.plan import GramPlan
+from ntk_dist.gram.simulation import Simulation
 from ntk_dist.jobs.runner import job_network, plan_job
 from ntk_dist.jobs.spec import load_job
 from ntk_dist.jobs.watch import latest
@@ -22,9 +23,9 @@ from ntk_dist.stax import from_json
 from ntk_dist.store.inputs import read_array
 from ntk_dist.store.workspace import Workspace, is_workspace
 from ntk_dist.store.zarr import ZarrBlockStore, is_gram
-from ntk_dist.units import format_bytes, format_seconds
+from ntk_dist.units import format_bytes, format_count, format_seconds
 
-__all__ = ["describe_gram", "describe_path", "describe_plan"]
+__all__ = ["describe_gram", "describe_path", "describe_plan", "describe_simulation"]
 
 Description = tuple[dict[str, Any], str]
 """Plain types for JSON, and the same for people."""
@@ -61,6 +62,55 @@ def describe_plan(plan: GramPlan, projection: Projection) -> Description:
     text = "\n".join(f"{name:<20}{value}" for name, value in rows)
     record = {**plan.to_dict(), "evaluation": projection.explanation}
     return {**record, "entries_per_s": projection.entries_per_s, "seconds": seconds}, text
+
+
+def describe_simulation(simulation: Simulation) -> Description:
+    """A job on a cluster that is not there, phase by phase."""
+    plan, cluster, work = simulation.plan, simulation.cluster, simulation.work
+    grid = plan.grid
+    facts = [
+        (
+            "simulated",
+            f"{grid.n_rows:,} rows, {work.n_targets} targets, on {cluster.n_workers} workers "
+            "as fast as this process",
+        ),
+        (
+            "blocks",
+            f"{grid.n_blocks:,} of {grid.block_rows} rows, {format_bytes(plan.block_bytes)} each, "
+            f"{format_bytes(plan.gram_bytes)} in all",
+        ),
+        ("in the workspace", format_bytes(simulation.disk_bytes)),
+        (
+            "share of a worker",
+            f"{format_bytes(simulation.share_bytes)}, of which {simulation.resident_share:.0%} "
+            "stays in its memory",
+        ),
+        ("memory of a worker", format_bytes(simulation.worker_bytes)),
+        (
+            "memory of the driver",
+            f"{format_bytes(simulation.driver_bytes)}, preconditioner of rank {work.rank}",
+        ),
+        (
+            "measured here",
+            f"{format_count(cluster.entries_per_s)} entries a second, products at "
+            f"{format_bytes(cluster.product_rate)} of blocks a second",
+        ),
+        (
+            "taken on trust",
+            f"{format_bytes(cluster.read_rate)} a second between the workspace and a worker, "
+            f"{format_bytes(cluster.link_rate)} between two machines",
+        ),
+    ]
+    lines = [f"{name:<22}{value}" for name, value in facts]
+    lines.append(f"{'':<22}{'time':>10}{'workspace':>13}{'network':>13}  most of the time")
+    names = {"solve": f"solve, {work.steps} steps", "predict": f"predict, {work.predictions:,}"}
+    lines += [
+        f"{names.get(phase.name, phase.name):<22}{format_seconds(phase.seconds):>10}"
+        f"{format_bytes(phase.stored_bytes):>13}{format_bytes(phase.sent_bytes):>13}  {phase.limit}"
+        for phase in simulation.phases
+    ]
+    lines.append(f"{'in all':<22}{format_seconds(simulation.seconds):>10}")
+    return simulation.to_dict(), "\n".join(lines)
 
 
 def describe_gram(report: GramReport) -> Description:

@@ -29,7 +29,7 @@ from ntk_dist.store.base import AbstractBlockStore, AbstractRows, AbstractStatis
 from ntk_dist.store.dataset import Collapsed, MemoryRows, collapse
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.workspace import AbstractWorkspace, MemoryWorkspace, Workspace, find_gram
-from ntk_dist.tasks import AdoptTask, GramTask, StatisticsRows, statistics_of
+from ntk_dist.tasks import AdoptTask, GramTask, RecentRows, StatisticsRows, statistics_of
 
 __all__ = [
     "Resources",
@@ -186,6 +186,7 @@ def gram_task(
     kernel: Kernel, rows: AbstractRows, store: AbstractBlockStore, settings: Settings
 ) -> GramTask:
     """The task that fills the blocks of ``store``, from statistics that are stored beside them."""
+    rows = RecentRows(rows)
     statistics = StatisticsRows(statistics_of(kernel, rows, store))
     return GramTask(kernel, rows, statistics, store, settings.block_max_bytes)
 

@@ -23,6 +23,9 @@ class ShardsHere:
     def call(self, method, *args):
         return [getattr(shard, method)(*args) for shard in self.shards]
 
+    def sum(self, method, *args):
+        return sum(self.call(method, *args))
+
 
 def gram(n, dtype=np.float32):
     points = np.random.default_rng(n).standard_normal((n, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,6 +86,40 @@ def test_the_window_is_filled_and_never_exceeded() -> None:
     assert engine.most == 4
     assert engine.now == pytest.approx(10.0)
     assert [event.state for event in events] == ["done"] * 20
+
+
+class Instant:
+    """Finishes everything it is asked to wait for, and counts."""
+
+    n_slots = 8
+
+    def __init__(self) -> None:
+        self.most = 0
+
+    def wait(self, handles: Sequence[Any], timeout_s: float) -> Collection[Any]:
+        self.most = max(self.most, len(handles))
+        return handles
+
+    def outcome(self, handle: Any) -> Outcome:
+        return Outcome(value=handle)
+
+    def cancel(self, handles: Sequence[Any], *, by_force: bool) -> None:
+        assert not handles
+
+
+def test_a_million_items_are_never_more_than_the_window() -> None:
+    engine = Instant()
+    window, n = 32, 10**6
+    results = drive(engine, lambda item, number: item, range(n), window=window, retry=RetryPolicy())
+    total = 0
+    for seen, (_, value) in enumerate(results):
+        total += value
+        if seen == 1000:
+            before = sys.getallocatedblocks()
+    assert total == n * (n - 1) // 2
+    assert engine.most == window
+    # Objects alive: some hundred for what is in flight, and nothing for what is done.
+    assert sys.getallocatedblocks() - before < 5000
 
 
 def test_what_waits_for_its_pause_keeps_its_place_in_the_window() -> None:

@@ -139,6 +139,8 @@ def product(executor: AbstractExecutor, victim: Victim, folder: Path) -> dict[st
         events.append(event)
         if isinstance(event, StepEvent) and event.step == 3:
             threading.Timer(0.02, os.kill, (pid, signal.SIGKILL)).start()
+        if isinstance(event, StepEvent) and event.step == 6:
+            time.sleep(1.0)  # an actor outlives its node by some steps
 
     fit("quiet", lambda event: None)
     pid = victim()
