@@ -22,6 +22,8 @@ from ntk_dist.solver.operators import (
 from ntk_dist.solver.preconditioners import (
     AbstractPreconditioner,
     IdentityPreconditioner,
+    JacobiPreconditioner,
+    NystromPreconditioner,
     RPCholeskyPreconditioner,
 )
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus
@@ -33,6 +35,8 @@ __all__ = [
     "AbstractPreconditioner",
     "DenseOperator",
     "IdentityPreconditioner",
+    "JacobiPreconditioner",
+    "NystromPreconditioner",
     "RPCholeskyPreconditioner",
     "RidgedOperator",
     "ScaledOperator",
