@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,7 @@ __all__ = [
     "BlockRecord",
     "GramTask",
     "PredictTask",
+    "RecomputedShardFactory",
     "RowBatch",
     "ShardFactory",
     "StatisticsRows",
@@ -175,6 +176,23 @@ class GramTask:
         """
         start = time.perf_counter()
         _require_device(self.store.manifest.device_kind)
+        blocks = self.evaluate(index)
+        self.store.write(index, blocks)
+        return BlockRecord(
+            n_bytes=sum(block.nbytes for block in blocks.values()),
+            seconds=time.perf_counter() - start,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+
+    def evaluate(self, index: BlockIndex) -> dict[str, np.ndarray]:
+        """Block ``index`` of each kernel, computed and not stored.
+
+        Raises
+        ------
+        NonFiniteDataError
+            The kernel overflows its dtype on these inputs.
+        """
         grid = self.store.grid
         layout = self.kernel.statistics_layout(self.rows.shape[1:])
         x1 = self.rows.read(grid.rows(index))
@@ -199,13 +217,7 @@ class GramTask:
                     f"block {index} of the {name} overflows {block.dtype}: standardize the inputs, "
                     "use smaller W_std, or compute in float64"
                 )
-        self.store.write(index, blocks)
-        return BlockRecord(
-            n_bytes=sum(block.nbytes for block in blocks.values()),
-            seconds=time.perf_counter() - start,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-        )
+        return blocks
 
 
 @dataclass(frozen=True)
@@ -231,6 +243,33 @@ class ShardFactory:
             log.warning("recomputing block %s: %s", index, error)
             self.compute(index)
             return self.compute.store.read(self.kernel_name, index)
+
+
+@dataclass(frozen=True)
+class RecomputedShardFactory:
+    """Build, on a worker, an object that multiplies by blocks evaluated again in float64.
+
+    Nothing is stored. Blocks that fit ``max_bytes`` are evaluated once and kept; the others are
+    evaluated for every product.
+    """
+
+    compute: GramTask
+    """Evaluates the stored Gram matrix, in whatever precision."""
+    kernel_name: str
+    """``ntk`` or ``nngp``."""
+    max_bytes: int
+    """Blocks kept resident, in bytes."""
+
+    def __call__(self, blocks: Sequence[BlockIndex]) -> GramShard:
+        """The shard that owns ``blocks``."""
+        stored = self.compute.kernel
+        kernel = Kernel(stored.architecture, stored.kernels, np.float64)
+        task = replace(self.compute, kernel=kernel)
+
+        def evaluate(index: BlockIndex) -> np.ndarray:
+            return task.evaluate(index)[self.kernel_name]
+
+        return GramShard(evaluate, task.store.grid, blocks, self.max_bytes)
 
 
 @dataclass(frozen=True)

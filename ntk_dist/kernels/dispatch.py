@@ -160,15 +160,19 @@ class Kernel:
 
     def diag(self, x: np.ndarray) -> Arrays:
         """Each kernel of every sample with itself: (n,) each."""
-        return self.statistics(x).kernels
+        return self._asked_for(self.statistics(x).kernels)
 
     def statistics(self, x: np.ndarray) -> Statistics:
-        """What every block needs to know of each sample alone: see ``statistics_bytes``."""
+        """What every block needs to know of each sample alone: see ``statistics_bytes``.
+
+        In float64 whatever the dtype of blocks, so that those of either precision share it.
+        """
         # Keys tell equal bits, so all samples must come to them in one precision.
         samples = self._samples(x).astype(np.float64, copy=False)
         evaluation = self.path(samples.shape[1:]).evaluation
         both, met = evaluation.each_with_itself(samples, self._want_ntk, get_settings().threads)
-        return Statistics(self._asked_for(both), tuple(met), row_keys(samples))
+        kernels = {name: np.asarray(both[name], np.float64) for name in self.kernels}
+        return Statistics(kernels, tuple(met), row_keys(samples))
 
     def statistics_layout(self, input_shape: Iterable[int]) -> StatisticsLayout:
         """How the statistics of such a sample are stored: known before any is computed."""

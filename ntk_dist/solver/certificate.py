@@ -39,6 +39,10 @@ NOTABLE = 1e-2
 (4e-3 the worst of 300), at 7e-2 by 9e-3 (4e-2)."""
 
 
+AT_FLOOR = 10
+"""How far above the share for float64 the floor of a residual was found."""
+
+
 def rounding_share(
     x_norms: Array, y_norms: Array, n: int, trace: float, dtype: np.dtype[Any]
 ) -> float | None:
@@ -67,8 +71,9 @@ def rounding_share(
 
 
 def residual_floor(share: float | None, dtype: np.dtype[Any]) -> float:
-    """The true relative residual below which float64 sums do not come, for such a share."""
-    return (share or 0.0) * float(np.finfo(np.float64).eps) / float(np.finfo(dtype).eps)
+    """A true relative residual below which float64 sums need not come, for such a share."""
+    ratio = float(np.finfo(np.float64).eps) / float(np.finfo(dtype).eps)
+    return AT_FLOOR * ratio * (share or 0.0)
 
 
 def warn_of_rounding(share: float | None, dtype: np.dtype[Any]) -> tuple[str, ...]:

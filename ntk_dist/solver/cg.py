@@ -37,8 +37,6 @@ __all__ = ["solve_cg"]
 
 ROUNDING = 10
 """Epsilons of the trace that count as rounding, where computing an entry takes many operations."""
-REACHED = 10
-"""Residual floors up to which a residual counts as being at the floor."""
 
 
 def solve_cg(
@@ -154,9 +152,9 @@ def _report(
     share = rounding_share(x_norms, y_norms, operator.n, trace, operator.dtype)
     warnings += warn_of_rounding(share, operator.dtype)
     floor = residual_floor(share, operator.dtype)
-    if status is SolveStatus.STAGNATED and np.max(state.best) <= REACHED * floor:
+    if status is SolveStatus.STAGNATED and np.max(state.best) <= floor:
         warnings.append(
-            f"float64 sums leave a true relative residual of about {floor:.0e} here: tol "
+            f"float64 sums may leave a true relative residual of {floor:.0e} here: tol "
             f"{rules.tol:.0e} is out of reach, loosen it"
         )
     if status is SolveStatus.INDEFINITE and state.rayleigh_smallest < -rules.rounding:

@@ -76,7 +76,8 @@ class SolveReport:
     text: str
     """What happened and what to try, with the numbers of this solve."""
     method: str
-    """``cg``, ``direct``, or ``cg, direct`` when the second answered for the first."""
+    """``cg``, ``direct``, ``cg, direct`` when the second answered for the first, or ``cg, refined``
+    when residuals are those of the matrix evaluated again in float64."""
     n: int
     """Rows of the system."""
     steps: int
@@ -104,6 +105,9 @@ class SolveReport:
     rounding_share: float | None = None
     """About how much of the targets' size predictions may move by because the entries of A are
     rounded; see :mod:`ntk_dist.solver.certificate`."""
+    refinements: int = 0
+    """Corrections from such residuals; each took a pass of evaluations, and so did the last
+    check."""
     rank: int | None = None
     """Eigenvalues kept by ``direct``; None where none had to be judged."""
     cut_off: float | None = None
