@@ -16,7 +16,7 @@ from ntk_dist.store.dataset import MemoryRows
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.memory import MemoryBlockStore
 from ntk_dist.store.workspace import Workspace
-from ntk_dist.tasks import PredictTask, RowBatch, ShardFactory
+from ntk_dist.tasks import PredictTask, RecomputedShardFactory, RowBatch, ShardFactory
 
 NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
 MIB = 2**20
@@ -90,6 +90,25 @@ def test_a_shard_computes_lost_blocks_again_and_only_those(x, manifest, caplog):
     np.testing.assert_allclose(product, NET.kernel_fn(x) @ v, rtol=1e-12)
     assert [r.message.split(":")[0] for r in caplog.records] == ["recomputing block (0, 1)"]
     assert store.present() == set(manifest.grid)
+
+
+def test_recomputed_shards_multiply_by_the_float64_kernel_and_store_nothing(x, manifest):
+    store = MemoryBlockStore(replace(manifest, dtype="float32"))
+    kernel = Kernel(NET.layer, ("nngp", "ntk"), "float32")
+    task = gram_task(kernel, MemoryRows(x), store, Settings(block_max_bytes=MIB))
+    expected = NET.kernel_fn(x, None, "ntk")
+    v = np.random.default_rng(0).standard_normal((25, 2))
+    for max_bytes in (0, MIB):
+        factory = RecomputedShardFactory(task, "ntk", max_bytes)
+        shard = factory(list(manifest.grid))
+        product = np.zeros((25, 2))
+        for start, values in shard.matmat(v):
+            product[start : start + len(values)] += values
+        np.testing.assert_allclose(product, expected @ v, rtol=1e-13)
+        whole = np.concatenate([values for _, values in shard.diagonal()])
+        np.testing.assert_allclose(whole, expected.diagonal(), rtol=1e-15)
+        assert shard.resident_bytes == (425 * 8 if max_bytes else 0)
+    assert not store.present()
 
 
 def test_predictions_never_need_all_training_rows_at_once(x, rng):

@@ -32,16 +32,16 @@ def test_the_answer_is_that_of_the_exact_matrix(systems, digits, ridge):
         RidgedOperator(exact, ridge),
         y,
         preconditioner(stored),
-        tol=1e-12,
+        tol=1e-11,
     )
     expected = np.linalg.solve(matrix + ridge * np.eye(80), y)
     scale = np.abs(expected).max(axis=0)
     np.testing.assert_allclose(solution.x / scale, expected / scale, atol=1e-9)
     once = solve_cg(RidgedOperator(stored, ridge), y, tol=1e-10).x
-    assert np.abs((once - expected) / scale).max() > 1e-6
+    assert np.abs((once - expected) / scale).max() > 1e-7
     report = solution.report
     assert (report.status, report.method) == (SolveStatus.CONVERGED, "cg, refined")
-    assert max(report.residuals) <= 1e-12
+    assert max(report.residuals) <= 1e-11
     assert 1 <= report.refinements <= 5
     assert report.ridge == ridge
 
