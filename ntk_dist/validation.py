@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError
 
 __all__ = [
     "UNION_ARMS",
@@ -32,7 +32,7 @@ Tolerance: TypeAlias = Annotated[float, Field(gt=0, lt=1), AfterValidator(_reach
 """A true relative residual that can be asked for."""
 PreconditionerName: TypeAlias = Literal["rpcholesky", "nystrom", "jacobi", "none"]
 Rank: TypeAlias = PositiveInt | Literal["auto"]
-Refine: TypeAlias = bool | PositiveInt
+Refine: TypeAlias = bool | NonNegativeInt
 """Whether to refine, or how many rounds at most."""
 UNION_ARMS = {"str", "list[any]", "constrained-int", "int", "bool", "literal['auto']"}
 """How pydantic names the alternatives of a union in the place of a problem."""

@@ -163,10 +163,7 @@ class Kernel:
         return self._asked_for(self.statistics(x).kernels)
 
     def statistics(self, x: np.ndarray) -> Statistics:
-        """What every block needs to know of each sample alone: see ``statistics_bytes``.
-
-        In float64 whatever the dtype of blocks, so that those of either precision share it.
-        """
+        """What every block needs to know of each sample alone: see ``statistics_bytes``."""
         # Keys tell equal bits, so all samples must come to them in one precision.
         samples = self._samples(x).astype(np.float64, copy=False)
         evaluation = self.path(samples.shape[1:]).evaluation
@@ -177,7 +174,7 @@ class Kernel:
     def statistics_layout(self, input_shape: Iterable[int]) -> StatisticsLayout:
         """How the statistics of such a sample are stored: known before any is computed."""
         variances = self.path(input_shape).evaluation.variance_shapes
-        return StatisticsLayout(self.kernels, self.dtype, variances)
+        return StatisticsLayout(self.kernels, variances)
 
     def path(self, input_shape: Iterable[int], device: str | None = None) -> Path:
         """The evaluation of blocks of such samples, here or on another kind of device."""

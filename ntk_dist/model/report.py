@@ -86,8 +86,8 @@ class FitReport:
             known.append(f"condition of the matrix at least {solve.matrix_condition:.1e}")
         if solve.ritz_smallest is not None and solve.condition is not None:
             known.append(
-                f"preconditioned ({solve.preconditioner}, rank {solve.preconditioner_rank}, "
-                f"{format_bytes(solve.preconditioner_bytes)}) {solve.condition:.1e}"
+                f"of the preconditioned one {solve.condition:.1e} ({solve.preconditioner}, rank "
+                f"{solve.preconditioner_rank}, {format_bytes(solve.preconditioner_bytes)})"
             )
         return [f"  {', '.join(known)}"] if known else []
 

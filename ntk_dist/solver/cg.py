@@ -138,14 +138,17 @@ def _report(
     steps = int(np.max(state.steps, initial=0))
     ritz = state.trace.extremes()
     rayleigh = min(state.rayleigh_smallest, rayleigh_of_answers(state.best_x, y, state.best))
+    largest = state.norm_largest
+    if ritz and isinstance(preconditioner, IdentityPreconditioner):
+        rayleigh, largest = min(rayleigh, ritz[0]), max(largest, ritz[1])
     seen = np.isfinite(rayleigh)
     text = describe(status, state.best, rules.tol, f"{steps} steps")
     warnings = []
-    rounding = spectral_cut_off(operator.n, operator.dtype) * state.norm_largest
+    rounding = spectral_cut_off(operator.n, operator.dtype) * largest
     if seen and rayleigh <= rounding:
         warnings.append(
             f"the matrix is singular to the precision of its {operator.dtype} entries (smallest "
-            f"Rayleigh quotient {rayleigh:.1e}, norm at least {state.norm_largest:.1e}): the "
+            f"Rayleigh quotient {rayleigh:.1e}, norm at least {largest:.1e}): the "
             "answer depends on their rounding"
         )
     x_norms, y_norms = (np.linalg.norm(v, axis=0) for v in (state.best_x, y))
@@ -175,8 +178,8 @@ def _report(
         ritz_largest=ritz[1] if ritz else None,
         condition=ritz[1] / ritz[0] if ritz and ritz[0] > 0 else None,
         rayleigh_smallest=float(rayleigh) if seen else None,
-        norm_largest=state.norm_largest or None,
-        matrix_condition=state.norm_largest / rayleigh if seen and rayleigh > 0 else None,
+        norm_largest=largest or None,
+        matrix_condition=largest / rayleigh if seen and rayleigh > 0 else None,
         rounding_share=share,
         preconditioner=preconditioner.name,
         preconditioner_rank=preconditioner.rank,

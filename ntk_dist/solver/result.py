@@ -96,8 +96,9 @@ class SolveReport:
     """Their ratio: a lower bound of the preconditioned condition number, which governs the steps.
     For ``direct`` the condition of the matrix itself (in the 1-norm when Cholesky was used)."""
     rayleigh_smallest: float | None = None
-    """Smallest p'Ap / p'p seen, of search directions and of answers: an upper bound of the smallest
-    eigenvalue of A = K + ridge itself (the eigenvalue where ``direct`` computed it)."""
+    """Smallest p'Ap / p'p seen, of search directions and of answers, or Ritz value without a
+    preconditioner: an upper bound of the smallest eigenvalue of A = K + ridge itself (the
+    eigenvalue where ``direct`` computed it)."""
     norm_largest: float | None = None
     """Largest ||A p|| / ||p|| seen: a lower bound of the largest eigenvalue of A itself."""
     matrix_condition: float | None = None

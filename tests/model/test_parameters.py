@@ -22,7 +22,7 @@ def test_numpy_scalars_are_the_numbers_they_are():
     }
 
 
-@pytest.mark.parametrize("refine", [False, True, 3])
+@pytest.mark.parametrize("refine", [False, True, 0, 3])
 def test_refined_fits_keep_float64(refine):
     parameters = Parameters.checked({"refine": refine})
     assert parameters.refine is refine
@@ -58,7 +58,7 @@ def test_a_problem_of_a_union_is_named_without_its_arms():
         ("kernel", []),
         ("dtype", "float16"),
         ("tol", 1e-15),
-        ("refine", 0),
+        ("refine", -1),
         ("refine", "yes"),
         ("preconditioner", "cholesky"),
     ],
