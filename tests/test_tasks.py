@@ -129,6 +129,7 @@ def test_tasks_travel_by_location(x, manifest, tmp_path):
     assert len(pickled) < 5000
     pickle.loads(pickled)(BlockIndex(2, 2))
     assert task.store.present() == {BlockIndex(2, 2)}
+    assert len(pickle.dumps(RecomputedShardFactory(task, "ntk", MIB))) < 5000
 
 
 def test_a_block_finds_the_statistics_of_its_rows_and_computes_only_missing_ones(

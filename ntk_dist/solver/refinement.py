@@ -47,6 +47,8 @@ class _Answer:
     residuals: Array
     steps: int = 0
     products: int = 0
+    broke_down: bool = False
+    """Whether the last correction is what was left of a breakdown."""
     history: list[float] = field(default_factory=list)
     """Largest residual before each round, and after the last one."""
 
@@ -58,7 +60,8 @@ class _Answer:
 
     @property
     def is_fruitless(self) -> bool:
-        return len(self.history) > 1 and not self.history[-1] <= GAIN * self.history[-2]
+        gained = len(self.history) < 2 or self.history[-1] <= GAIN * self.history[-2]
+        return self.broke_down or not gained
 
 
 def solve_refined(
@@ -126,14 +129,14 @@ def solve_refined(
         return _scaled(first.x, report, unit, rhs)
     answer = _Answer(np.zeros_like(y), np.where(norms > 0, 1.0, 0.0), first.report.steps)
     answer.products = first.report.products
-    x, broken = first.x, False
+    x = first.x
     while True:
         residual = y - exact.matmat(x)
         sizes = np.linalg.norm(residual, axis=0)
         answer.offer(x, sizes)
         live = np.flatnonzero(sizes > tol)
         made = len(answer.history) - 1
-        if not live.size or answer.is_fruitless or made == rounds or broken:
+        if not live.size or answer.is_fruitless or made == rounds:
             break
         correction = solve_cg(
             stored,
@@ -143,7 +146,7 @@ def solve_refined(
             max_steps=max_steps,
             on_step=_rescaled(on_step, answer, live, sizes, tol),
         )
-        broken = correction.report.status.is_breakdown
+        answer.broke_down = correction.report.status.is_breakdown
         answer.steps += correction.report.steps
         answer.products += correction.report.products
         x = x.copy()
@@ -193,7 +196,13 @@ def _report(
     trace = float(np.abs(stored.diagonal()).sum())
     x_norms = np.linalg.norm(answer.x, axis=0)
     share = rounding_share(x_norms, np.ones_like(x_norms), stored.n, trace, double)
-    if status is SolveStatus.STAGNATED:
+    rest = text.removeprefix(status.explanation).lstrip()
+    if status is SolveStatus.MAX_STEPS:
+        text = (
+            f"The limit of {made} refinements came before the tolerance (largest residual round by "
+            f"round {course}): allow more, or loosen it. {rest}"
+        )
+    elif status is SolveStatus.STAGNATED:
         if answer.history[-1] <= residual_floor(share, double):
             cause = "float64 sums leave no less here: loosen the tolerance."
         else:
@@ -203,7 +212,7 @@ def _report(
             )
         text = (
             f"Refinement came to its end (largest residual round by round {course}), because "
-            f"{cause} {text.removeprefix(status.explanation).lstrip()}"
+            f"{cause} {rest}"
         )
     return replace(
         first,

@@ -90,7 +90,7 @@ def test_refinement_with_a_ridge_solves_the_ridged_system(ill_conditioned):
 
 def test_the_number_of_rounds_is_a_limit(ill_conditioned):
     x, y, _ = ill_conditioned
-    with pytest.warns(ConvergenceWarning, match="step limit"):
+    with pytest.warns(ConvergenceWarning, match="The limit of 1 refinements"):
         model = NTKRegressor(NET, refine=1, tol=1e-13).fit(x, y)
     assert model.report_.solve.refinements == 1
 
