@@ -126,7 +126,8 @@ def measure_full(path: str, rows: int | None, folder: Path) -> tuple[str, bool]:
         told = quality(model, decide(model, xt), xt, yt)
         phases = " ".join(f"{name} {report.seconds[name]:.1f}" for name in ("gram", "solve"))
         lines.append(
-            f"{Path(path).stem:<12}{len(x):>7} rows  ridge {ridge:<6g} {told}  "
+            f"{Path(path).stem:<12}{len(x):>7} rows  ridge {ridge:<6g}"
+            f"{' (chosen) ' if ridge == chosen else '          '}{told}  "
             f"{report.iterations:>4} steps{'' if held else '!'} rank "
             f"{report.solve.preconditioner_rank}  {seconds:6.1f} s ({phases})  Gram "
             f"{report.gram.n_bytes / 1e9:.2f} GB, factor "
