@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from ntk_dist.gram.shard import GramShard
 from ntk_dist.kernels.coincidence import row_keys
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.kernels.statistics import Statistics
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows, AbstractStatisticsStore
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "GramTask",
     "PredictTask",
     "RecentRows",
+    "RecomputedShardFactory",
     "RowBatch",
     "ShardFactory",
     "StatisticsRows",
@@ -48,6 +50,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+_Inputs = tuple[np.ndarray, Statistics]
+"""Some rows, and what is known of each of them."""
 
 
 @dataclass(frozen=True)
@@ -223,15 +228,46 @@ class GramTask:
         """
         start = time.perf_counter()
         _require_device(self.store.manifest.device_kind)
+        inputs = self._inputs(index)
+        read = time.perf_counter()
+        blocks = self._blocks(index, inputs)
+        computed = time.perf_counter()
+        self.store.write(index, blocks)
+        end = time.perf_counter()
+        return BlockRecord(
+            n_bytes=sum(block.nbytes for block in blocks.values()),
+            seconds=end - start,
+            read_s=read - start,
+            write_s=end - computed,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+
+    def evaluate(self, index: BlockIndex) -> dict[str, np.ndarray]:
+        """Block ``index`` of each kernel, computed and not stored.
+
+        Raises
+        ------
+        NonFiniteDataError
+            The kernel overflows its dtype on these inputs.
+        """
+        return self._blocks(index, self._inputs(index))
+
+    def _inputs(self, index: BlockIndex) -> tuple[_Inputs, _Inputs | None]:
+        """Rows and columns of a block; None for the columns where they are the rows."""
         grid = self.store.grid
+        left = self._read(grid.rows(index))
+        return left, None if grid.is_diagonal(index) else self._read(grid.cols(index))
+
+    def _read(self, rows: slice) -> _Inputs:
         layout = self.kernel.statistics_layout(self.rows.shape[1:])
-        x1 = self.rows.read(grid.rows(index))
-        known1 = layout.unpack(self.statistics.read(grid.rows(index)))
-        x2 = known2 = None
-        if not grid.is_diagonal(index):
-            x2 = self.rows.read(grid.cols(index))
-            known2 = layout.unpack(self.statistics.read(grid.cols(index)))
-        read_s = time.perf_counter() - start
+        return self.rows.read(rows), layout.unpack(self.statistics.read(rows))
+
+    def _blocks(
+        self, index: BlockIndex, inputs: tuple[_Inputs, _Inputs | None]
+    ) -> dict[str, np.ndarray]:
+        (x1, known1), right = inputs
+        x2, known2 = (None, None) if right is None else right
         with np.errstate(over="ignore"):  # found below, and said in words
             blocks = compute_block(
                 self.kernel,
@@ -240,7 +276,7 @@ class GramTask:
                 known1,
                 known2,
                 max_bytes=self.max_bytes,
-                pad_rows=grid.block_rows,
+                pad_rows=self.store.grid.block_rows,
             )
         for name, block in blocks.items():
             if not np.isfinite(block).all():
@@ -248,17 +284,7 @@ class GramTask:
                     f"block {index} of the {name} overflows {block.dtype}: standardize the inputs, "
                     "use smaller W_std, or compute in float64"
                 )
-        computed = time.perf_counter()
-        self.store.write(index, blocks)
-        end = time.perf_counter()
-        return BlockRecord(
-            n_bytes=sum(block.nbytes for block in blocks.values()),
-            seconds=end - start,
-            read_s=read_s,
-            write_s=end - computed,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-        )
+        return blocks
 
 
 @dataclass(frozen=True)
@@ -311,6 +337,33 @@ class ShardFactory:
             report(RepairEvent(item=str(index), reason=str(error)))
             self.compute(index)
             return self.compute.store.read(self.kernel_name, index)
+
+
+@dataclass(frozen=True)
+class RecomputedShardFactory:
+    """Build, on a worker, an object that multiplies by blocks evaluated again in float64.
+
+    Nothing is stored. Blocks that fit ``max_bytes`` are evaluated once and kept; the others are
+    evaluated for every product.
+    """
+
+    compute: GramTask
+    """Evaluates the stored Gram matrix, in whatever precision."""
+    kernel_name: str
+    """``ntk`` or ``nngp``."""
+    max_bytes: int
+    """Blocks kept resident, in bytes."""
+
+    def __call__(self, blocks: Sequence[BlockIndex]) -> GramShard:
+        """The shard that owns ``blocks``."""
+        stored = self.compute.kernel
+        kernel = Kernel(stored.architecture, stored.kernels, np.float64)
+        task = replace(self.compute, kernel=kernel)
+
+        def evaluate(index: BlockIndex) -> np.ndarray:
+            return task.evaluate(index)[self.kernel_name]
+
+        return GramShard(evaluate, task.store.grid, blocks, self.max_bytes)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,13 @@ from ntk_dist.store.dataset import MemoryRows
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.memory import MemoryBlockStore
 from ntk_dist.store.workspace import Workspace
-from ntk_dist.tasks import PredictTask, RecentRows, RowBatch, ShardFactory
+from ntk_dist.tasks import (
+    PredictTask,
+    RecentRows,
+    RecomputedShardFactory,
+    RowBatch,
+    ShardFactory,
+)
 
 NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
 MIB = 2**20
@@ -89,6 +95,25 @@ def test_a_shard_computes_lost_blocks_again_and_only_those(x, manifest, caplog):
     assert store.present() == set(manifest.grid)
 
 
+def test_recomputed_shards_multiply_by_the_float64_kernel_and_store_nothing(x, manifest):
+    store = MemoryBlockStore(replace(manifest, dtype="float32"))
+    kernel = Kernel(NET.layer, ("nngp", "ntk"), "float32")
+    task = gram_task(kernel, MemoryRows(x), store, Settings(block_max_bytes=MIB))
+    expected = NET.kernel_fn(x, None, "ntk")
+    v = np.random.default_rng(0).standard_normal((25, 2))
+    for max_bytes in (0, MIB):
+        factory = RecomputedShardFactory(task, "ntk", max_bytes)
+        shard = factory(list(manifest.grid))
+        product = np.zeros((25, 2))
+        for start, values in shard.matmat(v):
+            product[start : start + len(values)] += values
+        np.testing.assert_allclose(product, expected @ v, rtol=1e-13)
+        whole = np.concatenate([values for _, values in shard.diagonal()])
+        np.testing.assert_allclose(whole, expected.diagonal(), rtol=1e-15)
+        assert shard.resident_bytes == (425 * 8 if max_bytes else 0)
+    assert not store.present()
+
+
 def test_predictions_never_need_all_training_rows_at_once(x, rng):
     new, dual_coef = rng.normal(size=(7, 3)), rng.normal(size=(25, 2))
     kernel = Kernel(NET.layer, ("ntk",), "float64")
@@ -107,6 +132,7 @@ def test_tasks_travel_by_location(x, manifest, tmp_path):
     assert len(pickled) < 5000
     pickle.loads(pickled)(BlockIndex(2, 2))
     assert task.store.present() == {BlockIndex(2, 2)}
+    assert len(pickle.dumps(RecomputedShardFactory(task, "ntk", MIB))) < 5000
 
 
 def test_a_block_finds_the_statistics_of_its_rows_and_computes_only_missing_ones(

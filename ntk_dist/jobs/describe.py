@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ntk_dist.errors import DataError, NTKDistError, UnreadableDataError
+import numpy as np
+
+from ntk_dist.errors import DataError, MemoryBudgetError, NTKDistError, UnreadableDataError
 from ntk_dist.gram.plan import GramPlan
 from ntk_dist.gram.simulation import Simulation
 from ntk_dist.jobs.runner import job_network, plan_job
@@ -18,6 +20,8 @@ from ntk_dist.kernels.projection import Projection
 from ntk_dist.model import FitReport, GramReport
 from ntk_dist.model.artifact import read_record
 from ntk_dist.model.load import find_model
+from ntk_dist.settings import get_settings
+from ntk_dist.solver.low_rank import affordable_rank, building_bytes
 from ntk_dist.standing import Standing
 from ntk_dist.stax import from_json
 from ntk_dist.store.inputs import read_array
@@ -34,6 +38,12 @@ Description = tuple[dict[str, Any], str]
 def describe_plan(plan: GramPlan, projection: Projection) -> Description:
     """A plan as a short table, with what its entries take on this machine."""
     grid = plan.grid
+    dtype = np.dtype(f"f{plan.itemsize}")
+    try:
+        rank = affordable_rank(grid.n_rows, get_settings().preconditioner_max_bytes, dtype)
+    except MemoryBudgetError:
+        rank = 0
+    driver_bytes = building_bytes(grid.n_rows, rank, dtype) if rank else 0
     rows = [
         ("Gram", f"{grid.n_rows:,} x {grid.n_cols:,} {', '.join(plan.kernels)}"),
         (
@@ -52,6 +62,7 @@ def describe_plan(plan: GramPlan, projection: Projection) -> Description:
         ),
         ("stored in all", format_bytes(plan.gram_bytes + plan.statistics_bytes)),
         ("memory of a worker", format_bytes(plan.worker_bytes)),
+        ("preconditioner", _automatic(rank, driver_bytes)),
         ("flops to do", f"{plan.missing_flops:.2e} ({plan.flops_per_pair:.2e} per entry)"),
         ("evaluation", projection.explanation),
         ("speed here", projection.rate),
@@ -60,8 +71,19 @@ def describe_plan(plan: GramPlan, projection: Projection) -> Description:
     if seconds is not None:
         rows.append(("time here", f"about {format_seconds(seconds)}"))
     text = "\n".join(f"{name:<20}{value}" for name, value in rows)
-    record = {**plan.to_dict(), "evaluation": projection.explanation}
+    record = {
+        **plan.to_dict(),
+        "automatic_rank": rank,
+        "preconditioner_bytes": driver_bytes,
+        "evaluation": projection.explanation,
+    }
     return {**record, "entries_per_s": projection.entries_per_s, "seconds": seconds}, text
+
+
+def _automatic(rank: int, driver_bytes: int) -> str:
+    if not rank:
+        return "no automatic rank for so few rows or so little memory"
+    return f"rank {rank} by itself, {format_bytes(driver_bytes)} of the driver while it is built"
 
 
 def describe_simulation(simulation: Simulation) -> Description:

@@ -148,6 +148,7 @@ def job_estimator(job: JobSpec) -> NTKClassifier | NTKRegressor:
         solver=job.solver.method,
         preconditioner=job.solver.preconditioner.type,
         rank=job.solver.preconditioner.rank,
+        refine=job.solver.refine,
         max_steps=job.solver.max_steps,
         random_state=job.solver.seed,
     )

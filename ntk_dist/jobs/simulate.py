@@ -18,7 +18,8 @@ from ntk_dist.jobs.runner import job_network, plan_job
 from ntk_dist.jobs.spec import JobSpec
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.settings import get_settings
-from ntk_dist.solver.preconditioners import automatic_rank
+from ntk_dist.solver.low_rank import affordable_rank
+from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
 
 __all__ = ["LINK_RATE", "READ_RATE", "Scale", "product_rate", "simulate_job"]
 
@@ -75,10 +76,10 @@ def simulate_job(job: JobSpec, scale: Scale) -> Simulation:
         missing_statistics=n,
     )
     preconditioner, rank = job.solver.preconditioner, 0
-    if preconditioner.type != "none":
-        wanted = preconditioner.rank
-        most = settings.preconditioner_max_bytes
-        rank = automatic_rank(n, most) if wanted == "auto" else min(n, wanted)
+    if preconditioner.type in LOW_RANK_PRECONDITIONERS:
+        wanted, most = preconditioner.rank, settings.preconditioner_max_bytes
+        dtype = np.dtype(job.gram.dtype)
+        rank = affordable_rank(n, most, dtype) if wanted == "auto" else min(n, wanted)
     resident = settings.shard_max_bytes if scale.worker_memory is None else scale.worker_memory
     cluster = Cluster(
         n_workers=scale.workers,

@@ -17,17 +17,23 @@ from pydantic import (
     Field,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from ntk_dist.errors import JobSpecError
 from ntk_dist.store.workspace import NAME_PATTERN
-from ntk_dist.validation import describe_problems
+from ntk_dist.validation import (
+    UNION_ARMS,
+    PreconditionerName,
+    Rank,
+    Refine,
+    Tolerance,
+    describe_problems,
+    require_use_of_rank,
+)
 
 __all__ = ["DataSpec", "GramSpec", "JobSpec", "PreconditionerSpec", "SolverSpec", "load_job"]
-
-
-UNION_ARMS = {"str", "list[any]", "constrained-int", "literal['auto']"}
-"""How pydantic names the alternatives of a union in the place of a problem."""
 
 
 class _Record(BaseModel):
@@ -54,19 +60,26 @@ class GramSpec(_Record):
 class PreconditionerSpec(_Record):
     """What speeds the solver up."""
 
-    type: Literal["rpcholesky", "none"] = "rpcholesky"
-    rank: PositiveInt | Literal["auto"] = "auto"
+    type: PreconditionerName = "rpcholesky"
+    rank: Rank = "auto"
+
+    @field_validator("rank")
+    @classmethod
+    def _rank_has_a_use(cls, rank: Rank, info: ValidationInfo) -> Rank:
+        return require_use_of_rank(rank, info.data.get("type"))
 
 
 class SolverSpec(_Record):
     """How the linear system is solved."""
 
     ridge: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    tol: float = Field(default=1e-6, gt=0, lt=1)
+    tol: Tolerance = 1e-6
     method: Literal["cg", "direct"] = "cg"
     max_steps: PositiveInt | None = None
     seed: int = Field(default=0, ge=0)
     preconditioner: PreconditionerSpec = PreconditionerSpec()
+    refine: Refine = False
+    """Correct the answer from float64 residuals: whether, or how many rounds at most."""
 
 
 def _as_text(value: object) -> object:

@@ -153,7 +153,7 @@ class Kernel:
 
     def diag(self, x: np.ndarray) -> Arrays:
         """Each kernel of every sample with itself: (n,) each."""
-        return self.statistics(x).kernels
+        return self._asked_for(self.statistics(x).kernels)
 
     def statistics(self, x: np.ndarray) -> Statistics:
         """What every block needs to know of each sample alone: see ``statistics_working_bytes``."""
@@ -161,12 +161,13 @@ class Kernel:
         samples = self._samples(x).astype(np.float64, copy=False)
         evaluation = self.choice(samples.shape[1:]).evaluation
         both, met = evaluation.each_with_itself(samples, self._want_ntk, get_settings().threads)
-        return Statistics(self._asked_for(both), tuple(met), row_keys(samples))
+        kernels = {name: np.asarray(both[name], np.float64) for name in self.kernels}
+        return Statistics(kernels, tuple(met), row_keys(samples))
 
     def statistics_layout(self, input_shape: Iterable[int]) -> StatisticsLayout:
         """How the statistics of such a sample are stored: known before any is computed."""
         variances = self.choice(input_shape).evaluation.variance_shapes
-        return StatisticsLayout(self.kernels, self.dtype, variances)
+        return StatisticsLayout(self.kernels, variances)
 
     def choice(self, input_shape: Iterable[int], device: str | None = None) -> Choice:
         """The evaluation of blocks of such samples, here or on another kind of device."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,8 @@ class Statistics:
     """The kernels of each sample with itself, and its variances on the way through the layers."""
 
     kernels: dict[str, np.ndarray]
-    """``ntk`` and ``nngp`` of each sample with itself: (n_rows,) each."""
+    """``ntk`` and ``nngp`` of each sample with itself, in float64 whatever the dtype of blocks, so
+    that blocks of either precision share them: (n_rows,) each."""
     variances: tuple[np.ndarray, ...]
     """What enters each activation and LayerNorm, per position: (n_rows, ...) each."""
     keys: np.ndarray
@@ -78,8 +78,6 @@ class StatisticsLayout:
     """
 
     kernels: tuple[str, ...]
-    dtype: np.dtype[Any]
-    """Of the kernels; float64 holds float32 exactly."""
     variances: tuple[tuple[int, ...], ...]
     """Shape per sample of what enters each activation and LayerNorm."""
 
@@ -115,7 +113,7 @@ class StatisticsLayout:
             variances.append(rows[:, start:stop].reshape(n, *shape))
             start = stop
         return Statistics(
-            {name: rows[:, i].astype(self.dtype) for i, name in enumerate(self.kernels)},
+            {name: rows[:, i].copy() for i, name in enumerate(self.kernels)},
             tuple(variances),
             (upper << np.uint64(32)) | lower,
         )

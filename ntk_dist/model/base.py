@@ -70,10 +70,14 @@ class AbstractNTKEstimator(BaseEstimator):
         True relative residual to reach, for every target.
     solver : {"cg", "direct"}
         Preconditioned conjugate gradients, or a dense factorization for small data.
-    preconditioner : {"rpcholesky", "none"}
-        For ``cg``.
+    preconditioner : {"rpcholesky", "nystrom", "jacobi", "none"}
+        For ``cg``; see :mod:`ntk_dist.solver.preconditioners`.
     rank : int or "auto"
-        Rank of the preconditioner.
+        Rank of ``rpcholesky`` or ``nystrom``; ``"auto"`` takes what a memory budget holds.
+    refine : bool or int
+        Correct the answer from residuals taken with the kernel evaluated again in float64, a pass
+        over all pairs each: whether, or how many rounds at most. The answer is then that of
+        float64 blocks, from float32 ones; inputs are kept and predictions made in float64.
     max_steps : int or None
         Step limit of ``cg``.
     random_state : int
@@ -102,8 +106,9 @@ class AbstractNTKEstimator(BaseEstimator):
         dtype: Literal["float32", "float64"] = "float32",
         tol: float = 1e-6,
         solver: Literal["cg", "direct"] = "cg",
-        preconditioner: Literal["rpcholesky", "none"] = "rpcholesky",
+        preconditioner: Literal["rpcholesky", "nystrom", "jacobi", "none"] = "rpcholesky",
         rank: int | Literal["auto"] = "auto",
+        refine: bool | int = False,
         max_steps: int | None = None,
         random_state: int = 0,
     ) -> None:
@@ -119,6 +124,7 @@ class AbstractNTKEstimator(BaseEstimator):
         self.solver = solver
         self.preconditioner = preconditioner
         self.rank = rank
+        self.refine = refine
         self.max_steps = max_steps
         self.random_state = random_state
 
@@ -238,17 +244,18 @@ class AbstractNTKEstimator(BaseEstimator):
         """The kernel, the inputs as it will see them, and what was done to them."""
         parameters = self._parameters()
         x = self._validated(X, reset=True)
-        kernel = self._kernel(parameters, x.shape[1:])
+        kernel = self._kernel(parameters.kernel, parameters.dtype, x.shape[1:])
         preprocessor = Preprocessor.fit(self.preprocess, x)
-        return kernel, preprocessor.transform(x, parameters.dtype), preprocessor
+        return kernel, preprocessor.transform(x, parameters.exact_dtype), preprocessor
 
     def _decide(self, X: Any, on_event: EventSink) -> np.ndarray:
         """K(x, X) dual_coef for new inputs, shape ``(n_samples, n_targets)``, float64."""
         check_is_fitted(self, "dual_coef_")
         require_unchanged(self.rows_, self.statistics_)
         parameters = self._parameters()
-        x = self.preprocessor_.transform(self._validated(X, reset=False), parameters.dtype)
-        kernel = self._kernel(parameters, x.shape[1:])
+        dtype = parameters.exact_dtype
+        x = self.preprocessor_.transform(self._validated(X, reset=False), dtype)
+        kernel = self._kernel(parameters.kernel, dtype, x.shape[1:])
         if self.statistics_ is None:
             self.statistics_ = pack_statistics(kernel, self.rows_, on_event)
         with borrowed(self.executor) as executor:
@@ -279,8 +286,8 @@ class AbstractNTKEstimator(BaseEstimator):
             )
         return self.architecture
 
-    def _kernel(self, parameters: Parameters, input_shape: tuple[int, ...]) -> Kernel:
-        kernel = Kernel(self.network.layer, (parameters.kernel,), parameters.dtype)
+    def _kernel(self, name: str, dtype: str, input_shape: tuple[int, ...]) -> Kernel:
+        kernel = Kernel(self.network.layer, (name,), dtype)
         kernel.check(input_shape)
         return kernel
 

@@ -6,10 +6,27 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from ntk_dist.errors import InvalidInputError
-from ntk_dist.validation import describe_problems
+from ntk_dist.validation import (
+    UNION_ARMS,
+    PreconditionerName,
+    Rank,
+    Refine,
+    Tolerance,
+    describe_problems,
+    require_use_of_rank,
+)
 
 __all__ = ["Parameters"]
 
@@ -23,12 +40,32 @@ class Parameters(BaseModel):
     ridge: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     block_rows: PositiveInt | None = None
     dtype: Literal["float32", "float64"] = "float32"
-    tol: float = Field(default=1e-6, gt=0, lt=1)
+    tol: Tolerance = 1e-6
     solver: Literal["cg", "direct"] = "cg"
-    preconditioner: Literal["rpcholesky", "none"] = "rpcholesky"
-    rank: PositiveInt | Literal["auto"] = "auto"
+    preconditioner: PreconditionerName = "rpcholesky"
+    rank: Rank = "auto"
+    refine: Refine = False
     max_steps: PositiveInt | None = None
     random_state: NonNegativeInt = 0
+
+    @field_validator("rank")
+    @classmethod
+    def _rank_has_a_use(cls, rank: Rank, info: ValidationInfo) -> Rank:
+        return require_use_of_rank(rank, info.data.get("preconditioner"))
+
+    @field_validator("refine")
+    @classmethod
+    def _refine_has_a_use(cls, refine: Refine, info: ValidationInfo) -> Refine:
+        if refine and info.data.get("solver") == "direct":
+            raise ValueError("expected False, because solver 'direct' is not refined (use 'cg')")
+        if refine and info.data.get("dtype") == "float64":
+            raise ValueError("expected False, because float64 blocks leave nothing to refine")
+        return refine
+
+    @property
+    def exact_dtype(self) -> Literal["float32", "float64"]:
+        """Precision of inputs and of predictions: refined coefficients are those of float64."""
+        return "float64" if self.refine else self.dtype
 
     @classmethod
     def checked(cls, given: Mapping[str, Any]) -> Parameters:
@@ -47,4 +84,4 @@ class Parameters(BaseModel):
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
-            raise InvalidInputError(describe_problems(error, {"constrained-int", "int"})) from error
+            raise InvalidInputError(describe_problems(error, UNION_ARMS)) from error

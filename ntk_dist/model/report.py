@@ -80,13 +80,29 @@ class FitReport:
             }
         )
 
+    def _spectrum(self) -> list[str]:
+        """What is known of the eigenvalues, as lines of text."""
+        solve = self.solve
+        known = []
+        if solve.matrix_condition is not None:
+            known.append(f"condition of the matrix at least {solve.matrix_condition:.1e}")
+        if solve.ritz_smallest is not None and solve.condition is not None:
+            known.append(
+                f"of the preconditioned one {solve.condition:.1e} ({solve.preconditioner}, rank "
+                f"{solve.preconditioner_rank}, {format_bytes(solve.preconditioner_bytes)})"
+            )
+        return [f"  {', '.join(known)}"] if known else []
+
     def __str__(self) -> str:
+        rounds = self.solve.refinements
+        refined = f", {rounds} refinements from float64 residuals" if rounds else ""
         lines = [
             f"{self.status}: {self.solve.text}",
-            f"  {self.iterations} steps, largest true relative residual "
+            f"  {self.iterations} steps{refined}, largest true relative residual "
             f"{max(self.residuals, default=0.0):.1e} (asked for {self.solve.tol:.0e})",
             f"  Gram {self.gram.key}: {self.gram.n_blocks} blocks of {self.gram.block_rows} rows, "
             f"{format_bytes(self.gram.n_bytes)}, {self.gram.n_computed} computed now",
+            *self._spectrum(),
         ]
         if self.gram.n_adopted:
             lines.append(

@@ -5,8 +5,9 @@ together; each is chosen apart from the others. Take :func:`~ntk_dist.solver.sol
 :class:`~ntk_dist.solver.preconditioners.RPCholeskyPreconditioner` when K lives in blocks on
 workers: :func:`~ntk_dist.solver.cg.solve_cg` with one product per step, all targets together. Take
 :func:`~ntk_dist.solver.direct.solve_direct` when K fits one machine: it is the reference, and it
-gives the minimum-norm answer when K is singular, for which ``solve`` falls back on it. All answer
-with a
+gives the minimum-norm answer when K is singular, for which ``solve`` falls back on it. Where the
+rounding of stored blocks matters, :func:`~ntk_dist.solver.refinement.solve_refined` takes residuals
+from the kernel itself. All answer with a
 :class:`~ntk_dist.solver.result.Solution`, whose report is told in true residuals.
 """
 
@@ -22,17 +23,23 @@ from ntk_dist.solver.operators import (
 from ntk_dist.solver.preconditioners import (
     AbstractPreconditioner,
     IdentityPreconditioner,
+    JacobiPreconditioner,
+    NystromPreconditioner,
     RPCholeskyPreconditioner,
 )
+from ntk_dist.solver.refinement import MOST_ROUNDS, solve_refined
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus
 from ntk_dist.solver.solve import DENSE_ROWS, solve
 
 __all__ = [
     "DENSE_ROWS",
+    "MOST_ROUNDS",
     "AbstractOperator",
     "AbstractPreconditioner",
     "DenseOperator",
     "IdentityPreconditioner",
+    "JacobiPreconditioner",
+    "NystromPreconditioner",
     "RPCholeskyPreconditioner",
     "RidgedOperator",
     "ScaledOperator",
@@ -43,4 +50,5 @@ __all__ = [
     "solve",
     "solve_cg",
     "solve_direct",
+    "solve_refined",
 ]

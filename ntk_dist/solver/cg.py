@@ -16,16 +16,22 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.events import EventSink, StepEvent, ignore
+from ntk_dist.solver.certificate import (
+    rayleigh_of_answers,
+    residual_floor,
+    rounding_share,
+    warn_of_rounding,
+)
 from ntk_dist.solver.columns import as_columns
 from ntk_dist.solver.direct import spectral_cut_off
 from ntk_dist.solver.operators import AbstractOperator, RidgedOperator
 from ntk_dist.solver.preconditioners import AbstractPreconditioner, IdentityPreconditioner
 from ntk_dist.solver.recurrence import CGRules, CGState, advance, start
-from ntk_dist.solver.result import Solution, SolveReport, describe
+from ntk_dist.solver.result import Solution, SolveReport, SolveStatus, describe
 
 __all__ = ["solve_cg"]
 
@@ -89,7 +95,10 @@ def solve_cg(
     """
     started = time.perf_counter()
     preconditioner = preconditioner or IdentityPreconditioner()
-    rules = _rules(operator, tol, max_steps, check_every, patience)
+    # No eigenvalue is above the trace, and rounding every entry moves none by more than epsilon of
+    # it, since an entry is no larger than the geometric mean of its two on the diagonal.
+    trace = float(np.abs(operator.diagonal()).sum())
+    rules = _rules(operator, trace, tol, max_steps, check_every, patience)
     y = as_columns(rhs, operator.n, "right-hand side")
     # Unit right-hand sides make absolute and relative residuals one number, at any scale of Y.
     largest = np.max(np.abs(y), axis=0, initial=0.0)
@@ -112,7 +121,7 @@ def solve_cg(
     x = state.best_x * unit
     return Solution(
         x[:, 0] if np.ndim(rhs) == 1 else x,
-        _report(state, operator, preconditioner, rules, time.perf_counter() - started),
+        _report(state, operator, preconditioner, rules, y, trace, time.perf_counter() - started),
     )
 
 
@@ -121,23 +130,44 @@ def _report(
     operator: AbstractOperator,
     preconditioner: AbstractPreconditioner,
     rules: CGRules,
+    y: NDArray[np.float64],
+    trace: float,
     seconds: float,
 ) -> SolveReport:
     status = state.worst
     steps = int(np.max(state.steps, initial=0))
     ritz = state.trace.extremes()
-    seen = np.isfinite(state.rayleigh_smallest)
+    rayleigh = min(state.rayleigh_smallest, rayleigh_of_answers(state.best_x, y, state.best))
+    largest = state.norm_largest
+    if ritz and isinstance(preconditioner, IdentityPreconditioner):
+        rayleigh, largest = min(rayleigh, ritz[0]), max(largest, ritz[1])
+    seen = np.isfinite(rayleigh)
+    text = describe(status, state.best, rules.tol, f"{steps} steps")
     warnings = []
-    rounding = spectral_cut_off(operator.n, operator.dtype) * state.norm_largest
-    if seen and state.rayleigh_smallest <= rounding:
+    rounding = spectral_cut_off(operator.n, operator.dtype) * largest
+    if seen and rayleigh <= rounding:
         warnings.append(
             f"the matrix is singular to the precision of its {operator.dtype} entries (smallest "
-            f"Rayleigh quotient {state.rayleigh_smallest:.1e}, norm at least "
-            f"{state.norm_largest:.1e}): the answer depends on their rounding"
+            f"Rayleigh quotient {rayleigh:.1e}, norm at least {largest:.1e}): the "
+            "answer depends on their rounding"
+        )
+    x_norms, y_norms = (np.linalg.norm(v, axis=0) for v in (state.best_x, y))
+    share = rounding_share(x_norms, y_norms, operator.n, trace, operator.dtype)
+    warnings += warn_of_rounding(share, operator.dtype)
+    floor = residual_floor(share, operator.dtype)
+    if status is SolveStatus.STAGNATED and np.max(state.best) <= floor:
+        warnings.append(
+            f"float64 sums may leave a true relative residual of {floor:.0e} here: tol "
+            f"{rules.tol:.0e} is out of reach, loosen it"
+        )
+    if status is SolveStatus.INDEFINITE and state.rayleigh_smallest < -rules.rounding:
+        text += (
+            f" The curvature p'Ap / p'p is {state.rayleigh_smallest:.1e} in one direction, where "
+            f"rounding of the {operator.dtype} entries explains {-rules.rounding:.1e} at most."
         )
     return SolveReport(
         status=status,
-        text=describe(status, state.best, rules.tol, f"{steps} steps"),
+        text=text,
         method="cg",
         n=operator.n,
         steps=steps,
@@ -147,9 +177,14 @@ def _report(
         ritz_smallest=ritz[0] if ritz else None,
         ritz_largest=ritz[1] if ritz else None,
         condition=ritz[1] / ritz[0] if ritz and ritz[0] > 0 else None,
-        rayleigh_smallest=float(state.rayleigh_smallest) if seen else None,
+        rayleigh_smallest=float(rayleigh) if seen else None,
+        norm_largest=largest or None,
+        matrix_condition=largest / rayleigh if seen and rayleigh > 0 else None,
+        rounding_share=share,
         preconditioner=preconditioner.name,
         preconditioner_rank=preconditioner.rank,
+        preconditioner_passes=preconditioner.passes,
+        preconditioner_bytes=preconditioner.n_bytes,
         ridge=float(operator.ridge.max()) if isinstance(operator, RidgedOperator) else 0.0,
         seconds=seconds,
         warnings=tuple(warnings),
@@ -157,11 +192,13 @@ def _report(
 
 
 def _rules(
-    operator: AbstractOperator, tol: float, max_steps: int | None, check_every: int, patience: int
+    operator: AbstractOperator,
+    trace: float,
+    tol: float,
+    max_steps: int | None,
+    check_every: int,
+    patience: int,
 ) -> CGRules:
-    # No eigenvalue is above the trace, and rounding every entry moves none by more than epsilon of
-    # it, since an entry is no larger than the geometric mean of its two on the diagonal.
-    trace = float(np.abs(operator.diagonal()).sum())
     rules = CGRules(
         tol=tol,
         max_steps=max(operator.n, 1000) if max_steps is None else max_steps,

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 from scipy.linalg.lapack import dpocon
 
+from ntk_dist.solver.certificate import rounding_share, warn_of_rounding
 from ntk_dist.solver.columns import as_columns
 from ntk_dist.solver.operators import (
     AbstractOperator,
@@ -93,6 +94,8 @@ def solve_direct(
         residuals = np.linalg.norm(y - matrix @ x, axis=0) / np.where(norms > 0, norms, 1.0)
         if found["status"] is SolveStatus.CONVERGED and np.any(residuals > tol):
             found["status"] = SolveStatus.STAGNATED
+    trace = float(np.abs(matrix.diagonal()).sum())
+    share = rounding_share(np.linalg.norm(x, axis=0), norms, operator.n, trace, operator.dtype)
     report = SolveReport(
         text=describe(found["status"], residuals, tol, "a factorization"),
         method="direct",
@@ -102,7 +105,9 @@ def solve_direct(
         residuals=tuple(map(float, residuals)),
         tol=tol,
         ridge=float(asked),
+        rounding_share=share,
         seconds=time.perf_counter() - started,
+        warnings=(*found.pop("warnings", ()), *warn_of_rounding(share, operator.dtype)),
         **found,
     )
     return Solution(x[:, 0] if np.ndim(rhs) == 1 else x, report)

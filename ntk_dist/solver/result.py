@@ -76,7 +76,8 @@ class SolveReport:
     text: str
     """What happened and what to try, with the numbers of this solve."""
     method: str
-    """``cg``, ``direct``, or ``cg, direct`` when the second answered for the first."""
+    """``cg``, ``direct``, ``cg, direct`` when the second answered for the first, or ``cg, refined``
+    when residuals are those of the matrix evaluated again in float64."""
     n: int
     """Rows of the system."""
     steps: int
@@ -95,14 +96,29 @@ class SolveReport:
     """Their ratio: a lower bound of the preconditioned condition number, which governs the steps.
     For ``direct`` the condition of the matrix itself (in the 1-norm when Cholesky was used)."""
     rayleigh_smallest: float | None = None
-    """Smallest p'Ap / p'p seen, without the preconditioner: an upper bound of the smallest
-    eigenvalue of K + ridge itself (the eigenvalue where ``direct`` computed it)."""
+    """Smallest p'Ap / p'p seen, of search directions and of answers, or Ritz value without a
+    preconditioner: an upper bound of the smallest eigenvalue of A = K + ridge itself (the
+    eigenvalue where ``direct`` computed it)."""
+    norm_largest: float | None = None
+    """Largest ||A p|| / ||p|| seen: a lower bound of the largest eigenvalue of A itself."""
+    matrix_condition: float | None = None
+    """``norm_largest / rayleigh_smallest``: a lower bound of the condition number of A itself."""
+    rounding_share: float | None = None
+    """About how much of the targets' size predictions may move by because the entries of A are
+    rounded; see :mod:`ntk_dist.solver.certificate`."""
+    refinements: int = 0
+    """Corrections from such residuals; each took a pass of evaluations, and so did the last
+    check."""
     rank: int | None = None
     """Eigenvalues kept by ``direct``; None where none had to be judged."""
     cut_off: float | None = None
     """Relative to the largest eigenvalue: those at or below count as zero in ``direct``."""
     preconditioner: str = "identity"
     preconditioner_rank: int = 0
+    preconditioner_passes: int = 0
+    """Passes over the Gram matrix that building it took, beside ``products``."""
+    preconditioner_bytes: int = 0
+    """What it took of this process's memory while it was used."""
     ridge: float = 0.0
     """Largest ridge on the diagonal, as the caller asked."""
     jitter: float = 0.0

@@ -9,16 +9,16 @@ and thinned by rejection.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from ntk_dist.errors import BreakdownError, InvalidInputError
+from ntk_dist.errors import BreakdownError
+from ntk_dist.solver.low_rank import LowRank, gram_diagonal, require_rank
 from ntk_dist.solver.operators import AbstractOperator
+from ntk_dist.solver.tall import row_tiles, times
 
-__all__ = ["PartialCholesky", "rpcholesky"]
+__all__ = ["rpcholesky"]
 
 Array = NDArray[np.float64]
 
@@ -27,33 +27,12 @@ LEAST_PROPOSALS = 32
 factorization most proposals are rejected, and a round costs a pass over the blocks."""
 
 
-@dataclass(frozen=True)
-class PartialCholesky:
-    """K approximated by F F^T, which never exceeds K."""
-
-    factor: Array
-    """F, of shape ``(n, rank)``."""
-    pivots: NDArray[np.intp]
-    """Rows chosen, in order; shape ``(rank,)``."""
-    residual: Array
-    """Diagonal of K - F F^T, of shape ``(n,)``, never negative."""
-    rounds: int
-    """How often the operator was asked for columns."""
-
-    @property
-    def rank(self) -> int:
-        """Columns of the factor; fewer than asked for when K ran out."""
-        return len(self.pivots)
-
-
-def rpcholesky(
-    operator: AbstractOperator, rank: int, generator: np.random.Generator
-) -> PartialCholesky:
-    """A factor F with F F^T close to the operator, from one call of ``columns`` per round.
+def rpcholesky(operator: AbstractOperator, rank: int, generator: np.random.Generator) -> LowRank:
+    """A factor F with F F^T close to the operator, from one call of ``columns`` per pass.
 
     Asking for the columns of all proposals, rejected ones too, costs memory for them but only one
-    pass over the blocks per round; the columns of the accepted ones alone would need two.
-    Stops early once the residual trace is at the precision of the operator's entries.
+    pass over the blocks; the columns of the accepted ones alone would need two. Stops early once
+    the residual trace is at the precision of the operator's entries, in which F is kept.
 
     Parameters
     ----------
@@ -72,23 +51,14 @@ def rpcholesky(
         The diagonal is negative somewhere, or an entry is not finite.
     """
     n = operator.n
-    if not 0 <= rank <= n:
-        raise InvalidInputError(
-            f"expected a preconditioner rank from 0 to n = {n}, got {rank}; lower the rank"
-        )
-    original = operator.diagonal()
-    if not np.all(np.isfinite(original)) or np.any(original < 0):
-        culprit = int(np.argmax(~(original >= 0) | np.isinf(original)))
-        raise BreakdownError(
-            f"expected a finite diagonal of at least 0, got {original[culprit]} in row {culprit}; "
-            "this is no Gram matrix: check the inputs and the kernel"
-        )
+    require_rank(rank, n)
+    original = gram_diagonal(operator)
     # What is left of an entry below its own rounding is noise, and no pivot.
     floor = 4 * float(np.finfo(operator.dtype).eps) * original
     residual = original.copy()
-    factor = np.empty((n, rank))
+    factor = np.empty((n, rank), operator.dtype)
     pivots: list[int] = []
-    rounds = 0
+    passes = 0
     while len(pivots) < rank and np.any(residual > floor):
         done = len(pivots)
         weights = np.where(residual > floor, residual, 0.0)
@@ -97,29 +67,33 @@ def rpcholesky(
         proposals = generator.choice(n, size=size, p=weights / weights.sum())
         distinct, position = np.unique(proposals, return_inverse=True)
         columns = operator.columns(distinct)
-        rounds += 1
+        passes += 1
         if not np.all(np.isfinite(columns)):
             row, column = np.argwhere(~np.isfinite(columns))[0]
             raise BreakdownError(
                 f"expected finite entries, got {columns[row, column]} in row {row}, column "
                 f"{distinct[column]} of the Gram matrix; check the inputs and the stored blocks"
             )
-        columns -= factor[:, :done] @ factor[distinct, :done].T
-        block = columns[np.ix_(proposals, position)]
+        known = factor[distinct, :done].astype(np.float64).T
+        among = columns[distinct] - times(factor[distinct, :done], known)
+        block = among[np.ix_(position, position)]
         kept, lower = _reject(block, floor[proposals], rank - done, generator)
         if kept.size == 0:
             # Only when the columns say that nothing was left here: believe them and draw elsewhere.
             residual[proposals] = np.clip(block.diagonal(), 0.0, floor[proposals])
             continue
         chosen = proposals[kept]
-        fresh = solve_triangular(lower, columns[:, position[kept]].T, lower=True).T
-        factor[:, done : done + len(kept)] = fresh
+        wanted = position[kept]
+        # Row by row what is left of the columns, so that no second n x rank matrix is made.
+        for rows in row_tiles(n, rank):
+            left = columns[rows][:, wanted] - times(factor[rows, :done], known[:, wanted])
+            fresh = solve_triangular(lower, left.T, lower=True).T
+            factor[rows, done : done + len(kept)] = fresh
+            residual[rows] -= np.einsum("ij,ij->i", fresh, fresh)
         pivots.extend(int(p) for p in chosen)
-        residual = np.maximum(residual - np.einsum("ij,ij->i", fresh, fresh), 0.0)
+        residual = np.maximum(residual, 0.0)
         residual[chosen] = 0.0
-    return PartialCholesky(
-        np.ascontiguousarray(factor[:, : len(pivots)]), np.array(pivots, np.intp), residual, rounds
-    )
+    return LowRank(factor[:, : len(pivots)], residual, passes, np.array(pivots, np.intp))
 
 
 def _reject(

@@ -80,6 +80,8 @@ def solve(
         products=tried.products,
         preconditioner=tried.preconditioner,
         preconditioner_rank=tried.preconditioner_rank,
+        preconditioner_passes=tried.preconditioner_passes,
+        preconditioner_bytes=tried.preconditioner_bytes,
         seconds=tried.seconds + second.report.seconds,
         warnings=(warning, *second.report.warnings),
     )

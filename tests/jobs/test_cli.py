@@ -64,6 +64,8 @@ def test_from_plan_to_predictions(job, tmp_path, run):
     assert json.loads(planned.stdout)["n_missing"] == 6
     assert "no layer sees spatial axes" in json.loads(planned.stdout)["evaluation"]
     assert json.loads(planned.stdout)["seconds"] > 0
+    assert json.loads(planned.stdout)["automatic_rank"] == 12
+    assert json.loads(planned.stdout)["preconditioner_bytes"] > 100 * 12 * 16
     assert not (tmp_path / "ws").exists()
 
     computed = run("gram", job)

@@ -61,6 +61,14 @@ def test_json_is_yaml_too(write):
         ("block_rows: 1000", "block_rows: 0", r"gram.block_rows: .*greater than 0.*, got 0"),
         ("ridge: 0.0,", "ridge: -1,", "solver.ridge: .*greater than or equal to 0, got -1"),
         ("rank: auto", "rank: big", "solver.preconditioner.rank"),
+        ("type: rpcholesky", "type: ilu", "solver.preconditioner.type: expected 'rpcholesky'"),
+        (
+            "type: rpcholesky, rank: auto",
+            "type: jacobi, rank: 5",
+            "solver.preconditioner.rank: expected 'auto', because .*'jacobi' has no rank.*, got 5",
+        ),
+        ("tol: 1.0e-6", "tol: 1.0e-15", "solver.tol: expected at least 1e-14, .*, got 1e-15"),
+        ("tol: 1.0e-6", "refine: -2", "solver.refine: .*, got -2"),
         ("x: data.npz:x_train, ", "", "data.x: missing"),
     ],
 )

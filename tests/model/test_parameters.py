@@ -22,6 +22,23 @@ def test_numpy_scalars_are_the_numbers_they_are():
     }
 
 
+@pytest.mark.parametrize("refine", [False, True, 0, 3])
+def test_refined_fits_keep_float64(refine):
+    parameters = Parameters.checked({"refine": refine})
+    assert parameters.refine is refine
+    assert (parameters.dtype, parameters.exact_dtype) == (
+        "float32",
+        "float64" if refine else "float32",
+    )
+
+
+def test_a_problem_of_a_union_is_named_without_its_arms():
+    with pytest.raises(InvalidInputError) as caught:
+        Parameters.checked({"refine": "yes"})
+    assert "bool:" not in str(caught.value)
+    assert "int:" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -40,6 +57,10 @@ def test_numpy_scalars_are_the_numbers_they_are():
         ("random_state", np.random.default_rng(0)),
         ("kernel", []),
         ("dtype", "float16"),
+        ("tol", 1e-15),
+        ("refine", -1),
+        ("refine", "yes"),
+        ("preconditioner", "cholesky"),
     ],
 )
 def test_what_makes_no_sense_is_named(name, value):

@@ -5,14 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntk_dist.errors import InvalidInputError
+from ntk_dist.errors import BreakdownError, InvalidInputError, MemoryBudgetError
+from ntk_dist.solver.low_rank import affordable_rank, building_bytes
 from ntk_dist.solver.operators import DenseOperator
 from ntk_dist.solver.preconditioners import (
+    LOW_RANK_PRECONDITIONERS,
     IdentityPreconditioner,
+    JacobiPreconditioner,
     RPCholeskyPreconditioner,
-    automatic_rank,
 )
 from ntk_dist.solver.rpcholesky import rpcholesky
+
+SINGLE = np.dtype(np.float32)
+LOW_RANK = pytest.mark.parametrize("kind", LOW_RANK_PRECONDITIONERS.values(), ids=lambda k: k.name)
 
 
 def dense(approximation, ridge):
@@ -25,6 +30,18 @@ def dense(approximation, ridge):
 def test_identity_gives_back_what_it_got():
     r = np.arange(6.0).reshape(3, 2)
     assert IdentityPreconditioner().solve(r) is r
+
+
+def test_jacobi_is_the_diagonal_and_its_mean_where_that_is_zero():
+    matrix = np.diag([1.0, 0.0, 5.0])
+    preconditioner = JacobiPreconditioner(DenseOperator(matrix))
+    np.testing.assert_array_equal(preconditioner.as_dense(), np.diag([1.0, 2.0, 5.0]))
+    ridged = JacobiPreconditioner(DenseOperator(matrix), ridge=0.5)
+    np.testing.assert_array_equal(ridged.as_dense(), np.diag([1.5, 0.5, 5.5]))
+    with pytest.raises(InvalidInputError, match="positive trace"):
+        JacobiPreconditioner(DenseOperator(np.zeros((2, 2))))
+    with pytest.raises(BreakdownError, match=r"got -1\.0 in row 1"):
+        JacobiPreconditioner(DenseOperator(np.diag([1.0, -1.0])))
 
 
 # Not rank 60 without a ridge: the factor is exact then, and P is all shift, which is rounding.
@@ -43,72 +60,115 @@ def test_solve_is_the_inverse_of_its_definition(systems, rank, ridge):
     assert preconditioner.rank == approximation.rank == rank
 
 
-def test_it_stays_positive_definite_over_fourteen_orders_of_magnitude(systems):
+@LOW_RANK
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_it_stays_positive_definite_over_fourteen_orders_of_magnitude(systems, kind, dtype):
     matrix, _ = systems.with_spectrum(np.logspace(0, -14, 80))
-    operator = DenseOperator(matrix)
-    preconditioner = RPCholeskyPreconditioner.of(
-        operator, rank=60, generator=np.random.default_rng(0)
-    )
+    operator = DenseOperator(matrix.astype(dtype))
+    preconditioner = kind.of(operator, rank=60, generator=np.random.default_rng(0))
     inverse = preconditioner.solve(np.eye(80))
     np.testing.assert_allclose(inverse, inverse.T, atol=1e-13 * np.abs(inverse).max())
     r = np.random.default_rng(1).standard_normal((80, 200))
     assert np.all(np.einsum("ij,ij->j", r, preconditioner.solve(r)) > 0)
 
 
-def test_the_spectrum_is_gathered_around_one(systems):
+@LOW_RANK
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_spectrum_is_gathered_around_one(systems, kind, dtype):
     matrix = systems.kernel(200)
-    preconditioner = RPCholeskyPreconditioner.of(
-        DenseOperator(matrix), rank=80, ridge=1e-2, generator=np.random.default_rng(0)
+    preconditioner = kind.of(
+        DenseOperator(matrix.astype(dtype)), rank=80, ridge=1e-2, generator=np.random.default_rng(0)
     )
     ridged = matrix + 1e-2 * np.eye(200)
     values = np.linalg.eigvals(preconditioner.solve(ridged)).real
     assert values.max() / values.min() < np.linalg.cond(ridged) / 20
 
 
-def test_the_same_generator_state_gives_the_same_bytes(systems):
+@LOW_RANK
+def test_the_same_generator_state_gives_the_same_bytes(systems, kind):
     operator = DenseOperator(systems.kernel(100))
     r = np.ones((100, 1))
     first, again, other = (
-        RPCholeskyPreconditioner.of(operator, rank=30, generator=np.random.default_rng(seed))
-        for seed in (5, 5, 6)
+        kind.of(operator, rank=30, generator=np.random.default_rng(seed)) for seed in (5, 5, 6)
     )
     assert first.solve(r).tobytes() == again.solve(r).tobytes()
-    assert set(first.pivots) != set(other.pivots)
+    assert first.solve(r).tobytes() != other.solve(r).tobytes()
 
 
-def test_a_zero_matrix_needs_a_ridge():
+@LOW_RANK
+def test_a_zero_matrix_needs_a_ridge(kind):
     operator = DenseOperator(np.zeros((5, 5)))
     with pytest.raises(InvalidInputError, match="positive trace"):
-        RPCholeskyPreconditioner.of(operator, rank=2, generator=np.random.default_rng(0))
-    ridged = RPCholeskyPreconditioner.of(
-        operator, rank=2, ridge=2.0, generator=np.random.default_rng(0)
-    )
+        kind.of(operator, rank=2, generator=np.random.default_rng(0))
+    ridged = kind.of(operator, rank=2, ridge=2.0, generator=np.random.default_rng(0))
     np.testing.assert_allclose(ridged.solve(np.ones((5, 1))), 0.5)
 
 
 def test_automatic_rank_is_bounded_by_rows_memory_and_a_thousand(systems):
-    assert automatic_rank(4000, 2**30) == 500
-    assert automatic_rank(10**6, 2**40) == 1000
-    assert automatic_rank(10**6, 400 * 10**6) == 10
-    assert automatic_rank(7, 2**30) == 0
+    assert affordable_rank(4000, 2**30, SINGLE) == 500
+    assert affordable_rank(10**6, 2**40, SINGLE) == 1000
+    assert affordable_rank(7, 2**30, SINGLE) == 0
     preconditioner = RPCholeskyPreconditioner.of(
         DenseOperator(systems.kernel(80)), generator=np.random.default_rng(0)
     )
     assert preconditioner.rank == 10
 
 
-def test_building_stays_within_the_memory_that_the_rank_was_chosen_for(systems):
-    operator, max_bytes = DenseOperator(systems.kernel(1000)), 4 * 10**6
+@pytest.mark.parametrize("n", [10**5, 10**6])
+def test_automatic_rank_is_the_largest_that_fits_and_float32_fits_nearly_twice(n):
+    single, double = (affordable_rank(n, 2**30, np.dtype(d)) for d in ("float32", "float64"))
+    assert building_bytes(n, single, SINGLE) <= 2**30 < building_bytes(n, single + 1, SINGLE)
+    assert single > 1.45 * double
+
+
+@LOW_RANK
+def test_a_rank_that_memory_does_not_hold_is_refused(systems, kind):
+    operator, generator = DenseOperator(systems.kernel(80)), np.random.default_rng(0)
+    few = building_bytes(80, 1, operator.dtype) - 1
+    for rank in (1, 20, "auto"):
+        with pytest.raises(MemoryBudgetError, match=r"for 80 rows, got 2\.0 MiB: lower the rank"):
+            kind.of(operator, rank=rank, generator=generator, max_bytes=few)
+    assert kind.of(operator, rank=1, generator=generator, max_bytes=few + 1).rank == 1
+    with pytest.raises(InvalidInputError, match="from 0 to n = 80, got 81"):
+        kind.of(operator, rank=81, generator=generator)
+
+
+@LOW_RANK
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rank", [20, 250])
+def test_building_stays_within_the_memory_that_the_rank_was_chosen_for(systems, kind, dtype, rank):
+    operator = DenseOperator(systems.kernel(2000).astype(dtype))
+    max_bytes = building_bytes(2000, rank, operator.dtype)
     tracemalloc.start()
     try:
-        preconditioner = RPCholeskyPreconditioner.of(
-            operator, max_bytes=max_bytes, generator=np.random.default_rng(0)
-        )
-        _, peak = tracemalloc.get_traced_memory()
+        preconditioner = kind.of(operator, max_bytes=max_bytes, generator=np.random.default_rng(0))
+        left, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert preconditioner.rank == 100
+    assert preconditioner.rank == rank
     assert peak <= max_bytes
+    assert preconditioner.n_bytes <= left < 1.2 * preconditioner.n_bytes + 2**16
+
+
+@LOW_RANK
+def test_float32_entries_are_kept_in_half_the_memory(systems, kind):
+    matrix = systems.kernel(400)
+    single, double = (
+        kind.of(
+            DenseOperator(matrix.astype(dtype)), rank=20, generator=np.random.default_rng(0)
+        ).n_bytes
+        for dtype in ("float32", "float64")
+    )
+    assert double - single == 400 * 20 * 4
+
+
+@LOW_RANK
+def test_passes_over_the_blocks_are_counted(systems, kind):
+    operator = systems.CountingOperator(DenseOperator(systems.kernel(300)))
+    preconditioner = kind.of(operator, rank=60, generator=np.random.default_rng(0))
+    assert preconditioner.passes == len(operator.requests) + len(operator.widths)
+    assert 1 < preconditioner.passes <= 5
+    assert sum(operator.widths) in (0, 60)
 
 
 @settings(max_examples=25, deadline=None)

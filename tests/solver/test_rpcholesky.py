@@ -29,7 +29,7 @@ def test_the_residual_is_near_the_best_of_any_rank(systems):
 def test_a_round_asks_for_columns_once_and_few_rounds_are_needed(systems):
     operator = systems.CountingOperator(DenseOperator(systems.kernel(400)))
     found = rpcholesky(operator, 100, np.random.default_rng(0))
-    assert found.rounds == len(operator.requests) <= 5
+    assert found.passes == len(operator.requests) <= 5
     assert operator.widths == []
     assert max(operator.requests) <= 100
 
@@ -106,4 +106,5 @@ def test_it_ends_with_a_finite_factor_whatever_the_matrix(n, rank, seed):
     matrix = (root @ root.T).astype(np.float32)
     found = rpcholesky(DenseOperator(matrix), min(rank, n), generator)
     assert found.rank <= min(rank, n)
+    assert found.factor.dtype == np.float32
     assert np.all(np.isfinite(found.factor))
