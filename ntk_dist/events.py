@@ -12,7 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Clock", "Event", "EventSink", "PhaseEvent", "StepEvent", "TaskEvent", "ignore"]
+__all__ = [
+    "CheckpointEvent",
+    "Clock",
+    "Event",
+    "EventSink",
+    "PhaseEvent",
+    "StepEvent",
+    "TaskEvent",
+    "ignore",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +64,15 @@ class StepEvent:
     """The residual asked for."""
 
 
-Event = PhaseEvent | TaskEvent | StepEvent
+@dataclass(frozen=True, kw_only=True)
+class CheckpointEvent:
+    """The solver wrote its state down, or goes on from what an earlier run wrote down."""
+
+    state: Literal["saved", "resumed"]
+    step: int
+
+
+Event = PhaseEvent | TaskEvent | StepEvent | CheckpointEvent
 EventSink = Callable[[Event], None]
 
 

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ntk_dist.events import Event, PhaseEvent, StepEvent, TaskEvent
+from ntk_dist.events import CheckpointEvent, Event, PhaseEvent, StepEvent, TaskEvent
 
 __all__ = ["ProgressDisplay"]
 
@@ -78,6 +78,8 @@ class ProgressDisplay:
                 self._finish(event)
             case StepEvent():
                 self._step(event)
+            case CheckpointEvent(state="resumed"):
+                self._say(f"{self._label}: going on from step {event.step} of an earlier run")
             case TaskEvent(state="done"):
                 self._advance()
             case TaskEvent():

@@ -31,6 +31,7 @@ from ntk_dist.model.portable import pack, unpack
 from ntk_dist.model.preprocess import Preprocessor
 from ntk_dist.model.report import GramReport
 from ntk_dist.model.targets import one_line
+from ntk_dist.model.warm_start import EarlierFit
 from ntk_dist.settings import get_settings
 from ntk_dist.stax import Network
 from ntk_dist.store.base import AbstractRows
@@ -78,6 +79,9 @@ class AbstractNTKEstimator(BaseEstimator):
         Step limit of ``cg``.
     random_state : int
         Seed of the preconditioner's pivots.
+    warm_start : bool
+        Start ``cg`` from the coefficients of the fit before, row by row: for other targets, another
+        ridge, or rows added or taken away.
 
     Attributes
     ----------
@@ -106,6 +110,7 @@ class AbstractNTKEstimator(BaseEstimator):
         rank: int | Literal["auto"] = "auto",
         max_steps: int | None = None,
         random_state: int = 0,
+        warm_start: bool = False,
     ) -> None:
         self.architecture = architecture
         self.kernel = kernel
@@ -121,6 +126,7 @@ class AbstractNTKEstimator(BaseEstimator):
         self.rank = rank
         self.max_steps = max_steps
         self.random_state = random_state
+        self.warm_start = warm_start
 
     @abstractmethod
     def _encode_targets(self, y: Any, n_rows: int) -> np.ndarray:
@@ -166,6 +172,7 @@ class AbstractNTKEstimator(BaseEstimator):
             The Gram matrix is indefinite or not finite.
         """
         parameters = self._parameters()
+        earlier = self._earlier() if parameters.warm_start else None
         self._forget()
         kernel, x, preprocessor = self._prepare(X)
         targets = self._encode_targets(y, len(x))
@@ -173,12 +180,18 @@ class AbstractNTKEstimator(BaseEstimator):
         with borrowed(self.executor, env=workspace.worker_environment()) as executor:
             resources = Resources(workspace, executor, get_settings())
             fitted = fit_dual(
-                kernel, x, targets, parameters=parameters, resources=resources, on_event=on_event
+                kernel,
+                x,
+                targets,
+                parameters=parameters,
+                resources=resources,
+                earlier=earlier,
+                on_event=on_event,
             )
         self.preprocessor_ = preprocessor
-        self.rows_ = fitted.rows
+        self.rows_: AbstractRows = fitted.rows
         self.statistics_: AbstractRows | None = fitted.statistics
-        self.dual_coef_ = fitted.dual_coef
+        self.dual_coef_: np.ndarray = fitted.dual_coef
         self.report_ = fitted.report
         if not fitted.report.solve.status.is_success:
             warnings.warn(fitted.report.solve.text, ConvergenceWarning, stacklevel=2)
@@ -222,6 +235,11 @@ class AbstractNTKEstimator(BaseEstimator):
 
     def _parameters(self) -> Parameters:
         return Parameters.checked(self.get_params(deep=False))
+
+    def _earlier(self) -> EarlierFit | None:
+        """The fit before, if there was one."""
+        fitted = hasattr(self, "dual_coef_")
+        return EarlierFit(self.rows_, self.dual_coef_) if fitted else None
 
     def _forget(self) -> None:
         """Become unfitted, so that a fit that fails leaves no half of an earlier one."""

@@ -29,6 +29,7 @@ class Parameters(BaseModel):
     rank: PositiveInt | Literal["auto"] = "auto"
     max_steps: PositiveInt | None = None
     random_state: NonNegativeInt = 0
+    warm_start: bool = False
 
     @classmethod
     def checked(cls, given: Mapping[str, Any]) -> Parameters:

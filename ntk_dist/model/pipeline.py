@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ntk_dist._version import __version__
 from ntk_dist.errors import (
     BreakdownError,
     InvalidInputError,
@@ -24,6 +25,7 @@ from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.gram import Resources, compute_gram, distinct, gram_task, open_gram
 from ntk_dist.model.parameters import Parameters
 from ntk_dist.model.report import FitReport
+from ntk_dist.model.warm_start import EarlierFit
 from ntk_dist.settings import Settings, available_memory
 from ntk_dist.solver import (
     DENSE_ROWS,
@@ -39,12 +41,14 @@ from ntk_dist.solver import (
     solve_direct,
 )
 from ntk_dist.store.base import AbstractRows
-from ntk_dist.store.dataset import MemoryRows, average_targets
+from ntk_dist.store.dataset import MemoryRows, average_targets, fingerprint
 from ntk_dist.tasks import PredictTask, RowBatch, ShardFactory
 from ntk_dist.units import format_bytes
 
 __all__ = ["DualFit", "fit_dual", "pack_statistics", "predict_dual"]
 
+SOLVE_PARAMETERS = ("ridge", "tol", "max_steps", "random_state")
+"""Parameters that the state of a solve depends on, besides what it can be told by."""
 PREDICT_ROWS = 256
 """Rows of one prediction task: enough for a GEMM, and a progress bar that moves."""
 
@@ -69,6 +73,7 @@ def fit_dual(
     *,
     parameters: Parameters,
     resources: Resources,
+    earlier: EarlierFit | None = None,
     on_event: EventSink = ignore,
 ) -> DualFit:
     """Solve (K + ridge I) A = Y for the kernel of the training rows.
@@ -93,6 +98,8 @@ def fit_dual(
         How the matrix is cut and the system solved.
     resources
         Where blocks are kept, who computes them, within which limits.
+    earlier
+        A fit whose coefficients are the place to start from.
     on_event
         Told of phases, tasks and steps.
 
@@ -114,11 +121,12 @@ def fit_dual(
         x, merged = distinct(x)
         rows = resources.workspace.rows(x)
         y = average_targets(targets, merged)
+        start, n_warm = earlier.coefficients(x, y.shape[1]) if earlier else (None, None)
     with open_gram(kernel, rows, parameters.block_rows, resources) as store:
         gram = compute_gram(kernel, rows, store, resources, clock)
         task = gram_task(kernel, rows, store, resources.settings)
         factory = ShardFactory(task, kernel.kernels[0], resources.settings.shard_max_bytes)
-        solution = _solve(factory, y, merged.counts, parameters, resources, clock)
+        solution = _solve(factory, y, merged.counts, start, parameters, resources, clock)
         statistics = task.statistics
         if isinstance(rows, MemoryRows) and not resources.executor.shares_memory:
             # The blocks were in a temporary folder, which goes now.
@@ -131,6 +139,7 @@ def fit_dual(
         n_rows=len(targets),
         n_unique=len(merged.unique),
         executor=resources.executor.name,
+        n_warm=n_warm,
         seconds=clock.seconds,
     )
     return DualFit(rows, statistics, solution.x, report)
@@ -140,6 +149,7 @@ def _solve(
     factory: ShardFactory,
     y: np.ndarray,
     counts: np.ndarray,
+    start: np.ndarray | None,
     parameters: Parameters,
     resources: Resources,
     clock: Clock,
@@ -166,6 +176,14 @@ def _solve(
         operator = RidgedOperator(gram, parameters.ridge) if parameters.ridge else gram
         with clock.phase("precondition"):
             preconditioner = _preconditioner(gram, parameters, resources.settings)
+        identity = {
+            "gram": factory.compute.store.manifest.key,
+            "kernel": factory.kernel_name,
+            "targets": fingerprint(scale * y),
+            "counts": fingerprint(counts),
+            "preconditioner": f"{preconditioner.name} {preconditioner.rank}",
+            "package": __version__,
+        } | {name: str(getattr(parameters, name)) for name in SOLVE_PARAMETERS}
         with clock.phase("solve"):
             solution = solve(
                 operator,
@@ -173,6 +191,12 @@ def _solve(
                 preconditioner,
                 tol=parameters.tol,
                 max_steps=parameters.max_steps,
+                # The system is that of D^-1 A_u.
+                x0=None if start is None else start / scale,
+                # The preconditioner is not kept: its seed gives the same one again in a pass or
+                # two over the blocks, and of n x 1000 numbers it would be most of the bytes.
+                checkpoint=resources.workspace.checkpoint(identity),
+                checkpoint_every_s=resources.settings.checkpoint_every_s,
                 on_step=clock.on_event,
                 dense_rows=DENSE_ROWS if dense_bytes <= free_bytes else 0,
             )

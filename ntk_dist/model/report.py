@@ -37,6 +37,8 @@ class FitReport:
     n_unique: int
     """Distinct training inputs; repeated ones were merged and their targets averaged."""
     executor: str
+    n_warm: int | None = None
+    """Distinct rows whose coefficients an earlier fit knew; None if none was asked for."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time of each phase."""
 
@@ -91,6 +93,13 @@ class FitReport:
                 f"  {self.n_rows - self.n_unique} of {self.n_rows} rows repeat an earlier input: "
                 "merged, targets averaged (the pseudo-inverse answer)"
             )
+        if self.n_warm is not None:
+            lines.append(
+                f"  started from the coefficients that an earlier fit had for {self.n_warm} of "
+                f"{self.n_unique} rows"
+            )
+        if self.solve.resumed_from_step is not None:
+            lines.append(f"  went on from step {self.solve.resumed_from_step} of an earlier run")
         lines += [f"  warning: {text}" for text in self.solve.warnings]
         phases = ", ".join(f"{name} {s:.1f} s" for name, s in self.seconds.items())
         return "\n".join([*lines, f"  {phases} on {self.executor}"])

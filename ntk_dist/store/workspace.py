@@ -5,6 +5,7 @@
     LOCATION/datasets/FINGERPRINT     rows, stored once however often they are used
     LOCATION/grams/KEY                blocks, found again by what they belong to, and statistics
     LOCATION/models/NAME/VERSION      fitted models, versions 1, 2, ...
+    LOCATION/solves                   states of unfinished solves, safe to delete
     LOCATION/cache                    compiled kernels, safe to delete
 """
 
@@ -15,7 +16,7 @@ import re
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 
 from ntk_dist.errors import ArtifactError, InvalidInputError
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows
+from ntk_dist.store.checkpoint import Checkpoint
 from ntk_dist.store.dataset import MemoryRows, fingerprint, write_rows
 from ntk_dist.store.location import absolute, refusals
 from ntk_dist.store.manifest import Manifest
@@ -59,6 +61,10 @@ class AbstractWorkspace(ABC):
         """The rows of ``x``, stored once per fingerprint."""
 
     @abstractmethod
+    def checkpoint(self, identity: Mapping[str, str]) -> Checkpoint | None:
+        """Where the state of one solve is written down; None where nothing outlives the process."""
+
+    @abstractmethod
     def free_bytes(self) -> int | None:
         """Bytes that can still be written; None where that is not a question of disks."""
 
@@ -80,6 +86,10 @@ class MemoryWorkspace(AbstractWorkspace):
     def rows(self, x: np.ndarray) -> MemoryRows:
         """The rows of ``x``, not copied."""
         return MemoryRows(x)
+
+    def checkpoint(self, identity: Mapping[str, str]) -> None:
+        """None: it would be lost with this process."""
+        return
 
     def free_bytes(self) -> None:
         """None: memory is budgeted elsewhere."""
@@ -131,6 +141,10 @@ class Workspace(AbstractWorkspace):
     def rows(self, x: np.ndarray) -> AbstractRows:
         """The rows of ``x``, stored once per fingerprint."""
         return write_rows(self.location / "datasets" / fingerprint(x), x)
+
+    def checkpoint(self, identity: Mapping[str, str]) -> Checkpoint:
+        """Where the state of the solve of this identity is written down."""
+        return Checkpoint(self.location / "solves", identity)
 
     def free_bytes(self) -> int:
         """Bytes that this user can still write."""
