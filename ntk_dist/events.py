@@ -29,7 +29,7 @@ class PhaseEvent:
     """A phase of a job began or ended."""
 
     phase: str
-    """``ingest``, ``statistics``, ``gram``, ``precondition``, ``solve`` or ``predict``."""
+    """``ingest``, ``statistics``, ``gram``, ``ridge``, ``precondition``, ``solve``, ``predict``."""
     state: Literal["started", "finished"]
     total: int | None = None
     """How many tasks or steps the phase has, where that is known."""

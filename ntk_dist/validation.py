@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+import numpy as np
+from pydantic import PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
 
-__all__ = ["describe_problems"]
+__all__ = ["Ridges", "describe_problems"]
+
+
+def _ridges(given: Any) -> float | tuple[float, ...]:
+    plain = given.tolist() if isinstance(given, np.ndarray | np.generic) else given
+    several = isinstance(plain, list | tuple)
+    values = [v.item() if isinstance(v, np.generic) else v for v in (plain if several else [plain])]
+    if not values or not all(map(_is_ridge, values)):
+        raise PydanticCustomError(
+            "ridge",
+            "Input should be a finite number of at least 0, or a list of them to choose from",
+        )
+    return tuple(map(float, values)) if several else float(values[0])
+
+
+def _is_ridge(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= 0
+
+
+Ridges = Annotated[float | tuple[float, ...], PlainValidator(_ridges)]
+"""One ridge, or several to choose from: finite numbers of at least 0."""
 
 
 def describe_problems(error: ValidationError, hidden: Iterable[str] = ()) -> str:

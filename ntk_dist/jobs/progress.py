@@ -25,6 +25,7 @@ LABELS = {
     "ingest": "merging repeated rows",
     "statistics": "statistics of each row",
     "gram": "computing Gram blocks",
+    "ridge": "choosing a ridge",
     "precondition": "preconditioning",
     "solve": "solving",
     "predict": "predicting",

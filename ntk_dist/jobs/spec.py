@@ -21,7 +21,7 @@ from pydantic import (
 
 from ntk_dist.errors import JobSpecError
 from ntk_dist.store.workspace import NAME_PATTERN
-from ntk_dist.validation import describe_problems
+from ntk_dist.validation import Ridges, describe_problems
 
 __all__ = ["DataSpec", "GramSpec", "JobSpec", "PreconditionerSpec", "SolverSpec", "load_job"]
 
@@ -61,7 +61,8 @@ class PreconditionerSpec(_Record):
 class SolverSpec(_Record):
     """How the linear system is solved."""
 
-    ridge: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    ridge: Ridges = 0.0
+    """Several are compared on held-out training rows, and the best is taken."""
     tol: float = Field(default=1e-6, gt=0, lt=1)
     method: Literal["cg", "direct"] = "cg"
     max_steps: PositiveInt | None = None

@@ -54,8 +54,9 @@ class AbstractNTKEstimator(BaseEstimator):
         From :mod:`ntk_dist.stax`; its output must have no spatial axes left.
     kernel : {"ntk", "nngp"}
         The kernel of the trained network, or of the Gaussian process at initialization.
-    ridge : float
-        Added to the diagonal of the Gram matrix; 0 interpolates (pseudo-inverse).
+    ridge : float or sequence of float
+        Added to the diagonal of the Gram matrix; 0 interpolates (pseudo-inverse). Of several, the
+        one that predicts a held-out fifth of the training rows best.
     preprocess : sequence of str or dict
         Steps of :data:`ntk_dist.model.preprocess.STEPS`, fitted on the training rows.
     executor : str or AbstractExecutor
@@ -87,6 +88,8 @@ class AbstractNTKEstimator(BaseEstimator):
     ----------
     report_ : FitReport
         Status, steps, true residuals, Ritz values, bytes and seconds.
+    ridge_ : float
+        The ridge of the fit: the one given, or the one chosen.
     dual_coef_ : ndarray of shape (n_unique, n_targets)
         Coefficients of the distinct training rows.
     n_features_in_ : int
@@ -98,7 +101,7 @@ class AbstractNTKEstimator(BaseEstimator):
         architecture: Network | None = None,
         *,
         kernel: Literal["ntk", "nngp"] = "ntk",
-        ridge: float = 0.0,
+        ridge: float | Sequence[float] = 0.0,
         preprocess: Sequence[str | Mapping[str, Any]] = (),
         executor: str | AbstractExecutor = "local",
         workspace: str | Path | None = None,
@@ -168,6 +171,8 @@ class AbstractNTKEstimator(BaseEstimator):
             The architecture does not take inputs of this shape.
         BudgetError
             Projected memory or disk use is more than there is; nothing was started.
+        NotConvergedError
+            Several ridges were given, and none could be judged.
         BreakdownError
             The Gram matrix is indefinite or not finite.
         """
@@ -193,6 +198,7 @@ class AbstractNTKEstimator(BaseEstimator):
         self.statistics_: AbstractRows | None = fitted.statistics
         self.dual_coef_: np.ndarray = fitted.dual_coef
         self.report_ = fitted.report
+        self.ridge_ = fitted.report.solve.ridge
         if not fitted.report.solve.status.is_success:
             warnings.warn(fitted.report.solve.text, ConvergenceWarning, stacklevel=2)
         return self

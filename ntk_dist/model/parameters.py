@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from ntk_dist.errors import InvalidInputError
-from ntk_dist.validation import describe_problems
+from ntk_dist.validation import Ridges, describe_problems
 
 __all__ = ["Parameters"]
 
@@ -20,7 +20,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     kernel: Literal["ntk", "nngp"] = "ntk"
-    ridge: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    ridge: Ridges = 0.0
     block_rows: PositiveInt | None = None
     dtype: Literal["float32", "float64"] = "float32"
     tol: float = Field(default=1e-6, gt=0, lt=1)

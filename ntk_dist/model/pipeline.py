@@ -6,6 +6,7 @@ Estimators and jobs are thin layers over these functions.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,10 +34,13 @@ from ntk_dist.solver import (
     AbstractPreconditioner,
     IdentityPreconditioner,
     RidgedOperator,
+    RidgeScore,
     RPCholeskyPreconditioner,
     ScaledOperator,
     Solution,
     StoredGramOperator,
+    best_ridge,
+    score_ridges,
     solve,
     solve_direct,
 )
@@ -47,7 +51,9 @@ from ntk_dist.units import format_bytes
 
 __all__ = ["DualFit", "fit_dual", "pack_statistics", "predict_dual"]
 
-SOLVE_PARAMETERS = ("ridge", "tol", "max_steps", "random_state")
+log = logging.getLogger(__name__)
+
+SOLVE_PARAMETERS = ("tol", "max_steps", "random_state")
 """Parameters that the state of a solve depends on, besides what it can be told by."""
 PREDICT_ROWS = 256
 """Rows of one prediction task: enough for a GEMM, and a progress bar that moves."""
@@ -106,9 +112,13 @@ def fit_dual(
     Raises
     ------
     InvalidInputError
-        The preconditioner's rank is more than the rows.
+        The preconditioner's rank is more than the rows, or one distinct row is all there is to
+        choose a ridge with.
     BudgetError
-        Projected bytes exceed what there is; nothing was started.
+        Projected bytes exceed what there is; nothing was started. Or the driver's memory does not
+        hold a path of ridges.
+    NotConvergedError
+        None of several ridges could be judged.
     TaskError
         A block failed for good; finished blocks stay in the workspace.
     BreakdownError
@@ -126,7 +136,7 @@ def fit_dual(
         gram = compute_gram(kernel, rows, store, resources, clock)
         task = gram_task(kernel, rows, store, resources.settings)
         factory = ShardFactory(task, kernel.kernels[0], resources.settings.shard_max_bytes)
-        solution = _solve(factory, y, merged.counts, start, parameters, resources, clock)
+        solution, scores = _solve(factory, y, merged.counts, start, parameters, resources, clock)
         statistics = task.statistics
         if isinstance(rows, MemoryRows) and not resources.executor.shares_memory:
             # The blocks were in a temporary folder, which goes now.
@@ -139,6 +149,7 @@ def fit_dual(
         n_rows=len(targets),
         n_unique=len(merged.unique),
         executor=resources.executor.name,
+        ridge_scores=scores,
         n_warm=n_warm,
         seconds=clock.seconds,
     )
@@ -153,8 +164,11 @@ def _solve(
     parameters: Parameters,
     resources: Resources,
     clock: Clock,
-) -> Solution:
-    """The dual coefficients, from blocks that stay with the workers that own them."""
+) -> tuple[Solution, tuple[RidgeScore, ...]]:
+    """The dual coefficients, from blocks that stay with the workers that own them.
+
+    And how the ridges did, where there were several to choose from.
+    """
     grid, dtype = factory.compute.store.grid, factory.compute.kernel.dtype
     dense_bytes = 3 * 8 * grid.n_rows**2  # K, its factor, and LAPACK's work space
     free_bytes = available_memory()
@@ -169,18 +183,24 @@ def _solve(
         scale = np.sqrt(counts)[:, None]
         if counts.max() > 1:
             gram = ScaledOperator(gram, scale[:, 0])
+        ridge = parameters.ridge
+        scores: tuple[RidgeScore, ...] = ()
+        if isinstance(ridge, tuple):
+            scores = _ridge_scores(gram, scale * y, counts, ridge, parameters, resources, clock)
+            ridge = best_ridge(scores)
         if parameters.solver == "direct":
             with clock.phase("solve"):
-                solution = solve_direct(gram, scale * y, parameters.ridge, tol=parameters.tol)
-            return replace(solution, x=scale * solution.x)
-        operator = RidgedOperator(gram, parameters.ridge) if parameters.ridge else gram
+                solution = solve_direct(gram, scale * y, ridge, tol=parameters.tol)
+            return replace(solution, x=scale * solution.x), scores
+        operator = RidgedOperator(gram, ridge) if ridge else gram
         with clock.phase("precondition"):
-            preconditioner = _preconditioner(gram, parameters, resources.settings)
+            preconditioner = _preconditioner(gram, ridge, parameters, resources.settings)
         identity = {
             "gram": factory.compute.store.manifest.key,
             "kernel": factory.kernel_name,
             "targets": fingerprint(scale * y),
             "counts": fingerprint(counts),
+            "ridge": repr(ridge),
             "preconditioner": f"{preconditioner.name} {preconditioner.rank}",
             "package": __version__,
         } | {name: str(getattr(parameters, name)) for name in SOLVE_PARAMETERS}
@@ -200,11 +220,41 @@ def _solve(
                 on_step=clock.on_event,
                 dense_rows=DENSE_ROWS if dense_bytes <= free_bytes else 0,
             )
-        return replace(solution, x=scale * solution.x)
+        return replace(solution, x=scale * solution.x), scores
+
+
+def _ridge_scores(
+    gram: AbstractOperator,
+    y: np.ndarray,
+    counts: np.ndarray,
+    ridges: tuple[float, ...],
+    parameters: Parameters,
+    resources: Resources,
+    clock: Clock,
+) -> tuple[RidgeScore, ...]:
+    """The error of every ridge on rows held out; a ridge that could not be judged is logged."""
+    with clock.phase("ridge"):
+        scores = score_ridges(
+            gram,
+            y,
+            ridges,
+            counts=counts,
+            generator=np.random.default_rng(parameters.random_state),
+            max_bytes=resources.settings.preconditioner_max_bytes,
+            on_step=clock.on_event,
+        )
+    for score in scores:
+        if not score.has_converged:
+            log.warning(
+                "ridge %g is not among the choices: on the rows kept its residual was still %.1e",
+                score.ridge,
+                score.residual,
+            )
+    return scores
 
 
 def _preconditioner(
-    gram: AbstractOperator, parameters: Parameters, settings: Settings
+    gram: AbstractOperator, ridge: float, parameters: Parameters, settings: Settings
 ) -> AbstractPreconditioner:
     if parameters.preconditioner == "none":
         return IdentityPreconditioner()
@@ -212,7 +262,7 @@ def _preconditioner(
     return RPCholeskyPreconditioner.of(
         gram,
         rank=rank,
-        ridge=parameters.ridge,
+        ridge=ridge,
         generator=np.random.default_rng(parameters.random_state),
         max_bytes=settings.preconditioner_max_bytes,
     )

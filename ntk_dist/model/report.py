@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ntk_dist.solver.result import SolveReport
+from ntk_dist.solver.ridge_choice import RidgeScore
 from ntk_dist.units import format_bytes
 
 __all__ = ["FitReport", "GramReport"]
@@ -37,6 +38,8 @@ class FitReport:
     n_unique: int
     """Distinct training inputs; repeated ones were merged and their targets averaged."""
     executor: str
+    ridge_scores: tuple[RidgeScore, ...] = ()
+    """How each ridge did on held-out rows, where several were given."""
     n_warm: int | None = None
     """Distinct rows whose coefficients an earlier fit knew; None if none was asked for."""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -76,6 +79,7 @@ class FitReport:
             **{
                 **record,
                 "solve": SolveReport.from_dict(record["solve"]),
+                "ridge_scores": tuple(RidgeScore(**s) for s in record.get("ridge_scores", ())),
                 "gram": GramReport(**record["gram"]),
             }
         )
@@ -92,6 +96,14 @@ class FitReport:
             lines.append(
                 f"  {self.n_rows - self.n_unique} of {self.n_rows} rows repeat an earlier input: "
                 "merged, targets averaged (the pseudo-inverse answer)"
+            )
+        if self.ridge_scores:
+            told = ", ".join(
+                f"{s.ridge:g}: {s.error:.4g}{'' if s.has_converged else ' (not converged)'}"
+                for s in self.ridge_scores
+            )
+            lines.append(
+                f"  ridge {self.solve.ridge:g} chosen by the error on held-out rows ({told})"
             )
         if self.n_warm is not None:
             lines.append(

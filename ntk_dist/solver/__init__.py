@@ -5,8 +5,9 @@ together; each is chosen apart from the others. Take :func:`~ntk_dist.solver.sol
 :class:`~ntk_dist.solver.preconditioners.RPCholeskyPreconditioner` when K lives in blocks on
 workers: :func:`~ntk_dist.solver.cg.solve_cg` with one product per step, all targets together. Take
 :func:`~ntk_dist.solver.direct.solve_direct` when K fits one machine: it is the reference, and it
-gives the minimum-norm answer when K is singular, for which ``solve`` falls back on it. All answer
-with a
+gives the minimum-norm answer when K is singular, for which ``solve`` falls back on it. Take
+:func:`~ntk_dist.solver.ridge_path.solve_ridge_path` to compare ridges: it answers for all of them
+in the passes that the smallest one needs. All answer with a
 :class:`~ntk_dist.solver.result.Solution`, whose report is told in true residuals.
 """
 
@@ -25,6 +26,13 @@ from ntk_dist.solver.preconditioners import (
     RPCholeskyPreconditioner,
 )
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus
+from ntk_dist.solver.ridge_choice import (
+    RidgeScore,
+    SubmatrixOperator,
+    best_ridge,
+    score_ridges,
+)
+from ntk_dist.solver.ridge_path import solve_ridge_path
 from ntk_dist.solver.solve import DENSE_ROWS, solve
 
 __all__ = [
@@ -34,13 +42,18 @@ __all__ = [
     "DenseOperator",
     "IdentityPreconditioner",
     "RPCholeskyPreconditioner",
+    "RidgeScore",
     "RidgedOperator",
     "ScaledOperator",
     "Solution",
     "SolveReport",
     "SolveStatus",
     "StoredGramOperator",
+    "SubmatrixOperator",
+    "best_ridge",
+    "score_ridges",
     "solve",
     "solve_cg",
     "solve_direct",
+    "solve_ridge_path",
 ]

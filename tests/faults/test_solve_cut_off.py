@@ -107,9 +107,13 @@ def test_another_ridge_does_not_go_on_from_it(again):
 
 
 @pytest.mark.dask
-def test_every_worker_killed_in_the_solve_leaves_a_state_to_go_on_from(tmp_path, rng):
+def test_every_worker_killed_in_the_solve_leaves_a_state_to_go_on_from(
+    tmp_path, rng, monkeypatch
+):
     pytest.importorskip("distributed")
     from ntk_dist.executors.dask import DaskExecutor
+
+    monkeypatch.setattr("ntk_dist.executors.dask._FIRST_WORKER_S", 2.0)
 
     x, y = rng.normal(size=(180, 4)), rng.normal(size=(180, 2))
     events = []
