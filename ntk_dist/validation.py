@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import PlainValidator, ValidationError
+from pydantic import BeforeValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
 __all__ = ["Ridges", "describe_problems"]
@@ -30,7 +30,7 @@ def _is_ridge(value: Any) -> bool:
     return number and math.isfinite(value) and value >= 0
 
 
-Ridges = Annotated[float | tuple[float, ...], PlainValidator(_ridges)]
+Ridges = Annotated[float | tuple[float, ...], BeforeValidator(_ridges)]
 """One ridge, or several to choose from: finite numbers of at least 0."""
 
 

@@ -39,7 +39,8 @@ class KrylovSpace:
         into itself."""
         self._start = weights[:, : y.shape[1]]
         self._blocks: list[Array] = []
-        self._band = np.zeros((2 * columns.shape[1], 0))  # LAPACK's lower form
+        # LAPACK's lower form; a row more than needed, since SciPy cannot solve 1 x 1 in two.
+        self._band = np.zeros((2 * columns.shape[1] + 1, 0))
         self._coupling = np.zeros((0, 0))
         self._norm = 0.0
 

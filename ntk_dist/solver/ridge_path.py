@@ -33,6 +33,10 @@ BLOCK_SIZE = 32
 """Columns of a product, made up with random ones where there are fewer targets: on 2000 rows of
 kin40k (one target) 40 passes with 10 columns and 24 with 32, in a basis of 400 and 768 vectors."""
 
+LEAST_PASSES = 24
+"""Passes that memory should have room for: narrower blocks take more of them, but find more with as
+many vectors."""
+
 
 @dataclass
 class _Ridge:
@@ -91,7 +95,7 @@ def solve_ridge_path(
     tol
         Bound on ||y - (K + ridge I) x|| / ||y|| for each target and ridge.
     block_size
-        Columns of a product, unless there are more targets.
+        Columns of a product, unless there are more targets, or no memory for many passes.
     max_bytes
         Memory of this process that the basis may take: 8 n bytes for each column of each pass. The
         answers take 16 n bytes for each target and ridge besides.
@@ -122,8 +126,8 @@ def solve_ridge_path(
     unit = np.where(norms > 0, norms, 1.0)
     y = y / unit
     _require_sensible(ridges, tol, block_size)
-    extra = min(max(block_size - y.shape[1], 0), max(n - y.shape[1], 0))
-    most = _columns_that_fit(n, y.shape[1] + extra, max_bytes)
+    most = _columns_that_fit(n, y.shape[1], max_bytes)
+    extra = max(0, min(block_size, most // LEAST_PASSES, n) - y.shape[1])
     path = [_Ridge(float(r), np.zeros((0, y.shape[1])), (norms > 0).astype(float)) for r in ridges]
     space = KrylovSpace(y, generator.standard_normal((n, extra)))
     passes, rounding = 0, spectral_cut_off(n, operator.dtype)

@@ -107,9 +107,7 @@ def test_another_ridge_does_not_go_on_from_it(again):
 
 
 @pytest.mark.dask
-def test_every_worker_killed_in_the_solve_leaves_a_state_to_go_on_from(
-    tmp_path, rng, monkeypatch
-):
+def test_every_worker_killed_in_the_solve_leaves_a_state_to_go_on_from(tmp_path, rng, monkeypatch):
     pytest.importorskip("distributed")
     from ntk_dist.executors.dask import DaskExecutor
 
