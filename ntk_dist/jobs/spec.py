@@ -6,6 +6,7 @@ Paths inside a job file are relative to the file, so that a job can be run from 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,14 +59,25 @@ class PreconditionerSpec(_Record):
     rank: PositiveInt | Literal["auto"] = "auto"
 
 
+def _as_numbers(value: object) -> object:
+    """YAML reads ``1e-6``, which has no dot, as text."""
+    if isinstance(value, list):
+        return [_as_numbers(one) for one in value]
+    with suppress(ValueError):
+        return float(value) if isinstance(value, str) else value
+    return value
+
+
 class SolverSpec(_Record):
     """How the linear system is solved."""
 
-    ridge: Ridges = 0.0
+    ridge: Annotated[Ridges, BeforeValidator(_as_numbers)] = 0.0
     """Several are compared on held-out training rows, and the best is taken."""
     tol: float = Field(default=1e-6, gt=0, lt=1)
     method: Literal["cg", "direct"] = "cg"
     max_steps: PositiveInt | None = None
+    warm_start: bool = False
+    """Start from the coefficients of the latest model of the same name in the workspace, if any."""
     seed: int = Field(default=0, ge=0)
     preconditioner: PreconditionerSpec = PreconditionerSpec()
 

@@ -160,7 +160,7 @@ def test_several_ridges_are_compared_on_held_out_rows(problem, tmp_path):
     scores = model.report_.ridge_scores
     assert [score.ridge for score in scores] == [1e-6, 0.3, 30.0]
     assert model.ridge_ == min(scores, key=lambda score: score.error).ridge == 0.3
-    assert "ridge 0.3 chosen by errors on held-out rows (1e-06: " in str(model.report_)
+    assert "ridge 0.3 chosen by the error on held-out rows (1e-06: " in str(model.report_)
     alone = NTKRegressor(FC, ridge=0.3, dtype="float64", tol=1e-12).fit(x, y)
     assert alone.ridge_ == 0.3
     np.testing.assert_array_equal(model.predict(new), alone.predict(new))
