@@ -61,7 +61,8 @@ class KrylovSpace:
         self._blocks.append(known)
         self._norm = max(self._norm, float(np.linalg.norm(product, axis=0).max(initial=0.0)))
         self.newest, outside = _orthonormal(self._beyond(product), SPENT * self._norm)
-        # What was left of a short column is short of orthogonality by its own scale: once more.
+        # A short rest is at right angles to its own scale only: once more, and that is enough for
+        # what keeps half its length (Kahan's rule; the others are rounding).
         self.newest, again = _orthonormal(self._beyond(self.newest), 0.5)
         self._coupling = again @ outside
         fresh = np.zeros((len(self._band), width))
@@ -114,9 +115,8 @@ class KrylovSpace:
     def _beyond(self, columns: Array) -> Array:
         """``columns`` without their shares in the basis."""
         columns = columns.copy()
-        for _ in range(2):
-            for block in self._blocks:
-                columns -= block @ (block.T @ columns)
+        for block in self._blocks:
+            columns -= block @ (block.T @ columns)
         return columns
 
 

@@ -106,16 +106,15 @@ def test_from_plan_to_predictions(job, tmp_path, run):
 
 
 def test_a_job_chooses_a_ridge_and_starts_from_the_model_before(job, tmp_path, run):
-    edit("job.yaml", "workspace:", "solver: {ridge: [1.0e-6, 0.01, 100]}\nworkspace:")(tmp_path)
+    edit("job.yaml", "workspace:", "solver: {ridge: [1e-6, 0.01, 100]}\nworkspace:")(tmp_path)
     first = run("fit", job, "--json")
     assert first.returncode == 0, first.stderr
     report = json.loads(first.stdout)["report"]
     assert [score["ridge"] for score in report["ridge_scores"]] == [1e-6, 0.01, 100]
-    assert (
-        report["solve"]["ridge"] == min(report["ridge_scores"], key=lambda s: s["error"])["ridge"]
-    )
+    best = min(report["ridge_scores"], key=lambda score: score["error"])
+    assert report["solve"]["ridge"] == best["ridge"]
     chosen = f"{{ridge: {report['solve']['ridge']}, warm_start: true}}"
-    edit("job.yaml", "{ridge: [1.0e-6, 0.01, 100]}", chosen)(tmp_path)
+    edit("job.yaml", "{ridge: [1e-6, 0.01, 100]}", chosen)(tmp_path)
     second = run("fit", job, "--json")
     assert second.returncode == 0, second.stderr
     again = json.loads(second.stdout)["report"]
