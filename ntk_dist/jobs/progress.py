@@ -89,7 +89,7 @@ class ProgressDisplay:
     def _start(self, event: PhaseEvent) -> None:
         self._phase, self._done, self._total = event.phase, event.done, event.total
         if self._bars:
-            total = 1.0 if event.phase == "solve" else event.total
+            total = 1.0 if event.phase in {"ridge", "solve"} else event.total
             self._task = self._bars.add_task(self._label, total=total, note=self._count)
             self._bars.update(self._task, completed=event.done)
         elif event.total is not None:
