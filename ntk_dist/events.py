@@ -29,7 +29,8 @@ class PhaseEvent:
     """A phase of a job began or ended."""
 
     phase: str
-    """``ingest``, ``statistics``, ``gram``, ``ridge``, ``precondition``, ``solve``, ``predict``."""
+    """``ingest``, ``adopt``, ``statistics``, ``gram``, ``ridge``, ``precondition``, ``solve`` or
+    ``predict``."""
     state: Literal["started", "finished"]
     total: int | None = None
     """How many tasks or steps the phase has, where that is known."""

@@ -32,6 +32,7 @@ from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows, AbstractStatisticsStore
 
 __all__ = [
+    "AdoptTask",
     "BlockRecord",
     "GramTask",
     "PredictTask",
@@ -206,6 +207,32 @@ class GramTask:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
+
+
+@dataclass(frozen=True)
+class AdoptTask:
+    """Take one block from the Gram matrix of fewer rows, or compute it if it is damaged there."""
+
+    compute: GramTask
+    source: AbstractBlockStore
+    """Has the same block at the same place."""
+
+    def __call__(self, index: BlockIndex) -> bool:
+        """Block ``index``, stored; whether it was the other one's.
+
+        Raises
+        ------
+        As ``GramTask``.
+        """
+        ours = self.compute.store
+        try:
+            blocks = {kernel: self.source.read(kernel, index) for kernel in ours.kernels}
+        except (BlockCorruptError, BlockNotFoundError) as error:
+            log.warning("computing block %s: %s", index, error)
+            self.compute(index)
+            return False
+        ours.write(index, blocks)
+        return True
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,14 @@ def run(script, *arguments):
 
 def test_the_main_job_agrees_with_the_dense_solver():
     assert "all checks held" in run("bench_cifar.py", "synthetic", "--executors", "local")
+
+
+def test_out_of_core_and_dense_agree():
+    small = ["--n", "300", "--n-test", "50", "--dense-n", "200"]
+    told = run("bench_end_to_end.py", "synthetic", *small)
+    assert "all checks held" in told
+    projected, stored = re.search(r"projected (.*?), stored (.*?);", told).groups()
+    assert projected == stored
 
 
 def test_fast_kernels_agree_with_the_recursion(tmp_path):

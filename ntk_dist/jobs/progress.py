@@ -24,6 +24,7 @@ __all__ = ["ProgressDisplay"]
 LABELS = {
     "ingest": "merging repeated rows",
     "statistics": "statistics of each row",
+    "adopt": "taking known blocks",
     "gram": "computing Gram blocks",
     "ridge": "choosing a ridge",
     "precondition": "preconditioning",

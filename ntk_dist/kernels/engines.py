@@ -140,10 +140,11 @@ class FusedDense(Evaluation):
     ) -> Arrays:
         """See ``Evaluation``."""
         del variances1, variances2  # some sums per sample: less than reading them would take
-        return fused_dense.dense_block(self.architecture, x1, x2, dtype, threads, kernels)
+        return fused_dense.dense_block(self.program, x1, x2, dtype, threads, kernels)
 
     def block_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``."""
-        return fused_dense.working_bytes(self.architecture, self.shape, dtype, n1, n2, threads)
+        (features,) = self.shape
+        return fused_dense.working_bytes(self.program, features, dtype, n1, n2, threads)

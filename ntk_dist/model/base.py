@@ -82,7 +82,8 @@ class AbstractNTKEstimator(BaseEstimator):
         Seed of the preconditioner's pivots.
     warm_start : bool
         Start ``cg`` from the coefficients of the fit before, row by row: for other targets, another
-        ridge, or rows added or taken away.
+        ridge, or rows added or taken away. Preprocessing of the same steps keeps what it learned
+        then, since rows would be others after a new mean.
 
     Attributes
     ----------
@@ -177,9 +178,9 @@ class AbstractNTKEstimator(BaseEstimator):
             The Gram matrix is indefinite or not finite.
         """
         parameters = self._parameters()
-        earlier = self._earlier() if parameters.warm_start else None
+        earlier, kept = self._earlier(), self._kept_preprocessor()
         self._forget()
-        kernel, x, preprocessor = self._prepare(X)
+        kernel, x, preprocessor = self._prepare(X, kept)
         targets = self._encode_targets(y, len(x))
         workspace = open_workspace(self.workspace)
         with borrowed(self.executor, env=workspace.worker_environment()) as executor:
@@ -211,7 +212,7 @@ class AbstractNTKEstimator(BaseEstimator):
         DataError, ArchitectureError
             As for :meth:`fit`.
         """
-        kernel, x, _ = clone(self)._prepare(X)
+        kernel, x, _ = clone(self)._prepare(X, self._kept_preprocessor())
         return plan_rows(
             kernel,
             x,
@@ -228,7 +229,7 @@ class AbstractNTKEstimator(BaseEstimator):
         DataError, ArchitectureError, BudgetError
             As for :meth:`fit`.
         """
-        kernel, x, _ = clone(self)._prepare(X)
+        kernel, x, _ = clone(self)._prepare(X, self._kept_preprocessor())
         workspace = open_workspace(self.workspace)
         with borrowed(self.executor, env=workspace.worker_environment()) as executor:
             return gram_of_rows(
@@ -243,20 +244,31 @@ class AbstractNTKEstimator(BaseEstimator):
         return Parameters.checked(self.get_params(deep=False))
 
     def _earlier(self) -> EarlierFit | None:
-        """The fit before, if there was one."""
-        fitted = hasattr(self, "dual_coef_")
-        return EarlierFit(self.rows_, self.dual_coef_) if fitted else None
+        """The fit to start from, if there is one and it is asked for."""
+        there = self.warm_start and hasattr(self, "dual_coef_")
+        return EarlierFit(self.rows_, self.dual_coef_) if there else None
+
+    def _kept_preprocessor(self) -> Preprocessor | None:
+        """What the fit to start from learned of its inputs."""
+        return getattr(self, "preprocessor_", None) if self.warm_start else None
 
     def _forget(self) -> None:
         """Become unfitted, so that a fit that fails leaves no half of an earlier one."""
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
             delattr(self, name)
 
-    def _prepare(self, X: Any) -> tuple[Kernel, np.ndarray, Preprocessor]:
-        """The kernel, the inputs as it will see them, and what was done to them."""
+    def _prepare(
+        self, X: Any, kept: Preprocessor | None
+    ) -> tuple[Kernel, np.ndarray, Preprocessor]:
+        """The kernel, the inputs as it will see them, and what was done to them.
+
+        Preprocessing that was ``kept`` is used again if it is of the same steps and inputs.
+        """
         parameters = self._parameters()
         x = self._validated(X, reset=True)
         kernel = self._kernel(parameters, x.shape[1:])
+        if kept and kept.is_of(self.preprocess, x):
+            return kernel, kept.transform(x, parameters.dtype), kept
         preprocessor = Preprocessor.fit(self.preprocess, x)
         return kernel, preprocessor.transform(x, parameters.dtype), preprocessor
 

@@ -220,6 +220,21 @@ def test_a_warm_start_knows_rows_by_what_they_are(problem):
     assert model.fit(x[:, :4], y[:, :1]).report_.n_warm == 0
 
 
+def test_a_warm_start_keeps_the_preprocessing_so_that_rows_stay_what_they_were(problem, tmp_path):
+    x, y, new = problem
+    settings = {"preprocess": ["standardize"], "workspace": tmp_path, "block_rows": 20}
+    model = NTKRegressor(FC, warm_start=True, **settings).fit(x[:40], y[:40])
+    assert len(model.plan(x).missing) > 0
+    mean = model.preprocessor_.states[0]["mean"]
+    grown = model.fit(x, y)
+    assert grown.report_.n_warm == 40
+    np.testing.assert_array_equal(grown.preprocessor_.states[0]["mean"], mean)
+    assert len(model.plan(x).missing) == 0
+    other = grown.set_params(preprocess=["unit_norm"]).fit(x, y)
+    assert other.report_.n_warm == 0
+    assert other.predict(new).shape == (20, 2)
+
+
 def test_a_deleted_block_alone_is_computed_again(problem, tmp_path):
     x, y, new = problem
     first = NTKRegressor(FC, workspace=tmp_path, block_rows=20).fit(x, y)
