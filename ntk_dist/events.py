@@ -70,7 +70,8 @@ class PhaseEvent(_Record):
 
     kind = "phase"
     phase: str
-    """``ingest``, ``adopt``, ``statistics``, ``gram``, ``precondition``, ``solve``, ``predict``."""
+    """``ingest``, ``adopt``, ``statistics``, ``gram``, ``ridge``, ``precondition``, ``solve`` or
+    ``predict``."""
     state: Literal["started", "finished"]
     total: int | None = None
     """How many tasks or steps the phase has, where that is known."""

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     each product."""
     preconditioner_max_bytes: PositiveInt = 1024 * MIB
     """Memory of the driver that building the preconditioner may take, in bytes."""
+    checkpoint_every_s: float = Field(default=10.0, ge=0)
+    """Seconds between checkpoints of the solver, at least; they never take more than 1 % of its
+    time."""
     task_timeout_s: float = Field(default=3600.0, gt=0)
     """Longest one task may run before it counts as lost, in seconds."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"

@@ -30,6 +30,7 @@ PHASES = {
     "statistics": "statistics of each row",
     "adopt": "taking known blocks",
     "gram": "computing Gram blocks",
+    "ridge": "choosing a ridge",
     "precondition": "preconditioning",
     "solve": "solving",
     "predict": "predicting",

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 __all__ = [
     "UNION_ARMS",
     "PreconditionerName",
     "Rank",
     "Refine",
+    "Ridges",
     "Tolerance",
     "describe_problems",
     "require_use_of_rank",
@@ -52,6 +63,27 @@ def require_use_of_rank(rank: Rank, preconditioner: PreconditionerName | None) -
             "'rpcholesky' or 'nystrom' for one)"
         )
     return rank
+
+
+def _ridges(given: Any) -> float | tuple[float, ...]:
+    plain = given.tolist() if isinstance(given, np.ndarray | np.generic) else given
+    several = isinstance(plain, list | tuple)
+    values = [v.item() if isinstance(v, np.generic) else v for v in (plain if several else [plain])]
+    if not values or not all(map(_is_ridge, values)):
+        raise PydanticCustomError(
+            "ridge",
+            "Input should be a finite number of at least 0, or a list of them to choose from",
+        )
+    return tuple(map(float, values)) if several else float(values[0])
+
+
+def _is_ridge(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= 0
+
+
+Ridges: TypeAlias = Annotated[float | tuple[float, ...], BeforeValidator(_ridges)]
+"""One ridge, or several to choose from: finite numbers of at least 0."""
 
 
 def describe_problems(error: ValidationError, hidden: Iterable[str] = ()) -> str:

@@ -83,11 +83,13 @@ def run_job(job: JobSpec, on_event: EventSink = ignore) -> JobResult:
 def _fit_and_publish(
     job: JobSpec, on_event: EventSink
 ) -> tuple[NTKClassifier | NTKRegressor, ModelDraft, float | None]:
-    model = job_estimator(job)
+    model, workspace = job_estimator(job), Workspace(job.workspace)
+    if job.solver.warm_start and job.name in workspace.models():
+        earlier = type(model).load(workspace.model_folder(job.name))
+        model = earlier.set_params(**model.get_params(deep=False))
     x, y = read_array(job.data.x), read_array(job.data.y)
     # Read before the work starts: a typo in a file name must not show after hours.
     held_out = _held_out(job.test, x, y) if job.test else None
-    workspace = Workspace(job.workspace)
     with programs_kept_in(workspace.compilation_cache):
         model.fit(x, y, on_event=on_event)
         with workspace.new_model(job.name) as draft:
@@ -151,6 +153,7 @@ def job_estimator(job: JobSpec) -> NTKClassifier | NTKRegressor:
         refine=job.solver.refine,
         max_steps=job.solver.max_steps,
         random_state=job.solver.seed,
+        warm_start=job.solver.warm_start,
     )
 
 

@@ -6,6 +6,7 @@ Paths inside a job file are relative to the file, so that a job can be run from 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ from ntk_dist.validation import (
     PreconditionerName,
     Rank,
     Refine,
+    Ridges,
     Tolerance,
     describe_problems,
     require_use_of_rank,
@@ -69,13 +71,25 @@ class PreconditionerSpec(_Record):
         return require_use_of_rank(rank, info.data.get("type"))
 
 
+def _as_numbers(value: object) -> object:
+    """YAML reads ``1e-6``, which has no dot, as text."""
+    if isinstance(value, list):
+        return [_as_numbers(one) for one in value]
+    with suppress(ValueError):
+        return float(value) if isinstance(value, str) else value
+    return value
+
+
 class SolverSpec(_Record):
     """How the linear system is solved."""
 
-    ridge: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    ridge: Annotated[Ridges, BeforeValidator(_as_numbers)] = 0.0
+    """Several are compared on held-out training rows, and the best is taken."""
     tol: Tolerance = 1e-6
     method: Literal["cg", "direct"] = "cg"
     max_steps: PositiveInt | None = None
+    warm_start: bool = False
+    """Start from the coefficients of the latest model of the same name in the workspace, if any."""
     seed: int = Field(default=0, ge=0)
     preconditioner: PreconditionerSpec = PreconditionerSpec()
     refine: Refine = False

@@ -31,6 +31,7 @@ from ntk_dist.model.portable import pack, unpack
 from ntk_dist.model.preprocess import Preprocessor
 from ntk_dist.model.report import GramReport
 from ntk_dist.model.targets import one_line
+from ntk_dist.model.warm_start import EarlierFit
 from ntk_dist.settings import get_settings, process_bytes
 from ntk_dist.stax import Network
 from ntk_dist.store.base import AbstractRows
@@ -53,8 +54,9 @@ class AbstractNTKEstimator(BaseEstimator):
         From :mod:`ntk_dist.stax`; its output must have no spatial axes left.
     kernel : {"ntk", "nngp"}
         The kernel of the trained network, or of the Gaussian process at initialization.
-    ridge : float
-        Added to the diagonal of the Gram matrix; 0 interpolates (pseudo-inverse).
+    ridge : float or sequence of float
+        Added to the diagonal of the Gram matrix; 0 interpolates (pseudo-inverse). Of several, the
+        one that predicts a held-out fifth of the training rows best.
     preprocess : sequence of str or dict
         Steps of :data:`ntk_dist.model.preprocess.STEPS`, fitted on the training rows.
     executor : str or AbstractExecutor
@@ -82,11 +84,17 @@ class AbstractNTKEstimator(BaseEstimator):
         Step limit of ``cg``.
     random_state : int
         Seed of the preconditioner's pivots.
+    warm_start : bool
+        Start ``cg`` from the coefficients of the fit before, row by row: for other targets, another
+        ridge, or rows added or taken away. Preprocessing of the same steps keeps what it learned
+        then, since rows would be others after a new mean.
 
     Attributes
     ----------
     report_ : FitReport
         Status, steps, true residuals, Ritz values, bytes and seconds.
+    ridge_ : float
+        The ridge of the fit: the one given, or the one chosen.
     dual_coef_ : ndarray of shape (n_unique, n_targets)
         Coefficients of the distinct training rows.
     n_features_in_ : int
@@ -98,7 +106,7 @@ class AbstractNTKEstimator(BaseEstimator):
         architecture: Network | None = None,
         *,
         kernel: Literal["ntk", "nngp"] = "ntk",
-        ridge: float = 0.0,
+        ridge: float | Sequence[float] = 0.0,
         preprocess: Sequence[str | Mapping[str, Any]] = (),
         executor: str | AbstractExecutor = "local",
         workspace: str | Path | None = None,
@@ -111,6 +119,7 @@ class AbstractNTKEstimator(BaseEstimator):
         refine: bool | int = False,
         max_steps: int | None = None,
         random_state: int = 0,
+        warm_start: bool = False,
     ) -> None:
         self.architecture = architecture
         self.kernel = kernel
@@ -127,6 +136,7 @@ class AbstractNTKEstimator(BaseEstimator):
         self.refine = refine
         self.max_steps = max_steps
         self.random_state = random_state
+        self.warm_start = warm_start
 
     @abstractmethod
     def _encode_targets(self, y: Any, n_rows: int) -> np.ndarray:
@@ -169,12 +179,15 @@ class AbstractNTKEstimator(BaseEstimator):
             The architecture does not take inputs of this shape.
         BudgetError
             Projected memory or disk use is more than there is; nothing was started.
+        NotConvergedError
+            Several ridges were given, and none could be judged.
         BreakdownError
             The Gram matrix is indefinite or not finite.
         """
         parameters = self._parameters()
+        earlier, kept = self._earlier(), self._kept_preprocessor()
         self._forget()
-        kernel, x, preprocessor = self._prepare(X)
+        kernel, x, preprocessor = self._prepare(X, kept)
         targets = self._encode_targets(y, len(x))
         workspace = open_workspace(self.workspace)
         with borrowed(self.executor, env=workspace.worker_environment()) as executor:
@@ -185,13 +198,15 @@ class AbstractNTKEstimator(BaseEstimator):
                 targets,
                 parameters=parameters,
                 resources=resources,
+                earlier=earlier,
                 on_event=FanOut.of(on_event, process_bytes),
             )
         self.preprocessor_ = preprocessor
-        self.rows_ = fitted.rows
+        self.rows_: AbstractRows = fitted.rows
         self.statistics_: AbstractRows | None = fitted.statistics
-        self.dual_coef_ = fitted.dual_coef
+        self.dual_coef_: np.ndarray = fitted.dual_coef
         self.report_ = fitted.report
+        self.ridge_ = fitted.report.solve.ridge
         if not fitted.report.solve.status.is_success:
             warnings.warn(fitted.report.solve.text, ConvergenceWarning, stacklevel=2)
         return self
@@ -204,7 +219,7 @@ class AbstractNTKEstimator(BaseEstimator):
         DataError, ArchitectureError
             As for :meth:`fit`.
         """
-        kernel, x, _ = clone(self)._prepare(X)
+        kernel, x, _ = clone(self)._prepare(X, self._kept_preprocessor())
         return plan_rows(
             kernel,
             x,
@@ -221,7 +236,7 @@ class AbstractNTKEstimator(BaseEstimator):
         DataError, ArchitectureError, BudgetError
             As for :meth:`fit`.
         """
-        kernel, x, _ = clone(self)._prepare(X)
+        kernel, x, _ = clone(self)._prepare(X, self._kept_preprocessor())
         workspace = open_workspace(self.workspace)
         with borrowed(self.executor, env=workspace.worker_environment()) as executor:
             return gram_of_rows(
@@ -235,16 +250,32 @@ class AbstractNTKEstimator(BaseEstimator):
     def _parameters(self) -> Parameters:
         return Parameters.checked(self.get_params(deep=False))
 
+    def _earlier(self) -> EarlierFit | None:
+        """The fit to start from, if there is one and it is asked for."""
+        there = self.warm_start and hasattr(self, "dual_coef_")
+        return EarlierFit(self.rows_, self.dual_coef_) if there else None
+
+    def _kept_preprocessor(self) -> Preprocessor | None:
+        """What the fit to start from learned of its inputs."""
+        return getattr(self, "preprocessor_", None) if self.warm_start else None
+
     def _forget(self) -> None:
         """Become unfitted, so that a fit that fails leaves no half of an earlier one."""
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]:
             delattr(self, name)
 
-    def _prepare(self, X: Any) -> tuple[Kernel, np.ndarray, Preprocessor]:
-        """The kernel, the inputs as it will see them, and what was done to them."""
+    def _prepare(
+        self, X: Any, kept: Preprocessor | None
+    ) -> tuple[Kernel, np.ndarray, Preprocessor]:
+        """The kernel, the inputs as it will see them, and what was done to them.
+
+        Preprocessing that was ``kept`` is used again if it is of the same steps and inputs.
+        """
         parameters = self._parameters()
         x = self._validated(X, reset=True)
         kernel = self._kernel(parameters.kernel, parameters.dtype, x.shape[1:])
+        if kept and kept.is_of(self.preprocess, x):
+            return kernel, kept.transform(x, parameters.exact_dtype), kept
         preprocessor = Preprocessor.fit(self.preprocess, x)
         return kernel, preprocessor.transform(x, parameters.exact_dtype), preprocessor
 

@@ -9,7 +9,6 @@ import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Field,
     NonNegativeInt,
     PositiveInt,
     ValidationError,
@@ -23,6 +22,7 @@ from ntk_dist.validation import (
     PreconditionerName,
     Rank,
     Refine,
+    Ridges,
     Tolerance,
     describe_problems,
     require_use_of_rank,
@@ -37,7 +37,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     kernel: Literal["ntk", "nngp"] = "ntk"
-    ridge: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    ridge: Ridges = 0.0
     block_rows: PositiveInt | None = None
     dtype: Literal["float32", "float64"] = "float32"
     tol: Tolerance = 1e-6
@@ -47,6 +47,7 @@ class Parameters(BaseModel):
     refine: Refine = False
     max_steps: PositiveInt | None = None
     random_state: NonNegativeInt = 0
+    warm_start: bool = False
 
     @field_validator("rank")
     @classmethod

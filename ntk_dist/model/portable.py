@@ -85,6 +85,7 @@ def unpack(
         model.statistics_ = artifact.statistics
         model.dual_coef_ = artifact.dual_coef
         model.report_ = FitReport.from_dict(record["report"])
+        model.ridge_ = model.report_.solve.ridge
         model.restore_target(record["target"], arrays)
     except (AttributeError, KeyError, TypeError, ValueError, NTKDistError) as error:
         raise ArtifactError(f"model.json makes no sense: {error!r}") from error

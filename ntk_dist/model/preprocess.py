@@ -197,6 +197,11 @@ class Preprocessor:
                 x = _apply(x, [spec], states[-1:], "float64")
         return cls(tuple(specs), tuple(states), x.shape[1:])
 
+    def is_of(self, steps: Sequence[str | Mapping[str, Any]], x: np.ndarray) -> bool:
+        """Whether these steps were fitted, on inputs of the shape of those of ``x``."""
+        same_shape = self.input_shape == x.shape[1:]
+        return same_shape and list(self.steps) == normalize_steps(steps)
+
     def transform(self, x: np.ndarray, dtype: str) -> np.ndarray:
         """Inputs ``x`` after all steps, as a new array of ``dtype``.
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ntk_dist.solver.result import SolveReport
+from ntk_dist.solver.ridge_choice import RidgeScore
 from ntk_dist.units import format_bytes
 
 __all__ = ["FitReport", "GramReport"]
@@ -39,6 +40,10 @@ class FitReport:
     n_unique: int
     """Distinct training inputs; repeated ones were merged and their targets averaged."""
     executor: str
+    ridge_scores: tuple[RidgeScore, ...] = ()
+    """How each ridge did on held-out rows, where several were given."""
+    n_warm: int | None = None
+    """Distinct rows whose coefficients an earlier fit knew; None if none was asked for."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time of each phase."""
 
@@ -76,6 +81,7 @@ class FitReport:
             **{
                 **record,
                 "solve": SolveReport.from_dict(record["solve"]),
+                "ridge_scores": tuple(RidgeScore(**s) for s in record.get("ridge_scores", ())),
                 "gram": GramReport(**record["gram"]),
             }
         )
@@ -113,6 +119,21 @@ class FitReport:
                 f"  {self.n_rows - self.n_unique} of {self.n_rows} rows repeat an earlier input: "
                 "merged, targets averaged (the pseudo-inverse answer)"
             )
+        if self.ridge_scores:
+            told = ", ".join(
+                f"{s.ridge:g}: {s.error:.4g}{'' if s.has_converged else ' (not converged)'}"
+                for s in self.ridge_scores
+            )
+            lines.append(
+                f"  ridge {self.solve.ridge:g} chosen by the error on held-out rows ({told})"
+            )
+        if self.n_warm is not None:
+            lines.append(
+                f"  started from the coefficients that an earlier fit had for {self.n_warm} of "
+                f"{self.n_unique} rows"
+            )
+        if self.solve.resumed_from_step is not None:
+            lines.append(f"  went on from step {self.solve.resumed_from_step} of an earlier run")
         lines += [f"  warning: {text}" for text in self.solve.warnings]
         phases = ", ".join(f"{name} {s:.1f} s" for name, s in self.seconds.items())
         return "\n".join([*lines, f"  {phases} on {self.executor}"])

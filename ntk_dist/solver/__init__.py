@@ -7,7 +7,8 @@ workers: :func:`~ntk_dist.solver.cg.solve_cg` with one product per step, all tar
 :func:`~ntk_dist.solver.direct.solve_direct` when K fits one machine: it is the reference, and it
 gives the minimum-norm answer when K is singular, for which ``solve`` falls back on it. Where the
 rounding of stored blocks matters, :func:`~ntk_dist.solver.refinement.solve_refined` takes residuals
-from the kernel itself. All answer with a
+from the kernel itself. Take :func:`~ntk_dist.solver.ridge_path.solve_ridge_path` to compare ridges:
+it answers for all of them in the passes that the smallest one needs. All answer with a
 :class:`~ntk_dist.solver.result.Solution`, whose report is told in true residuals.
 """
 
@@ -29,6 +30,13 @@ from ntk_dist.solver.preconditioners import (
 )
 from ntk_dist.solver.refinement import MOST_ROUNDS, solve_refined
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus
+from ntk_dist.solver.ridge_choice import (
+    RidgeScore,
+    SubmatrixOperator,
+    best_ridge,
+    score_ridges,
+)
+from ntk_dist.solver.ridge_path import solve_ridge_path
 from ntk_dist.solver.solve import DENSE_ROWS, solve
 
 __all__ = [
@@ -41,14 +49,19 @@ __all__ = [
     "JacobiPreconditioner",
     "NystromPreconditioner",
     "RPCholeskyPreconditioner",
+    "RidgeScore",
     "RidgedOperator",
     "ScaledOperator",
     "Solution",
     "SolveReport",
     "SolveStatus",
     "StoredGramOperator",
+    "SubmatrixOperator",
+    "best_ridge",
+    "score_ridges",
     "solve",
     "solve_cg",
     "solve_direct",
     "solve_refined",
+    "solve_ridge_path",
 ]

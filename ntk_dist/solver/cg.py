@@ -14,6 +14,7 @@ which turns the rest into iterative refinement.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +33,8 @@ from ntk_dist.solver.operators import AbstractOperator, RidgedOperator
 from ntk_dist.solver.preconditioners import AbstractPreconditioner, IdentityPreconditioner
 from ntk_dist.solver.recurrence import CGRules, CGState, advance, start
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus, describe
+from ntk_dist.solver.resume import CHECKPOINT_EVERY_S, StateKeeper
+from ntk_dist.store.checkpoint import Checkpoint
 
 __all__ = ["solve_cg"]
 
@@ -49,6 +52,8 @@ def solve_cg(
     check_every: int = 50,
     patience: int = 300,
     x0: ArrayLike | None = None,
+    checkpoint: Checkpoint | None = None,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     on_step: EventSink = ignore,
 ) -> Solution:
     """The solution of A X = Y to a true relative residual of ``tol`` in every column.
@@ -71,9 +76,15 @@ def solve_cg(
         Steps without a better true residual after which a target has stagnated, if they are also
         half of all its steps.
     x0 : same shape as rhs
-        Where to start; zero if None.
+        Where to start; zero if None, and for targets that it leaves with a larger residual.
+    checkpoint
+        Where the state is written down now and then, and when the matrix fails. One that is there
+        already is where the solve goes on, with the same bytes as if it had not been cut off; its
+        identity has to cover all the other arguments. Deleted when there is an answer.
+    checkpoint_every_s
+        Seconds between checkpoints, at least; they take 1 % of the time at most.
     on_step
-        Told of a :class:`~ntk_dist.events.StepEvent` after each pass.
+        Told of a :class:`~ntk_dist.events.StepEvent` after each pass, and of checkpoints.
 
     Returns
     -------
@@ -108,20 +119,30 @@ def solve_cg(
     guess = None if x0 is None else as_columns(x0, operator.n, "x0")
     if guess is not None and guess.shape != y.shape:
         raise DataShapeError(f"expected x0 of shape {y.shape}, got {guess.shape}")
-    state = start(y, preconditioner, None if guess is None else guess / unit)
-    while state.live.size:
-        with np.errstate(all="ignore"):  # a product that is not finite gets a verdict
-            product = operator.matmat(state.wanted)
-        state = advance(state, product, y, preconditioner, rules)
-        on_step(
-            StepEvent(
-                step=int(state.steps.max()), tol=tol, residuals=tuple(map(float, state.residual))
-            )
-        )
+    keeper = StateKeeper(checkpoint, checkpoint_every_s, on_step)
+    found = keeper.find((operator.n, y.shape[1]))
+    state = found or start(y, preconditioner, None if guess is None else guess / unit)
+    try:
+        while state.live.size:
+            with np.errstate(all="ignore"):  # a product that is not finite gets a verdict
+                product = operator.matmat(state.wanted)
+            state = advance(state, product, y, preconditioner, rules)
+            keeper.after_pass(state)
+            residuals = tuple(map(float, state.residual))
+            on_step(StepEvent(step=state.step, tol=tol, residuals=residuals))
+    except BaseException:  # workers lost, or a person's interruption: the same call goes on
+        keeper.save(state)
+        raise
+    keeper.finish()
     x = state.best_x * unit
     return Solution(
         x[:, 0] if np.ndim(rhs) == 1 else x,
-        _report(state, operator, preconditioner, rules, y, trace, time.perf_counter() - started),
+        replace(
+            _report(
+                state, operator, preconditioner, rules, y, trace, time.perf_counter() - started
+            ),
+            resumed_from_step=keeper.resumed_from_step,
+        ),
     )
 
 
@@ -135,14 +156,13 @@ def _report(
     seconds: float,
 ) -> SolveReport:
     status = state.worst
-    steps = int(np.max(state.steps, initial=0))
     ritz = state.trace.extremes()
     rayleigh = min(state.rayleigh_smallest, rayleigh_of_answers(state.best_x, y, state.best))
     largest = state.norm_largest
     if ritz and isinstance(preconditioner, IdentityPreconditioner):
         rayleigh, largest = min(rayleigh, ritz[0]), max(largest, ritz[1])
     seen = np.isfinite(rayleigh)
-    text = describe(status, state.best, rules.tol, f"{steps} steps")
+    text = describe(status, state.best, rules.tol, f"{state.step} steps")
     warnings = []
     rounding = spectral_cut_off(operator.n, operator.dtype) * largest
     if seen and rayleigh <= rounding:
@@ -170,7 +190,7 @@ def _report(
         text=text,
         method="cg",
         n=operator.n,
-        steps=steps,
+        steps=state.step,
         products=state.products,
         residuals=tuple(map(float, state.best)),
         tol=rules.tol,

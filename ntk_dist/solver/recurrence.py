@@ -6,7 +6,8 @@ passes, so whoever writes it down can go on from there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -109,9 +110,45 @@ class CGState:
         return np.where(self.checking, self.x, self.p)
 
     @property
+    def step(self) -> int:
+        """Most steps any target took."""
+        return int(np.max(self.steps, initial=0))
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of it all; five vectors for each live target are most of it."""
+        return sum(array.nbytes for array in self.to_arrays().values())
+
+    @property
     def worst(self) -> SolveStatus:
         """The gravest verdict so far over all targets."""
         return _SEVERITY[int(np.max(self.verdict, initial=_CONVERGED))]
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything by its name, to be written down."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "trace"}
+        named |= {"alphas": self.trace.alphas, "betas": self.trace.betas}
+        return {name: np.asarray(value) for name, value in named.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> CGState:
+        """The inverse of :meth:`to_arrays`, for a right-hand side of ``shape``.
+
+        Raises
+        ------
+        KeyError, ValueError
+            A part is missing, or has the shape of another system.
+        """
+        named: dict[str, Any] = {
+            f.name: arrays[f.name] if arrays[f.name].ndim else arrays[f.name].item()
+            for f in fields(cls)
+            if f.name != "trace"
+        }
+        state = cls(**named, trace=LanczosTrace(arrays["alphas"], arrays["betas"]))
+        wide = {state.x.shape, state.r.shape, state.p.shape, state.lead_x.shape}
+        if state.best_x.shape != shape or wide != {(shape[0], state.live.size)}:
+            raise ValueError(f"expected a state of shape {shape}, got {state.best_x.shape}, {wide}")
+        return state
 
 
 def start(y: Array, preconditioner: AbstractPreconditioner, x0: Array | None = None) -> CGState:
@@ -189,10 +226,16 @@ def _check(
     true_r = y[:, targets] - product[:, here]
     true = np.linalg.norm(true_r, axis=0)
     before, steps = state.best[targets], state.steps[targets]
+    # A guess with a larger residual than zero has is no place to start from.
+    worse = (steps == 0) & (true > before)
+    x = state.x.copy()
+    x[:, here[worse]] = 0.0
+    true_r[:, worse] = y[:, targets[worse]]
+    true = np.where(worse, before, true)
     better = true < before
     best, best_x = state.best.copy(), state.best_x.copy()
     best[targets[better]] = true[better]
-    best_x[:, targets[better]] = state.x[:, here[better]]
+    best_x[:, targets[better]] = x[:, here[better]]
     improved_at = _put(
         state.improved_at,
         targets,
@@ -200,7 +243,7 @@ def _check(
     )
     drifted = np.linalg.norm(true_r - state.r[:, here], axis=0) > DRIFT * true
     drifted |= steps == 0
-    no_use = drifted & (true > 0.5 * before)
+    no_use = drifted & ~worse & (true > 0.5 * before)
     fruitless = np.where(drifted & ~no_use, 0, state.fruitless[targets] + no_use)
     # Residuals of ill-conditioned systems rest for long: protein at 4000 rows found nothing better
     # between steps 600 and 900, and converged at 2551. So patience grows with the way behind.
@@ -215,6 +258,7 @@ def _check(
     restarted[here[drifted]] = True
     state = replace(
         state,
+        x=x,
         r=r,
         aside=np.where(restarted, 0.0, state.aside),
         best=best,

@@ -22,7 +22,9 @@ from ntk_dist.solver.columns import as_columns
 from ntk_dist.solver.operators import AbstractOperator
 from ntk_dist.solver.preconditioners import AbstractPreconditioner
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus, describe
+from ntk_dist.solver.resume import CHECKPOINT_EVERY_S
 from ntk_dist.solver.solve import DENSE_ROWS, solve
+from ntk_dist.store.checkpoint import Checkpoint
 
 __all__ = ["MOST_ROUNDS", "solve_refined"]
 
@@ -73,6 +75,9 @@ def solve_refined(
     tol: float = 1e-6,
     rounds: int = MOST_ROUNDS,
     max_steps: int | None = None,
+    x0: ArrayLike | None = None,
+    checkpoint: Checkpoint | None = None,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     on_step: EventSink = ignore,
     dense_rows: int = DENSE_ROWS,
 ) -> Solution:
@@ -92,6 +97,9 @@ def solve_refined(
         Bound on ||y - A x|| / ||y|| for each target.
     rounds
         Most corrections.
+    x0, checkpoint, checkpoint_every_s
+        See :func:`~ntk_dist.solver.solve.solve`; of the first solve, which takes most of the steps.
+        One that is cut off in a correction begins anew.
 
     Returns
     -------
@@ -117,6 +125,9 @@ def solve_refined(
         preconditioner,
         tol=_inner_tolerance(tol, 1.0),
         max_steps=max_steps,
+        x0=None if x0 is None else as_columns(x0, exact.n, "x0") / unit,
+        checkpoint=checkpoint,
+        checkpoint_every_s=checkpoint_every_s,
         on_step=on_step,
         dense_rows=dense_rows,
     )

@@ -123,6 +123,9 @@ class SolveReport:
     """Largest ridge on the diagonal, as the caller asked."""
     jitter: float = 0.0
     """What was added to the diagonal unasked."""
+    resumed_from_step: int | None = None
+    """Step of the checkpoint that this solve went on from; None if it started afresh. Steps and
+    products count those before it too."""
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
 

@@ -12,6 +12,8 @@ from ntk_dist.solver.direct import solve_direct
 from ntk_dist.solver.operators import AbstractOperator
 from ntk_dist.solver.preconditioners import AbstractPreconditioner
 from ntk_dist.solver.result import Solution, SolveStatus
+from ntk_dist.solver.resume import CHECKPOINT_EVERY_S
+from ntk_dist.store.checkpoint import Checkpoint
 
 __all__ = ["DENSE_ROWS", "solve"]
 
@@ -27,6 +29,9 @@ def solve(
     *,
     tol: float = 1e-6,
     max_steps: int | None = None,
+    x0: ArrayLike | None = None,
+    checkpoint: Checkpoint | None = None,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     on_step: EventSink = ignore,
     dense_rows: int = DENSE_ROWS,
 ) -> Solution:
@@ -41,7 +46,7 @@ def solve(
         A: symmetric and positive semidefinite, its ridge included.
     rhs : (n,) or (n, n_targets)
         Y.
-    preconditioner, tol, max_steps, on_step
+    preconditioner, tol, max_steps, x0, checkpoint, checkpoint_every_s, on_step
         See :func:`solve_cg`.
     dense_rows
         Most rows for which the whole matrix may be gathered in this process.
@@ -57,7 +62,17 @@ def solve(
     DataShapeError, NonFiniteDataError, InvalidInputError
         See :func:`solve_cg`.
     """
-    first = solve_cg(operator, rhs, preconditioner, tol=tol, max_steps=max_steps, on_step=on_step)
+    first = solve_cg(
+        operator,
+        rhs,
+        preconditioner,
+        tol=tol,
+        max_steps=max_steps,
+        x0=x0,
+        checkpoint=checkpoint,
+        checkpoint_every_s=checkpoint_every_s,
+        on_step=on_step,
+    )
     tried = first.report
     if tried.status not in (SolveStatus.STAGNATED, SolveStatus.INDEFINITE):
         return first
@@ -82,6 +97,7 @@ def solve(
         preconditioner_rank=tried.preconditioner_rank,
         preconditioner_passes=tried.preconditioner_passes,
         preconditioner_bytes=tried.preconditioner_bytes,
+        resumed_from_step=tried.resumed_from_step,
         seconds=tried.seconds + second.report.seconds,
         warnings=(warning, *second.report.warnings),
     )

@@ -33,6 +33,7 @@ __all__ = [
     "collapse",
     "fingerprint",
     "group_equal_rows",
+    "hash_rows",
     "row_pieces",
     "write_rows",
 ]
@@ -134,9 +135,9 @@ def write_rows(location: str | Path, x: np.ndarray) -> ZarrRows:
     return ZarrRows(location)
 
 
-def row_pieces(x: np.ndarray) -> Iterator[slice]:
+def row_pieces(x: np.ndarray | AbstractRows) -> Iterator[slice]:
     """Ranges of rows of about 16 MiB each, in order."""
-    step = row_chunks(x.shape, x.itemsize)[0]
+    step = row_chunks(x.shape, x.dtype.itemsize)[0]
     for start in range(0, x.shape[0], step):
         yield slice(start, min(start + step, x.shape[0]))
 
@@ -170,7 +171,7 @@ def collapse(x: np.ndarray) -> Collapsed:
 
     Beyond ``x`` this needs a few integers per row.
     """
-    return group_equal_rows(x, _hash_rows(x))
+    return group_equal_rows(x, hash_rows(x))
 
 
 def group_equal_rows(x: np.ndarray, hashes: np.ndarray) -> Collapsed:
@@ -237,7 +238,7 @@ def _native(x: np.ndarray) -> np.ndarray:
     return x.astype(x.dtype.newbyteorder("="), copy=False)
 
 
-def _hash_rows(x: np.ndarray) -> np.ndarray:
+def hash_rows(x: np.ndarray) -> np.ndarray:
     """One integer per row, ``(n_rows,)``, the same for equal rows; differs between processes."""
     hashes = np.empty(len(x), np.int64)
     for piece in row_pieces(x):

@@ -6,6 +6,7 @@
     LOCATION/grams/KEY                blocks, found again by what they belong to, and statistics
     LOCATION/models/NAME/VERSION      fitted models, versions 1, 2, ...
     LOCATION/jobs/NAME/RUN            what a job reported while it ran
+    LOCATION/solves                   states of unfinished solves, safe to delete
     LOCATION/cache                    compiled kernels, safe to delete
 """
 
@@ -16,7 +17,7 @@ import re
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ import numpy as np
 
 from ntk_dist.errors import ArtifactError, InvalidInputError, StoreError, UnreadableDataError
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows
+from ntk_dist.store.checkpoint import Checkpoint
 from ntk_dist.store.dataset import MemoryRows, ZarrRows, fingerprint, write_rows
 from ntk_dist.store.location import absolute, refusals
 from ntk_dist.store.manifest import Manifest
@@ -58,6 +60,10 @@ class AbstractWorkspace(ABC):
     @abstractmethod
     def rows(self, x: np.ndarray) -> AbstractRows:
         """The rows of ``x``, stored once per fingerprint."""
+
+    @abstractmethod
+    def checkpoint(self, identity: Mapping[str, str]) -> Checkpoint | None:
+        """Where the state of one solve is written down; None where nothing outlives the process."""
 
     @abstractmethod
     def gram_stores(self) -> Iterator[AbstractBlockStore]:
@@ -106,6 +112,10 @@ class MemoryWorkspace(AbstractWorkspace):
     def stored_rows(self, fingerprint: str) -> MemoryRows | None:
         """Rows that this object was given."""
         return self._rows.get(fingerprint)
+
+    def checkpoint(self, identity: Mapping[str, str]) -> None:
+        """None: it would be lost with this process."""
+        return
 
     def free_bytes(self) -> None:
         """None: memory is budgeted elsewhere."""
@@ -157,6 +167,10 @@ class Workspace(AbstractWorkspace):
     def rows(self, x: np.ndarray) -> AbstractRows:
         """The rows of ``x``, stored once per fingerprint."""
         return write_rows(self.location / "datasets" / fingerprint(x), x)
+
+    def checkpoint(self, identity: Mapping[str, str]) -> Checkpoint:
+        """Where the state of the solve of this identity is written down."""
+        return Checkpoint(self.location / "solves", identity)
 
     def free_bytes(self) -> int:
         """Bytes that this user can still write."""

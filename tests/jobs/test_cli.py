@@ -139,6 +139,23 @@ def test_a_simulation_is_refused_in_one_line(job, run, options, words):
     assert words in line
 
 
+def test_a_job_chooses_a_ridge_and_starts_from_the_model_before(job, tmp_path, run):
+    edit("job.yaml", "workspace:", "solver: {ridge: [1e-6, 0.01, 100]}\nworkspace:")(tmp_path)
+    first = run("fit", job, "--json")
+    assert first.returncode == 0, first.stderr
+    report = json.loads(first.stdout)["report"]
+    assert [score["ridge"] for score in report["ridge_scores"]] == [1e-6, 0.01, 100]
+    best = min(report["ridge_scores"], key=lambda score: score["error"])
+    assert report["solve"]["ridge"] == best["ridge"]
+    chosen = f"{{ridge: {report['solve']['ridge']}, warm_start: true}}"
+    edit("job.yaml", "{ridge: [1e-6, 0.01, 100]}", chosen)(tmp_path)
+    second = run("fit", job, "--json")
+    assert second.returncode == 0, second.stderr
+    again = json.loads(second.stdout)["report"]
+    assert (again["n_warm"], again["solve"]["steps"]) == (100, 0)
+    assert "had for 100 of 100 rows" in run("fit", job).stdout
+
+
 def test_a_job_is_described_with_what_it_takes_here(job, tmp_path, run):
     told = run("info", job)
     assert told.returncode == 0, told.stderr

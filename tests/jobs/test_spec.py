@@ -59,7 +59,8 @@ def test_json_is_yaml_too(write):
         ("task: classification", "", "task: missing"),
         ("kernel: ntk", "kernle: ntk", "kernle: unknown key"),
         ("block_rows: 1000", "block_rows: 0", r"gram.block_rows: .*greater than 0.*, got 0"),
-        ("ridge: 0.0,", "ridge: -1,", "solver.ridge: .*greater than or equal to 0, got -1"),
+        ("ridge: 0.0,", "ridge: [0.1, much],", r"solver.ridge: .*at least 0, .*'much'"),
+        ("ridge: 0.0,", "ridge: -1,", r"solver.ridge: .*at least 0, or a list of them .*, got -1"),
         ("rank: auto", "rank: big", "solver.preconditioner.rank"),
         ("type: rpcholesky", "type: ilu", "solver.preconditioner.type: expected 'rpcholesky'"),
         (

@@ -21,8 +21,11 @@ from ntk_dist.errors import (
     EmptyDataError,
     InvalidInputError,
     LabelError,
+    MemoryBudgetError,
     NonFiniteDataError,
+    NotConvergedError,
 )
+from ntk_dist.settings import get_settings
 
 HIDDEN = {"W_std": 2**0.5, "b_std": 0.1}
 FC = stax.serial(stax.Dense(1, **HIDDEN), stax.Relu(), stax.Dense(1, **HIDDEN))
@@ -146,6 +149,90 @@ def test_a_second_fit_computes_no_block_and_gives_the_same_bytes(problem, tmp_pa
     assert first.report_.gram.n_computed == first.report_.gram.n_blocks == 6
     assert second.report_.gram.n_computed == other_ridge.report_.gram.n_computed == 0
     np.testing.assert_array_equal(first.predict(new), second.predict(new))
+
+
+def test_several_ridges_are_compared_on_held_out_rows(problem, tmp_path):
+    x, _, new = problem
+    again = np.r_[np.arange(60), 0, 0, 7]
+    x = x[again]
+    y = x[:, 0] + np.random.default_rng(1).normal(size=63)
+    model = NTKRegressor(FC, ridge=[1e-6, 0.3, 30.0], dtype="float64", tol=1e-12).fit(x, y)
+    scores = model.report_.ridge_scores
+    assert [score.ridge for score in scores] == [1e-6, 0.3, 30.0]
+    assert model.ridge_ == min(scores, key=lambda score: score.error).ridge == 0.3
+    assert "ridge 0.3 chosen by the error on held-out rows (1e-06: " in str(model.report_)
+    alone = NTKRegressor(FC, ridge=0.3, dtype="float64", tol=1e-12).fit(x, y)
+    assert alone.ridge_ == 0.3
+    np.testing.assert_array_equal(model.predict(new), alone.predict(new))
+    model.save(tmp_path / "model")
+    loaded = NTKRegressor.load(tmp_path / "model")
+    assert (loaded.ridge_, loaded.report_) == (0.3, model.report_)
+    direct = NTKRegressor(FC, ridge=(1e-6, 0.3), dtype="float64", solver="direct").fit(x, y)
+    np.testing.assert_allclose(direct.predict(new), alone.predict(new), rtol=1e-8)
+
+
+def test_ridges_that_memory_cannot_judge_are_named_and_not_chosen(problem, monkeypatch, caplog):
+    x, _, _ = problem
+    y = np.random.default_rng(0).normal(size=60)
+    # 48 rows are kept: room for six passes of one column.
+    monkeypatch.setenv("NTK_DIST_PRECONDITIONER_MAX_BYTES", str(8 * 48 * 6))
+    model = NTKRegressor(FC, ridge=[0.0, 1e4], tol=1e-3, preconditioner="none").fit(x, y)
+    assert model.ridge_ == 1e4
+    assert [score.has_converged for score in model.report_.ridge_scores] == [False, True]
+    assert "ridge 0 is not among the choices" in caplog.text
+    assert "(not converged)" in str(model.report_)
+    with pytest.raises(NotConvergedError, match="no ridge could be judged"):
+        NTKRegressor(FC, ridge=[0.0, 1e-9], preconditioner="none").fit(x, y)
+    monkeypatch.setenv("NTK_DIST_PRECONDITIONER_MAX_BYTES", str(8 * 48 * 1))
+    get_settings.cache_clear()
+    with pytest.raises(MemoryBudgetError, match="two blocks"):
+        NTKRegressor(FC, ridge=[0.0, 1e3], preconditioner="none").fit(x, y)
+
+
+def test_a_warm_start_takes_fewer_steps_to_the_same_answer(problem):
+    x, y, new = problem
+    settings = {"dtype": "float64", "preconditioner": "none", "tol": 1e-9}
+    cold = NTKRegressor(FC, **settings, ridge=0.11).fit(x, y)
+    model = NTKRegressor(FC, **settings, ridge=0.1, warm_start=True).fit(x, y)
+    assert model.report_.n_warm is None
+    model.set_params(ridge=0.11).fit(x, y)
+    assert model.report_.n_warm == 60
+    assert model.report_.iterations < cold.report_.iterations
+    np.testing.assert_allclose(model.predict(new), cold.predict(new), atol=1e-6)
+    assert model.fit(x, y).report_.iterations == 0
+
+
+def test_a_warm_start_knows_rows_by_what_they_are(problem):
+    x, y, new = problem
+    settings = {"dtype": "float64", "preconditioner": "none", "tol": 1e-8}
+    model = NTKRegressor(FC, **settings, warm_start=True).fit(x[:50], y[:50])
+    # Rows in another order, some gone, some new, and one that now occurs three times.
+    order = np.r_[np.random.default_rng(0).permutation(60)[:55], 0, 0]
+    order = np.r_[0, order[order != 0], 0, 0]
+    known = len(set(order) & set(range(50)))
+    model.fit(x[order], y[order])
+    assert model.report_.n_warm == known
+    assert f"an earlier fit had for {known} of {len(set(order))} rows" in str(model.report_)
+    cold = NTKRegressor(FC, **settings).fit(x[order], y[order])
+    np.testing.assert_allclose(model.predict(new), cold.predict(new), atol=1e-4)
+    # Other targets, other inputs: there is nothing to start from, and that is said.
+    assert model.fit(x, y[:, :1]).report_.n_warm == 0
+    assert model.fit(x[:, :4], y[:, :1]).report_.n_warm == 0
+
+
+def test_a_warm_start_keeps_the_preprocessing_so_that_rows_stay_what_they_were(problem, tmp_path):
+    x, y, new = problem
+    settings = {"preprocess": ["standardize"], "workspace": tmp_path, "block_rows": 20}
+    model = NTKRegressor(FC, warm_start=True, **settings).fit(x[:40], y[:40])
+    assert len(model.plan(x).missing) > 0
+    mean = model.preprocessor_.states[0]["mean"]
+    grown = model.fit(x, y)
+    assert grown.report_.n_warm == 40
+    np.testing.assert_array_equal(grown.preprocessor_.states[0]["mean"], mean)
+    assert len(model.plan(x).missing) == 0
+    other = grown.set_params(preprocess=["unit_norm"]).fit(x, y)
+    assert other.report_.n_warm == 0
+    assert other.predict(new).shape == (20, 2)
 
 
 def test_a_deleted_block_alone_is_computed_again(problem, tmp_path):

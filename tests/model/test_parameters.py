@@ -40,11 +40,26 @@ def test_a_problem_of_a_union_is_named_without_its_arms():
 
 
 @pytest.mark.parametrize(
+    "given", [[1, 0.5], (1.0, 0.5), np.array([1.0, 0.5]), [np.float64(1), np.float32(0.5)]]
+)
+def test_ridges_to_choose_from_are_plain_numbers(given):
+    parameters = Parameters.checked({"ridge": given})
+    assert parameters.ridge == (1.0, 0.5)
+    assert {type(ridge) for ridge in parameters.ridge} == {float}
+    assert Parameters.checked(parameters.model_dump(mode="json")) == parameters
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("ridge", "a"),
         ("ridge", None),
-        ("ridge", [1]),
+        ("ridge", []),
+        ("ridge", [0.1, -1.0]),
+        ("ridge", [True]),
+        ("ridge", [[1.0]]),
+        ("ridge", np.array([1.0, np.inf])),
+        ("warm_start", 1),
         ("ridge", float("nan")),
         ("tol", 1),
         ("tol", 0.0),

@@ -1,0 +1,266 @@
+"""From the stored blocks of a Gram matrix to dual coefficients: the driver's side of the solve."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ntk_dist._version import __version__
+from ntk_dist.errors import MemoryBudgetError
+from ntk_dist.events import Clock
+from ntk_dist.gram.plan import assign_blocks
+from ntk_dist.model.gram import Resources
+from ntk_dist.model.parameters import Parameters
+from ntk_dist.settings import Settings, available_memory
+from ntk_dist.solver import (
+    DENSE_ROWS,
+    MOST_ROUNDS,
+    AbstractOperator,
+    AbstractPreconditioner,
+    IdentityPreconditioner,
+    JacobiPreconditioner,
+    RidgedOperator,
+    RidgeScore,
+    ScaledOperator,
+    Solution,
+    StoredGramOperator,
+    best_ridge,
+    score_ridges,
+    solve,
+    solve_direct,
+    solve_refined,
+)
+from ntk_dist.solver.low_rank import affordable_rank, require_room
+from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
+from ntk_dist.store.dataset import fingerprint
+from ntk_dist.tasks import RecomputedShardFactory, ShardFactory
+from ntk_dist.units import format_bytes
+
+__all__ = ["DualSystem", "precision_warnings", "preconditioner_rank", "solve_dual"]
+
+log = logging.getLogger(__name__)
+
+SOLVE_PARAMETERS = ("tol", "max_steps", "random_state", "refine", "dtype")
+"""Parameters that the state of a solve depends on, besides what it can be told by."""
+
+
+@dataclass(frozen=True)
+class DualSystem:
+    """(D K D + ridge I) D^-1 A = D Y for the distinct rows, with D the square roots of counts."""
+
+    factory: ShardFactory
+    """Makes the objects that own the blocks of K."""
+    targets: np.ndarray
+    """Y: the mean target of every distinct row, shape ``(n_unique, n_targets)``."""
+    counts: np.ndarray
+    """How often each row occurs, shape ``(n_unique,)``."""
+    start: np.ndarray | None = None
+    """Coefficients A of an earlier fit to start from, of the shape of Y."""
+
+    @property
+    def n_rows(self) -> int:
+        """Distinct rows."""
+        return len(self.targets)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """D, as a column."""
+        root: np.ndarray = np.sqrt(self.counts)[:, None]
+        return root
+
+    def scaled(self, operator: AbstractOperator) -> AbstractOperator:
+        """D K D, of an operator that is K."""
+        return ScaledOperator(operator, self.scale[:, 0]) if self.counts.max() > 1 else operator
+
+
+def solve_dual(
+    system: DualSystem, parameters: Parameters, rank: int, resources: Resources, clock: Clock
+) -> tuple[Solution, tuple[RidgeScore, ...]]:
+    """The dual coefficients A, from blocks that stay with the workers that own them.
+
+    And how the ridges did, where there were several to choose from.
+
+    Parameters
+    ----------
+    system
+        What to solve.
+    parameters
+        How.
+    rank
+        Of the preconditioner, see ``preconditioner_rank``.
+    resources
+        Who computes, within which limits, and where the state of the solve is kept.
+    clock
+        Told of phases and steps.
+
+    Raises
+    ------
+    BudgetError
+        The driver's memory holds no dense matrix, or no path of ridges, that was asked for.
+    NotConvergedError
+        None of several ridges could be judged.
+    """
+    factory, dense_bytes = system.factory, _dense_bytes(system.n_rows)
+    free_bytes = available_memory()
+    if parameters.solver == "direct" and dense_bytes > free_bytes:
+        raise MemoryBudgetError(
+            f"solver 'direct' needs {format_bytes(dense_bytes)} for {system.n_rows} rows, got "
+            f"{format_bytes(free_bytes)} free: use solver 'cg'"
+        )
+    if parameters.refine:
+        # Blocks of both precisions share the memory of a worker.
+        factory = replace(factory, max_bytes=factory.max_bytes // 2)
+    grid, executor = factory.compute.store.grid, resources.executor
+    assignments = assign_blocks(grid, executor.n_workers)
+    with executor.shards(factory, assignments, on_event=clock.on_event) as shards:
+        dtype = factory.compute.kernel.dtype
+        gram = system.scaled(StoredGramOperator(shards, system.n_rows, dtype))
+        y, ridge = system.scale * system.targets, parameters.ridge
+        scores: tuple[RidgeScore, ...] = ()
+        if isinstance(ridge, tuple):
+            scores = _ridge_scores(gram, y, system.counts, ridge, parameters, resources, clock)
+            ridge = best_ridge(scores)
+        if parameters.solver == "direct":
+            with clock.phase("solve"):
+                solution = solve_direct(gram, y, ridge, tol=parameters.tol)
+            return replace(solution, x=system.scale * solution.x), scores
+        with clock.phase("precondition"):
+            preconditioner = _preconditioner(gram, ridge, parameters, rank, resources.settings)
+        operator = RidgedOperator(gram, ridge) if ridge else gram
+        with clock.phase("solve"), ExitStack() as stack:
+            options: dict[str, Any] = {
+                "tol": parameters.tol,
+                "max_steps": parameters.max_steps,
+                "x0": None if system.start is None else system.start / system.scale,
+                # The preconditioner is not kept: its seed gives the same one again in a pass or
+                # two over the blocks, and of n x 1000 numbers it would be most of the bytes.
+                "checkpoint": resources.workspace.checkpoint(
+                    _identity(system, y, ridge, preconditioner, parameters)
+                ),
+                "checkpoint_every_s": resources.settings.checkpoint_every_s,
+                "on_step": clock.on_event,
+                "dense_rows": DENSE_ROWS if dense_bytes <= free_bytes else 0,
+            }
+            if parameters.refine:
+                again = RecomputedShardFactory(
+                    factory.compute, factory.kernel_name, factory.max_bytes
+                )
+                fresh = stack.enter_context(
+                    executor.shards(again, assignments, on_event=clock.on_event)
+                )
+                exact = system.scaled(StoredGramOperator(fresh, system.n_rows, "float64"))
+                exact = RidgedOperator(exact, ridge) if ridge else exact
+                rounds = MOST_ROUNDS if parameters.refine is True else parameters.refine
+                solution = solve_refined(
+                    operator, exact, y, preconditioner, rounds=rounds, **options
+                )
+            else:
+                solution = solve(operator, y, preconditioner, **options)
+        return replace(solution, x=system.scale * solution.x), scores
+
+
+def precision_warnings(parameters: Parameters) -> tuple[str, ...]:
+    """What the tolerance asks for beyond the blocks' precision, said now and in the report."""
+    epsilon = float(np.finfo(parameters.exact_dtype).eps)
+    if parameters.tol >= epsilon:
+        return ()
+    warning = (
+        f"tol {parameters.tol:.0e} is below the rounding of {parameters.dtype} entries "
+        f"({epsilon:.0e}): the residual can meet it, the answer comes no nearer to that of the "
+        "exact kernel; use dtype 'float64' or refine"
+    )
+    log.warning(warning)
+    return (warning,)
+
+
+def preconditioner_rank(parameters: Parameters, n: int, settings: Settings) -> int:
+    """The rank to build for ``n`` rows, known to fit in memory before anything is computed.
+
+    Raises
+    ------
+    MemoryBudgetError
+        It does not.
+    """
+    if parameters.solver == "direct" or parameters.preconditioner not in LOW_RANK_PRECONDITIONERS:
+        return 0
+    max_bytes, dtype = settings.preconditioner_max_bytes, np.dtype(parameters.dtype)
+    if parameters.rank == "auto":
+        return affordable_rank(n, max_bytes, dtype)
+    rank = min(parameters.rank, n)
+    require_room(n, rank, max_bytes, dtype)
+    return rank
+
+
+def _dense_bytes(n: int) -> int:
+    """K in float64, its factor, and LAPACK's work space."""
+    return 3 * 8 * n**2
+
+
+def _identity(
+    system: DualSystem,
+    y: np.ndarray,
+    ridge: float,
+    preconditioner: AbstractPreconditioner,
+    parameters: Parameters,
+) -> dict[str, str]:
+    """Everything that the state of a solve depends on."""
+    return {
+        "gram": system.factory.compute.store.manifest.key,
+        "kernel": system.factory.kernel_name,
+        "targets": fingerprint(y),
+        "counts": fingerprint(system.counts),
+        "start": "" if system.start is None else fingerprint(system.start),
+        "ridge": repr(ridge),
+        "preconditioner": f"{preconditioner.name} {preconditioner.rank}",
+        "package": __version__,
+    } | {name: str(getattr(parameters, name)) for name in SOLVE_PARAMETERS}
+
+
+def _ridge_scores(
+    gram: AbstractOperator,
+    y: np.ndarray,
+    counts: np.ndarray,
+    ridges: tuple[float, ...],
+    parameters: Parameters,
+    resources: Resources,
+    clock: Clock,
+) -> tuple[RidgeScore, ...]:
+    """The error of every ridge on rows held out; a ridge that could not be judged is logged."""
+    with clock.phase("ridge"):
+        scores = score_ridges(
+            gram,
+            y,
+            ridges,
+            counts=counts,
+            generator=np.random.default_rng(parameters.random_state),
+            max_bytes=resources.settings.preconditioner_max_bytes,
+            on_step=clock.on_event,
+        )
+    for score in scores:
+        if not score.has_converged:
+            log.warning(
+                "ridge %g is not among the choices: on the rows kept its residual was still %.1e",
+                score.ridge,
+                score.residual,
+            )
+    return scores
+
+
+def _preconditioner(
+    gram: AbstractOperator, ridge: float, parameters: Parameters, rank: int, settings: Settings
+) -> AbstractPreconditioner:
+    if parameters.preconditioner == "none":
+        return IdentityPreconditioner()
+    if parameters.preconditioner == "jacobi":
+        return JacobiPreconditioner(gram, ridge)
+    return LOW_RANK_PRECONDITIONERS[parameters.preconditioner].of(
+        gram,
+        rank=rank,
+        ridge=ridge,
+        generator=np.random.default_rng(parameters.random_state),
+        max_bytes=settings.preconditioner_max_bytes,
+    )

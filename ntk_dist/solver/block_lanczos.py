@@ -1,0 +1,129 @@
+"""An orthonormal basis of a block Krylov space, and the matrix as seen in it.
+
+Block Lanczos with full reorthogonalization: without it the basis loses its orthogonality as soon as
+an extreme eigenvalue is found, and then more passes buy nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigvals_banded, qr, solveh_banded
+
+__all__ = ["KrylovSpace"]
+
+Array = NDArray[np.float64]
+
+SPENT = 64 * float(np.finfo(np.float64).eps)
+"""Share of the norm of the matrix below which a new direction is rounding, and left out."""
+
+
+class KrylovSpace:
+    """The span of W, A W, A^2 W, ... for W = [y, extra], a block at a time.
+
+    With Q the basis, T = Q'AQ is block tridiagonal, and so banded.
+
+    Parameters
+    ----------
+    y : (n, k)
+        Unit or zero columns.
+    extra : (n, l)
+        More columns to start with.
+    """
+
+    def __init__(self, y: Array, extra: Array) -> None:
+        lengths = np.linalg.norm(extra, axis=0)
+        columns = np.concatenate([y, extra / np.where(lengths > 0, lengths, 1.0)], axis=1)
+        self.newest, weights = _orthonormal(columns, SPENT)
+        """The block to multiply by next, of shape ``(n, width)``; no columns when A maps the space
+        into itself."""
+        self._start = weights[:, : y.shape[1]]
+        self._blocks: list[Array] = []
+        # LAPACK's lower form; a row more than needed, since SciPy cannot solve 1 x 1 in two.
+        self._band = np.zeros((2 * columns.shape[1] + 1, 0))
+        self._coupling = np.zeros((0, 0))
+        self._norm = 0.0
+
+    @property
+    def width(self) -> int:
+        """Columns of the next product."""
+        return int(self.newest.shape[1])
+
+    @property
+    def size(self) -> int:
+        """Columns of the basis: those that have been multiplied."""
+        return int(self._band.shape[1])
+
+    def grow(self, product: Array) -> None:
+        """Take in A times :attr:`newest`."""
+        known, width = self.newest, self.width
+        inside = known.T @ product
+        self._blocks.append(known)
+        self._norm = max(self._norm, float(np.linalg.norm(product, axis=0).max(initial=0.0)))
+        self.newest, outside = _orthonormal(self._beyond(product), SPENT * self._norm)
+        # A short rest is at right angles to its own scale only: once more, and that is enough for
+        # what keeps half its length (Kahan's rule; the others are rounding).
+        self.newest, again = _orthonormal(self._beyond(self.newest), 0.5)
+        self._coupling = again @ outside
+        fresh = np.zeros((len(self._band), width))
+        for j in range(width):
+            fresh[: width - j, j] = (inside[j:, j] + inside[j, j:]) / 2
+            fresh[width - j : width - j + self.width, j] = self._coupling[:, j]
+        self._band = np.concatenate([self._band, fresh], axis=1)
+
+    def solve(self, ridge: float) -> tuple[Array, Array]:
+        """(T + ridge I)^-1 Q'y and the residuals of the answers that it stands for.
+
+        Returns
+        -------
+        inner : (size, k)
+        residuals : (k,)
+            Norms of y - (A + ridge I) Q inner.
+
+        Raises
+        ------
+        LinAlgError
+            T + ridge I is not positive definite, so A + ridge I is not either.
+        """
+        band = self._band.copy()
+        band[0] += ridge
+        rhs = np.zeros((self.size, self._start.shape[1]))
+        rhs[: len(self._start)] = self._start
+        inner: Array = solveh_banded(band, rhs, lower=True, check_finite=False)
+        last = inner[self.size - self._coupling.shape[1] :]
+        return inner, np.linalg.norm(self._coupling @ last, axis=0)
+
+    def combine(self, inner: Array) -> Array:
+        """Q inner, of shape ``(n, k)``, for the ``inner`` of this or an earlier size."""
+        answer = np.zeros((len(self.newest), inner.shape[1]))
+        first = 0
+        for block in self._blocks:
+            rows = inner[first : first + block.shape[1]]
+            answer += block[:, : len(rows)] @ rows
+            first += block.shape[1]
+        return answer
+
+    def extremes(self) -> tuple[float, float]:
+        """Smallest and largest Ritz value: the eigenvalues of A reach at least as far."""
+        n = self.size
+        ends = [
+            eigvals_banded(self._band, lower=True, select="i", select_range=(i, i))[0]
+            for i in (0, n - 1)
+        ]
+        return float(ends[0]), float(ends[1])
+
+    def _beyond(self, columns: Array) -> Array:
+        """``columns`` without their shares in the basis."""
+        columns = columns.copy()
+        for block in self._blocks:
+            columns -= block @ (block.T @ columns)
+        return columns
+
+
+def _orthonormal(columns: Array, least: float) -> tuple[Array, Array]:
+    """Q with orthonormal columns and R with Q R = ``columns``, up to directions below ``least``."""
+    q, r, order = qr(columns, mode="economic", pivoting=True, check_finite=False)
+    kept = int(np.sum(np.abs(r.diagonal()) > least))
+    weights = np.empty((kept, columns.shape[1]))
+    weights[:, order] = r[:kept]
+    return np.ascontiguousarray(q[:, :kept]), weights

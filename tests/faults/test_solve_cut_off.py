@@ -1,0 +1,138 @@
+"""Fits that end in the middle of the solve: killed, or left without workers."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import psutil
+import pytest
+
+from ntk_dist import NTKRegressor, cli, stax
+from ntk_dist.errors import ExecutorError
+from ntk_dist.events import CheckpointEvent, StepEvent
+
+NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
+JOB = """
+name: waves
+task: regression
+data: {x: data.npz:x, y: data.npz:y}
+architecture: arch.json
+gram: {block_rows: 60}
+solver: {tol: 1.0e-9, preconditioner: {type: none}}
+workspace: ./ws
+"""
+SETTINGS = {"block_rows": 60, "tol": 1e-9, "preconditioner": "none"}
+KILLED_AT = 60
+# The command itself, in a process that kills itself without a word after a certain step.
+FIT = f"""
+import os, sys, time
+from ntk_dist import cli
+from ntk_dist.events import StepEvent
+from ntk_dist.jobs import progress
+
+def show(self, event):
+    if isinstance(event, StepEvent):
+        time.sleep(0.01)
+        if event.step == {KILLED_AT}:
+            os.kill(os.getpid(), 9)
+
+progress.ProgressDisplay.__call__ = show
+sys.exit(cli.run(["fit", sys.argv[1], "--json"]))
+"""
+
+
+@pytest.fixture(name="cut", scope="module")
+def _cut(tmp_path_factory):
+    """A folder with a job that died in its solve, and what an undisturbed run answers."""
+    folder = tmp_path_factory.mktemp("cut")
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(180, 4)), generator.normal(size=(180, 2))
+    np.savez(folder / "data.npz", x=x, y=y)
+    (folder / "arch.json").write_text(NET.to_json())
+    (folder / "job.yaml").write_text(JOB)
+    environment = {**os.environ, "NTK_DIST_CHECKPOINT_EVERY_S": "0"}
+    command = [sys.executable, "-c", FIT, str(folder / "job.yaml")]
+    died = subprocess.run(command, env=environment, check=False)
+    assert died.returncode == -signal.SIGKILL
+    return folder, NTKRegressor(NET, **SETTINGS).fit(x, y)
+
+
+@pytest.fixture(name="again")
+def _again(cut, tmp_path, capsys):
+    """Runs the same command on a copy of what the dead one left, after ``spoil(checkpoint)``."""
+
+    def again(spoil=lambda path: None, job=JOB):
+        folder = shutil.copytree(cut[0], tmp_path / "copy")
+        (left,) = folder.glob("ws/solves/*")
+        spoil(left)
+        (folder / "job.yaml").write_text(job)
+        assert cli.run(["fit", str(folder / "job.yaml"), "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)["report"]
+        model = NTKRegressor.load(folder / "ws/models/waves/1")
+        return report, model.dual_coef_, list(folder.glob("ws/solves/*"))
+
+    return again
+
+
+def test_a_driver_killed_in_the_solve_goes_on_from_its_checkpoint(cut, again):
+    undisturbed = cut[1]
+    report, dual_coef, left = again()
+    assert 0 < report["solve"]["resumed_from_step"] <= KILLED_AT < report["solve"]["steps"]
+    assert report["solve"]["steps"] == undisturbed.report_.iterations
+    assert report["gram"]["n_computed"] == 0
+    assert dual_coef.tobytes() == undisturbed.dual_coef_.tobytes()
+    assert left == []
+
+
+def test_a_checkpoint_that_was_flipped_is_not_used(cut, again):
+    def flip(path):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+
+    report, dual_coef, left = again(flip)
+    assert report["solve"]["resumed_from_step"] is None
+    assert dual_coef.tobytes() == cut[1].dual_coef_.tobytes()
+    assert left == []
+
+
+def test_another_ridge_does_not_go_on_from_it(again):
+    report, _, left = again(job=JOB.replace("{tol:", "{ridge: 0.5, tol:"))
+    assert report["solve"]["resumed_from_step"] is None
+    assert len(left) == 1
+
+
+@pytest.mark.dask
+def test_every_worker_killed_in_the_solve_leaves_a_state_to_go_on_from(tmp_path, rng, monkeypatch):
+    pytest.importorskip("distributed")
+    from ntk_dist.executors.dask import DaskExecutor
+
+    monkeypatch.setattr("ntk_dist.executors.dask._FIRST_WORKER_S", 2.0)
+
+    x, y = rng.normal(size=(180, 4)), rng.normal(size=(180, 2))
+    events = []
+
+    def kill(event):
+        events.append(event)
+        if isinstance(event, StepEvent) and event.step == 20:
+            for process in workers:
+                process.kill()
+
+    before = set(psutil.Process().children(recursive=True))
+    with DaskExecutor(n_workers=1) as executor:
+        workers = set(psutil.Process().children(recursive=True)) - before
+        model = NTKRegressor(NET, executor=executor, workspace=tmp_path, **SETTINGS)
+        with pytest.raises(ExecutorError) as caught:
+            model.fit(x, y, on_event=kill)
+    assert caught.value.exit_code == 4
+    assert CheckpointEvent(state="saved", step=20) in events
+    again = NTKRegressor(NET, workspace=tmp_path, **SETTINGS).fit(x, y)
+    assert again.report_.solve.resumed_from_step == 20
+    whole = NTKRegressor(NET, **SETTINGS).fit(x, y)
+    assert again.report_.iterations == whole.report_.iterations
+    np.testing.assert_allclose(again.dual_coef_, whole.dual_coef_, rtol=1e-6, atol=1e-8)
+    assert "went on from step 20" in str(again.report_)
