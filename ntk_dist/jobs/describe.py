@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ntk_dist.errors import DataError, NTKDistError, UnreadableDataError
+from ntk_dist.errors import ArtifactError, DataError, UnreadableDataError
 from ntk_dist.gram.plan import GramPlan
 from ntk_dist.jobs.runner import job_network, plan_job
 from ntk_dist.jobs.spec import load_job
@@ -16,6 +16,8 @@ from ntk_dist.model.artifact import read_record
 from ntk_dist.model.load import find_model
 from ntk_dist.stax import from_json
 from ntk_dist.store.inputs import read_array
+from ntk_dist.store.location import is_remote, open_place
+from ntk_dist.store.place import AbstractPlace
 from ntk_dist.store.workspace import Workspace, is_workspace
 from ntk_dist.store.zarr import ZarrBlockStore, is_gram
 from ntk_dist.units import format_bytes, format_seconds
@@ -77,18 +79,20 @@ def describe_path(path: str) -> Description:
     UnreadableDataError
         Nothing known here is at ``path``.
     """
-    place = Path(path)
-    if place.suffix in {".yaml", ".yml"}:
-        return _job(place)
-    if place.suffix == ".json":
-        return _architecture(place)
+    if not is_remote(path):
+        file = Path(path)
+        if file.suffix in {".yaml", ".yml"}:
+            return _job(file)
+        if file.suffix == ".json":
+            return _architecture(file)
+    place = open_place(path)
     if is_gram(place):
         return _gram(place)
     if is_workspace(place):
         return _workspace(place)
     try:
         model = find_model(place)
-    except NTKDistError:
+    except ArtifactError:
         return _data(path)
     return _model(model)
 
@@ -124,7 +128,7 @@ def _architecture(path: Path) -> Description:
     return record, f"architecture {network.fingerprint}: {network!r}"
 
 
-def _model(folder: Path) -> Description:
+def _model(folder: AbstractPlace) -> Description:
     record = read_record(folder)
     report = FitReport.from_dict(record["report"])
     rows = f"{report.n_rows} rows of shape {tuple(record['input_shape'])}"
@@ -132,7 +136,7 @@ def _model(folder: Path) -> Description:
     return {"kind": "model", "folder": str(folder), **record}, text
 
 
-def _gram(folder: Path) -> Description:
+def _gram(folder: AbstractPlace) -> Description:
     store = ZarrBlockStore.open(folder)
     manifest, present = store.manifest, store.present()
     record = {"kind": "gram", **manifest.to_dict(), "n_present": len(present)}
@@ -144,7 +148,7 @@ def _gram(folder: Path) -> Description:
     return record, text
 
 
-def _workspace(folder: Path) -> Description:
+def _workspace(folder: AbstractPlace) -> Description:
     workspace = Workspace(folder, read_only=True)
     models = workspace.models()
     grams = [_gram(gram) for gram in workspace.grams()]

@@ -22,6 +22,7 @@ from ntk_dist.model.artifact import write_artifact
 from ntk_dist.model.portable import pack
 from ntk_dist.stax import Network, from_json
 from ntk_dist.store.inputs import check_rows, read_array
+from ntk_dist.store.place import AbstractPlace
 from ntk_dist.store.workspace import Workspace
 
 __all__ = ["JobResult", "compute_job_gram", "job_estimator", "job_network", "plan_job", "run_job"]
@@ -33,8 +34,8 @@ class JobResult:
 
     name: str
     version: int
-    model: Path
-    """Folder of the published model."""
+    model: AbstractPlace
+    """Place of the published model."""
     report: FitReport
     score: float | None
     """Accuracy or R^2 on the job's test data, if it names any."""
