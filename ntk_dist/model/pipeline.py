@@ -118,7 +118,7 @@ def fit_dual(
         gram = compute_gram(kernel, rows, store, resources, clock)
         task = gram_task(kernel, rows, store, resources.settings)
         factory = ShardFactory(task, kernel.kernels[0], resources.settings.shard_max_bytes)
-        solution = _solve(factory, y, merged.counts, parameters, resources, clock)
+        solution, n_mended = _solve(factory, y, merged.counts, parameters, resources, clock)
         statistics = task.statistics
         if isinstance(rows, MemoryRows) and not resources.executor.shares_memory:
             # The blocks were in a temporary folder, which goes now.
@@ -127,7 +127,7 @@ def fit_dual(
         raise BreakdownError(solution.report.text)
     report = FitReport(
         solve=solution.report,
-        gram=gram,
+        gram=replace(gram, n_mended=n_mended),
         n_rows=len(targets),
         n_unique=len(merged.unique),
         executor=resources.executor.name,
@@ -143,8 +143,11 @@ def _solve(
     parameters: Parameters,
     resources: Resources,
     clock: Clock,
-) -> Solution:
-    """The dual coefficients, from blocks that stay with the workers that own them."""
+) -> tuple[Solution, int]:
+    """The dual coefficients, from blocks that stay with the workers that own them.
+
+    And how many of the blocks the workers found lost or damaged.
+    """
     grid, dtype = factory.compute.store.grid, factory.compute.kernel.dtype
     dense_bytes = 3 * 8 * grid.n_rows**2  # K, its factor, and LAPACK's work space
     free_bytes = available_memory()
@@ -162,7 +165,7 @@ def _solve(
         if parameters.solver == "direct":
             with clock.phase("solve"):
                 solution = solve_direct(gram, scale * y, parameters.ridge, tol=parameters.tol)
-            return replace(solution, x=scale * solution.x)
+            return replace(solution, x=scale * solution.x), sum(shards.call("mended"))
         operator = RidgedOperator(gram, parameters.ridge) if parameters.ridge else gram
         with clock.phase("precondition"):
             preconditioner = _preconditioner(gram, parameters, resources.settings)
@@ -176,7 +179,7 @@ def _solve(
                 on_step=clock.on_event,
                 dense_rows=DENSE_ROWS if dense_bytes <= free_bytes else 0,
             )
-        return replace(solution, x=scale * solution.x)
+        return replace(solution, x=scale * solution.x), sum(shards.call("mended"))
 
 
 def _preconditioner(

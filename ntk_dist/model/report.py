@@ -24,6 +24,8 @@ class GramReport:
     """Blocks computed by this fit; the others were found in the workspace."""
     n_bytes: int
     """All blocks, in bytes."""
+    n_mended: int = 0
+    """Stored blocks that were found lost or damaged while solving, and computed again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,10 @@ class FitReport:
             f"  Gram {self.gram.key}: {self.gram.n_blocks} blocks of {self.gram.block_rows} rows, "
             f"{format_bytes(self.gram.n_bytes)}, {self.gram.n_computed} computed now",
         ]
+        if self.gram.n_mended:
+            lines.append(
+                f"  {self.gram.n_mended} stored blocks were found lost or damaged, and computed again"
+            )
         if self.n_unique < self.n_rows:
             lines.append(
                 f"  {self.n_rows - self.n_unique} of {self.n_rows} rows repeat an earlier input: "
