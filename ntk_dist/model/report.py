@@ -90,7 +90,7 @@ class FitReport:
         ]
         if self.gram.n_mended:
             lines.append(
-                f"  {self.gram.n_mended} stored blocks were found lost or damaged, and computed again"
+                f"  {self.gram.n_mended} stored blocks were found lost or damaged: computed again"
             )
         if self.n_unique < self.n_rows:
             lines.append(

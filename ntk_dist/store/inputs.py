@@ -1,7 +1,7 @@
 """Reading the files that users bring, and writing the predictions they take away.
 
-A file is named as ``PATH`` (or ``s3://BUCKET/KEY``) or ``PATH:array``, where the array is one inside
-an ``.npz`` or a Zarr group, or a column (or columns, ``PATH:a,b``) of a table.
+A file is named as ``PATH`` (or ``s3://BUCKET/KEY``) or ``PATH:array``, where the array is one
+inside an ``.npz`` or a Zarr group, or a column (or columns, ``PATH:a,b``) of a table.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def test_impossible_locations_are_unreachable_in_words(tmp_path, monkeypatch, lo
 @pytest.mark.parametrize("location", [5, b"x", True, ["ws"]])
 def test_only_text_and_paths_are_locations(tmp_path, monkeypatch, location):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InvalidInputError, match="expected a folder as text or Path, or s3:.* got"):
+    with pytest.raises(InvalidInputError, match=r"expected a folder as text or Path, or s3:.* got"):
         open_workspace(location)
     assert list(tmp_path.iterdir()) == []
 
