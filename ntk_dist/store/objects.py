@@ -13,16 +13,19 @@ S3 client knows; nothing of it is kept in an object of this module, in a pickle 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import tempfile
+import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, wraps
+from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 import obstore
 from obstore.exceptions import (
@@ -61,6 +64,31 @@ _ONE_PUT_BYTES = 5 * 2**30
 _CLAIM = re.compile(r"\.([1-9][0-9]*)\.(draft|published)")
 
 
+_PAUSES_S = (0.1, 0.4, 1.6)
+"""Before asking again for an answer that broke off: of those the library asks for no more."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _AnswerCutError(StoreUnreachableError):
+    """An answer began and broke off."""
+
+
+def _asked_again(ask: Callable[P, T]) -> Callable[P, T]:
+    """The same, asked again when the answer breaks off; for what may be done twice."""
+
+    @wraps(ask)
+    def patiently(*args: P.args, **kwargs: P.kwargs) -> T:
+        for pause_s in _PAUSES_S:
+            with suppress(_AnswerCutError):
+                return ask(*args, **kwargs)
+            time.sleep(pause_s)
+        return ask(*args, **kwargs)
+
+    return patiently
+
+
 class Objects(AbstractPlace):
     """``s3://BUCKET/PREFIX``.
 
@@ -93,6 +121,7 @@ class Objects(AbstractPlace):
         probe.write_bytes(b"")
         probe.delete()
 
+    @_asked_again
     def names(self) -> tuple[str, ...]:
         """Objects and prefixes directly here."""
         with _answers(self):
@@ -113,11 +142,13 @@ class Objects(AbstractPlace):
                 return False
         return True
 
+    @_asked_again
     def is_folder(self) -> bool:
         """Whether some object is below this prefix."""
         with _answers(self):
             return any(obstore.list(self._client(), self._key, chunk_size=1))
 
+    @_asked_again
     def read_bytes(self) -> bytes:
         """The whole object."""
         with _answers(self):
@@ -128,6 +159,7 @@ class Objects(AbstractPlace):
         with _answers(self):
             obstore.put(self._client(), self._key, content, use_multipart=False)
 
+    @_asked_again
     def delete(self) -> None:
         """Delete the object, and all below the prefix."""
         client = self._client()
@@ -145,25 +177,28 @@ class Objects(AbstractPlace):
     @contextmanager
     def local_copy(self) -> Iterator[Path]:
         """The object, or all below the prefix, in a temporary folder."""
-        client = self._client()
         with tempfile.TemporaryDirectory(prefix="ntk_dist-") as folder:
             copy = Path(folder, self.name or self._bucket)
-            with _answers(self):
-                if self.is_file():
-                    self._fetch(client, self._key, copy)
-                else:
-                    for objects in obstore.list(client, self._key):
-                        for item in objects:
-                            below = item["path"].removeprefix(self._key).lstrip("/")
-                            self._fetch(client, item["path"], copy / below)
-                    if not copy.exists():
-                        raise FileNotFoundError(f"there is nothing at {self}")
+            if self.is_file():
+                self._fetch(self._key, copy)
+            else:
+                for key in self._keys():
+                    self._fetch(key, copy / key.removeprefix(self._key).lstrip("/"))
+                if not copy.exists():
+                    raise FileNotFoundError(f"there is nothing at {self}")
             yield copy
 
-    def _fetch(self, client: S3Store, key: str, target: Path) -> None:
+    @_asked_again
+    def _keys(self) -> list[str]:
+        with _answers(self):
+            listed = chain.from_iterable(obstore.list(self._client(), self._key))
+            return [item["path"] for item in listed]
+
+    @_asked_again
+    def _fetch(self, key: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
-            for part in obstore.get(client, key).stream():
+        with _answers(self), target.open("wb") as file:
+            for part in obstore.get(self._client(), key).stream():
                 file.write(part)
 
     def free_bytes(self) -> None:
@@ -239,14 +274,11 @@ class Objects(AbstractPlace):
             ) from error
         draft.delete()
 
+    @_asked_again
     def _copy_from(self, draft: Self, last: str) -> None:
-        client = self._client()
-        with _answers(self):
-            keys = [
-                item["path"] for objects in obstore.list(client, draft._key) for item in objects
-            ]
-            final = (draft / last)._key
-            for key in sorted(keys, key=lambda k: k == final):
+        client, final = self._client(), (draft / last)._key
+        for key in sorted(draft._keys(), key=lambda k: k == final):
+            with _answers(self):
                 obstore.copy(client, key, self._key + key.removeprefix(draft._key))
 
     def _client(self) -> S3Store:
@@ -285,6 +317,10 @@ class _ZarrObjects(ObjectStore[S3Store]):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
+        for pause_s in _PAUSES_S:
+            with suppress(_AnswerCutError), _answers(self._place):
+                return await super().get(self._prefix + key, prototype, byte_range)
+            await asyncio.sleep(pause_s)
         with _answers(self._place):
             return await super().get(self._prefix + key, prototype, byte_range)
 
@@ -313,25 +349,22 @@ class _ZarrObjects(ObjectStore[S3Store]):
 
     async def delete_dir(self, prefix: str) -> None:
         self._check_writable()
-        with _answers(self._place):
-            listed = obstore.list(self.store, self._prefix + prefix)
-            async for objects in listed:
-                await obstore.delete_async(self.store, [item["path"] for item in objects])
+        await asyncio.to_thread(self._below(prefix).delete)
 
     async def list(self) -> AsyncGenerator[str, None]:
         async for key in self.list_prefix(""):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncGenerator[str, None]:
-        with _answers(self._place):
-            async for objects in obstore.list(self.store, self._prefix + prefix):
-                for item in objects:
-                    yield item["path"].removeprefix(self._prefix)
+        for key in await asyncio.to_thread(self._below(prefix)._keys):
+            yield key.removeprefix(self._prefix)
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
-        with _answers(self._place):
-            async for name in super().list_dir((self._prefix + prefix).rstrip("/")):
-                yield name
+        for name in await asyncio.to_thread(self._below(prefix).names):
+            yield name
+
+    def _below(self, prefix: str) -> Objects:
+        return self._place / prefix.rstrip("/") if prefix else self._place
 
 
 def _open_store(location: str) -> _ZarrObjects:
@@ -413,7 +446,8 @@ def _in_words(error: BaseError, place: Objects) -> StoreFullError | StoreUnreach
         )
     line = text.partition("\n")[0].rpartition(" - ")[2]
     reason = line.partition(": <")[0] + (f" ({code})" if code else "")
-    return StoreUnreachableError(
+    kind = _AnswerCutError if "body error" in reason else StoreUnreachableError
+    return kind(
         f"expected {place} to answer, got: {reason}; check AWS_ENDPOINT_URL, AWS_REGION and the "
         "network; what was finished before is kept: run the same again to go on"
     )
