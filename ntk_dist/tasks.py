@@ -242,7 +242,7 @@ class StoredShard(GramShard):
         try:
             return compute.store.read(kernel_name, index)
         except (BlockCorruptError, BlockNotFoundError) as error:
-            log.warning("computing block %s again: %s", index, error)
+            log.warning("recomputing block %s: %s", index, error)
             compute(index)
             self._n_mended += 1
             return compute.store.read(kernel_name, index)

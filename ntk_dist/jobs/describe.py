@@ -28,8 +28,9 @@ Description = tuple[dict[str, Any], str]
 """Plain types for JSON, and the same for people."""
 
 
-def describe_plan(plan: GramPlan, projection: Projection) -> Description:
+def describe_plan(plan: GramPlan, projection: Projection, free_bytes: int | None) -> Description:
     """A plan as a short table, with what its entries take on this machine."""
+    free = "unknown: storage does not say" if free_bytes is None else format_bytes(free_bytes)
     grid = plan.grid
     rows = [
         ("Gram", f"{grid.n_rows:,} x {grid.n_cols:,} {', '.join(plan.kernels)}"),
@@ -48,6 +49,7 @@ def describe_plan(plan: GramPlan, projection: Projection) -> Description:
             f"{format_bytes(plan.missing_bytes)}",
         ),
         ("stored in all", format_bytes(plan.gram_bytes + plan.statistics_bytes)),
+        ("free in workspace", free),
         ("memory of a worker", format_bytes(plan.worker_bytes)),
         ("flops to do", f"{plan.missing_flops:.2e} ({plan.flops_per_pair:.2e} per entry)"),
         ("evaluation", projection.explanation),
@@ -57,7 +59,11 @@ def describe_plan(plan: GramPlan, projection: Projection) -> Description:
     if seconds is not None:
         rows.append(("time here", f"about {format_seconds(seconds)}"))
     text = "\n".join(f"{name:<20}{value}" for name, value in rows)
-    record = {**plan.to_dict(), "evaluation": projection.explanation}
+    record = {
+        **plan.to_dict(),
+        "free_bytes": free_bytes,
+        "evaluation": projection.explanation,
+    }
     return {**record, "entries_per_s": projection.entries_per_s, "seconds": seconds}, text
 
 
@@ -108,7 +114,7 @@ def _job(path: Path) -> Description:
         f"tol {job.solver.tol:g}\nworkspace {job.workspace}\n"
     )
     try:
-        plan, projection = plan_job(job)
+        plan, projection, _ = plan_job(job)
     except DataError as error:
         # What the job says is worth reading before its data are there.
         return {**record, "evaluation": None, "problem": str(error)}, f"{text}data: {error}"

@@ -109,11 +109,15 @@ def _held_out(test: DataSpec, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray,
     return x_test, y_test
 
 
-def plan_job(job: JobSpec) -> tuple[GramPlan, Projection]:
-    """What the job still has to compute, and what that takes here; nothing is started."""
+def plan_job(job: JobSpec) -> tuple[GramPlan, Projection, int | None]:
+    """What the job still has to compute, what that takes here, and the bytes that are free for it.
+
+    Nothing is started or made. Object storage does not say what is free: None.
+    """
     planned = job_estimator(job).plan(read_array(job.data.x))
     kernel = Kernel(job_network(job).layer, (job.kernel,), job.gram.dtype)
-    return planned, kernel.project(planned.input_shape)
+    free_bytes = Workspace(job.workspace, read_only=True).free_bytes()
+    return planned, kernel.project(planned.input_shape), free_bytes
 
 
 def compute_job_gram(job: JobSpec, on_event: EventSink = ignore) -> GramReport:

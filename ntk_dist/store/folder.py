@@ -117,9 +117,10 @@ class Folder(AbstractPlace):
         yield self.folder
 
     def free_bytes(self) -> int:
-        """Bytes that this user can still write."""
+        """Bytes that this user can still write; a folder that is not there would be made."""
+        there = next(p for p in (self.folder, *self.folder.parents) if p.exists())
         with refusals(self):
-            return shutil.disk_usage(self.folder).free
+            return shutil.disk_usage(there).free
 
     def sweep_orphans(self, older_than_s: float) -> None:
         """Remove old partial files; what is newer may still be at work."""

@@ -142,6 +142,7 @@ def test_a_job_reads_fits_and_publishes_there(bucket, problem, tmp_path, capfd):
     job.write_text(JOB.format(bucket=bucket, architecture=tmp_path / "net.json"))
 
     assert run(["gram", str(job), "--plan"]) == 0
+    assert "unknown: storage does not say" in capfd.readouterr().out
     assert run(["fit", str(job)]) == 0
     assert f"model small version 1: {bucket}/ws/models/small/1" in capfd.readouterr().out
     assert (
@@ -247,3 +248,14 @@ def test_the_secret_is_nowhere(bucket, problem, monkeypatch):
         kept = [path.read_bytes() for path in copy.rglob("*") if path.is_file()]
     assert len(kept) > 10
     assert not any(secret.encode() in content for content in kept)
+
+
+@pytest.mark.dask
+def test_workers_of_other_processes_open_it_by_its_address(bucket, problem):
+    pytest.importorskip("distributed")
+    x, y, new = problem
+    model = NTKRegressor(FC, workspace=bucket, block_rows=16, executor="dask:2").fit(x, y)
+    assert model.report_.gram.n_computed == 6
+    again = NTKRegressor(FC, workspace=bucket, block_rows=16).fit(x, y)
+    assert again.report_.gram.n_computed == 0
+    np.testing.assert_allclose(model.dual_coef_, again.dual_coef_, rtol=1e-6)
