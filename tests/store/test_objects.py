@@ -253,9 +253,9 @@ def test_the_secret_is_nowhere(bucket, problem, monkeypatch):
 @pytest.mark.dask
 def test_workers_of_other_processes_open_it_by_its_address(bucket, problem):
     pytest.importorskip("distributed")
-    x, y, new = problem
+    x, y, _ = problem
     model = NTKRegressor(FC, workspace=bucket, block_rows=16, executor="dask:2").fit(x, y)
     assert model.report_.gram.n_computed == 6
     again = NTKRegressor(FC, workspace=bucket, block_rows=16).fit(x, y)
     assert again.report_.gram.n_computed == 0
-    np.testing.assert_allclose(model.dual_coef_, again.dual_coef_, rtol=1e-6)
+    np.testing.assert_allclose(model.dual_coef_, again.dual_coef_, rtol=1e-4)
