@@ -162,13 +162,9 @@ class Objects(AbstractPlace):
     @_asked_again
     def delete(self) -> None:
         """Delete the object, and all below the prefix."""
-        client = self._client()
+        keys = [*self._keys(), *filter(None, [self._key])]  # the listing is of what is below
         with _answers(self):
-            for objects in obstore.list(client, self._key):
-                obstore.delete(client, [item["path"] for item in objects])
-            if self._key:  # the listing is of what is below
-                with suppress(FileNotFoundError):
-                    obstore.delete(client, self._key)
+            obstore.delete(self._client(), keys)
 
     def zarr_store(self, *, create: bool = False) -> _ZarrObjects:
         """The prefix as a Zarr store; whether anything is there shows when it is read."""
