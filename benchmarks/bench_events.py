@@ -26,9 +26,10 @@ from rich.console import Console
 
 from ntk_dist import NTKRegressor, stax
 from ntk_dist.events import Event, FanOut, TaskEvent, ignore
-from ntk_dist.jobs.journal import FLUSH_EVERY_S, Journal, new_run
+from ntk_dist.jobs.journal import FolderParts, Journal, new_run
 from ntk_dist.jobs.progress import ProgressDisplay
 from ntk_dist.settings import process_bytes
+from ntk_dist.store.location import open_place
 
 FEATURES = 64
 EVENTS_A_BLOCK = 2
@@ -64,7 +65,10 @@ class Run:
     ) -> None:
         screen = Console(file=io.StringIO(), force_terminal=True, width=120)
         before = set(threading.enumerate())
-        with Journal(new_run(folder, "bench")) as journal, ProgressDisplay(screen) as display:
+        with (
+            Journal(new_run(open_place(folder), "bench")) as journal,
+            ProgressDisplay(screen) as display,
+        ):
             theirs = set(threading.enumerate()) - before
             stream = FanOut(display, journal, self.events.append, sample=process_bytes)
 
@@ -113,7 +117,7 @@ def main() -> int:
     blocks = sum(isinstance(e, TaskEvent) and e.item.startswith("(") for e in told.events)
     tasks = sum(isinstance(e, TaskEvent) for e in told.events)
     good &= tasks <= EVENTS_A_BLOCK * blocks
-    good &= all(run.flushes <= run.wall_s / FLUSH_EVERY_S + 2 for _, run in pairs)
+    good &= all(run.flushes <= run.wall_s / FolderParts.flush_every_s + 2 for _, run in pairs)
     print(f"{arguments.rows} rows, {blocks} blocks of {arguments.block_rows}; ratio with / without")
     print(f"wall time       {ratios(pairs, 'wall_s')}  (min / median / max of {len(pairs)})")
     print(f"processor time  {ratios(pairs, 'cpu_s')}")

@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     time."""
     task_timeout_s: float = Field(default=3600.0, gt=0)
     """Longest one task may run before it counts as lost, in seconds."""
+    store_retry_s: float = Field(default=60.0, gt=0)
+    """Longest that a request to object storage is made again when it fails, in seconds."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
 
     @classmethod

@@ -46,6 +46,7 @@ __all__ = [
     "ShardFactory",
     "StatisticsRows",
     "StatisticsTask",
+    "StoredShard",
     "statistics_of",
 ]
 
@@ -324,19 +325,33 @@ class ShardFactory:
     max_bytes: int
     """Memory for blocks, those read ahead among them, in bytes."""
 
-    def __call__(self, blocks: Sequence[BlockIndex]) -> GramShard:
+    def __call__(self, blocks: Sequence[BlockIndex]) -> StoredShard:
         """The shard that owns ``blocks``."""
-        return GramShard(self.read_block, self.compute.store.grid, blocks, self.max_bytes)
+        return StoredShard(self, blocks)
 
-    def read_block(self, index: BlockIndex) -> np.ndarray:
-        """Block ``index`` from the store; one that is lost or damaged is computed again."""
+
+class StoredShard(GramShard):
+    """A shard of stored blocks; one that is lost or damaged is computed again, and counted."""
+
+    def __init__(self, factory: ShardFactory, blocks: Sequence[BlockIndex]) -> None:
+        super().__init__(self._read, factory.compute.store.grid, blocks, factory.max_bytes)
+        self._factory = factory
+        self._n_mended = 0
+
+    def mended(self) -> int:
+        """How many blocks this shard has found lost or damaged, and computed again."""
+        return self._n_mended
+
+    def _read(self, index: BlockIndex) -> np.ndarray:
+        compute, kernel_name = self._factory.compute, self._factory.kernel_name
         try:
-            return self.compute.store.read(self.kernel_name, index)
+            return compute.store.read(kernel_name, index)
         except (BlockCorruptError, BlockNotFoundError) as error:
             log.warning("recomputing block %s: %s", index, error)
             report(RepairEvent(item=str(index), reason=str(error)))
-            self.compute(index)
-            return self.compute.store.read(self.kernel_name, index)
+            compute(index)
+            self._n_mended += 1
+            return compute.store.read(kernel_name, index)
 
 
 @dataclass(frozen=True)

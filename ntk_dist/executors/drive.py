@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from ntk_dist.errors import NTKDistError, TaskError
+from ntk_dist.errors import NTKDistError, StoreUnreachableError, TaskError
 from ntk_dist.events import EventSink, TaskEvent, ignore
 from ntk_dist.executors.outcome import Outcome, WorkerLostError
 from ntk_dist.executors.retry import RetryPolicy, is_straggler
@@ -249,7 +249,9 @@ class _Loop(Generic[Item]):
             return
         self._emit("failed", entry, one.number, seconds=seconds, error=error)
         tries = f"{entry.failures} attempt{'s' if entry.failures > 1 else ''}"
-        if isinstance(error, NTKDistError) and not outcome.retryable:
+        # Storage that no worker reaches is no fault of the task.
+        mendable = outcome.retryable and not isinstance(error, StoreUnreachableError)
+        if isinstance(error, NTKDistError) and not mendable:
             error.add_note(f"in task {entry.text} on {outcome.where}, after {tries}")
             raise error
         raise TaskError(

@@ -10,7 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ntk_dist.errors import DataError, MemoryBudgetError, NTKDistError, UnreadableDataError
+from ntk_dist.errors import (
+    ArtifactError,
+    DataError,
+    MemoryBudgetError,
+    UnreadableDataError,
+)
 from ntk_dist.gram.plan import GramPlan
 from ntk_dist.gram.simulation import Simulation
 from ntk_dist.jobs.runner import job_network, plan_job
@@ -25,6 +30,8 @@ from ntk_dist.solver.low_rank import affordable_rank, building_bytes
 from ntk_dist.standing import Standing
 from ntk_dist.stax import from_json
 from ntk_dist.store.inputs import read_array
+from ntk_dist.store.location import is_remote, open_place
+from ntk_dist.store.place import AbstractPlace
 from ntk_dist.store.workspace import Workspace, is_workspace
 from ntk_dist.store.zarr import ZarrBlockStore, is_gram
 from ntk_dist.units import format_bytes, format_count, format_seconds
@@ -35,8 +42,9 @@ Description = tuple[dict[str, Any], str]
 """Plain types for JSON, and the same for people."""
 
 
-def describe_plan(plan: GramPlan, projection: Projection) -> Description:
+def describe_plan(plan: GramPlan, projection: Projection, free_bytes: int | None) -> Description:
     """A plan as a short table, with what its entries take on this machine."""
+    free = "unknown: storage does not say" if free_bytes is None else format_bytes(free_bytes)
     grid = plan.grid
     dtype = np.dtype(f"f{plan.itemsize}")
     try:
@@ -61,6 +69,7 @@ def describe_plan(plan: GramPlan, projection: Projection) -> Description:
             f"{format_bytes(plan.missing_bytes)}",
         ),
         ("stored in all", format_bytes(plan.gram_bytes + plan.statistics_bytes)),
+        ("free in workspace", free),
         ("memory of a worker", format_bytes(plan.worker_bytes)),
         ("preconditioner", _automatic(rank, driver_bytes)),
         ("flops to do", f"{plan.missing_flops:.2e} ({plan.flops_per_pair:.2e} per entry)"),
@@ -75,6 +84,7 @@ def describe_plan(plan: GramPlan, projection: Projection) -> Description:
         **plan.to_dict(),
         "automatic_rank": rank,
         "preconditioner_bytes": driver_bytes,
+        "free_bytes": free_bytes,
         "evaluation": projection.explanation,
     }
     return {**record, "entries_per_s": projection.entries_per_s, "seconds": seconds}, text
@@ -153,18 +163,20 @@ def describe_path(path: str) -> Description:
     UnreadableDataError
         Nothing known here is at ``path``.
     """
-    place = Path(path)
-    if place.suffix in {".yaml", ".yml"}:
-        return _job(place)
-    if place.suffix == ".json":
-        return _architecture(place)
+    if not is_remote(path):
+        file = Path(path)
+        if file.suffix in {".yaml", ".yml"}:
+            return _job(file)
+        if file.suffix == ".json":
+            return _architecture(file)
+    place = open_place(path)
     if is_gram(place):
         return _gram(place)
     if is_workspace(place):
         return _workspace(place)
     try:
         model = find_model(place)
-    except NTKDistError:
+    except ArtifactError:
         return _data(path)
     return _model(model)
 
@@ -180,7 +192,7 @@ def _job(path: Path) -> Description:
         f"tol {job.solver.tol:g}\nworkspace {job.workspace}\n"
     )
     try:
-        plan, projection = plan_job(job)
+        plan, projection, _ = plan_job(job)
     except DataError as error:
         # What the job says is worth reading before its data are there.
         return {**record, "evaluation": None, "problem": str(error)}, f"{text}data: {error}"
@@ -200,7 +212,7 @@ def _architecture(path: Path) -> Description:
     return record, f"architecture {network.fingerprint}: {network!r}"
 
 
-def _model(folder: Path) -> Description:
+def _model(folder: AbstractPlace) -> Description:
     record = read_record(folder)
     report = FitReport.from_dict(record["report"])
     rows = f"{report.n_rows} rows of shape {tuple(record['input_shape'])}"
@@ -208,7 +220,7 @@ def _model(folder: Path) -> Description:
     return {"kind": "model", "folder": str(folder), **record}, text
 
 
-def _gram(folder: Path) -> Description:
+def _gram(folder: AbstractPlace) -> Description:
     store = ZarrBlockStore.open(folder)
     manifest, present = store.manifest, store.present()
     record = {"kind": "gram", **manifest.to_dict(), "n_present": len(present)}
@@ -220,11 +232,11 @@ def _gram(folder: Path) -> Description:
     return record, text
 
 
-def _workspace(folder: Path) -> Description:
+def _workspace(folder: AbstractPlace) -> Description:
     workspace = Workspace(folder, read_only=True)
     models = workspace.models()
     grams = [_gram(gram) for gram in workspace.grams()]
-    jobs = {name: _standing(standing) for name, standing in latest(workspace.location).items()}
+    jobs = {name: _standing(standing) for name, standing in latest(workspace.place).items()}
     lines = [f"workspace {folder}"]
     lines += [f"  model {name}: versions {', '.join(map(str, v))}" for name, v in models.items()]
     lines += [f"  {text}" for _, text in grams]

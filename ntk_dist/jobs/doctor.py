@@ -22,6 +22,7 @@ EXTRAS = {
     "gpu": ("numba-cuda",),
     "plot": ("matplotlib",),
     "ray": ("ray",),
+    "s3": ("obstore",),
 }
 
 

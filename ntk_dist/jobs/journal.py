@@ -12,8 +12,9 @@ version of this format and the time in UTC::
 
 Files are bounded: after 4 MiB, some 25,000 blocks, the next part begins, with a line of kind
 ``standing`` that sums up all before it; four parts of a run are kept, and ten runs of a job.
-Lines are written twice a second at most. A job that has nothing to say writes the memory of its
-driver every ten seconds, so that silence means something.
+Lines are written twice a second at most; in object storage, where nothing can be added to, parts
+of 256 KiB are written whole every ten seconds. A job that has nothing to say writes the memory of
+its driver every ten seconds, so that silence means something.
 
 Reading is the matter of :mod:`ntk_dist.jobs.watch`.
 """
@@ -24,32 +25,41 @@ import json
 import logging
 import re
 import secrets
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from ntk_dist.errors import StoreError
-from ntk_dist.events import Event, EventSink, FanOut, JobEvent, MemoryEvent, ignore
+from ntk_dist.events import Event, EventSink, FanOut, JobEvent, MemoryEvent
 from ntk_dist.settings import process_bytes
 from ntk_dist.standing import Standing, advance
-from ntk_dist.store.location import absolute, refusals
+from ntk_dist.store.folder import Folder
+from ntk_dist.store.location import Location, open_place
+from ntk_dist.store.place import AbstractPlace, refusals
 
-__all__ = ["SCHEMA", "FolderParts", "Journal", "Parts", "journaled", "new_run", "runs_of"]
+__all__ = [
+    "SCHEMA",
+    "FolderParts",
+    "Journal",
+    "ObjectParts",
+    "Parts",
+    "journaled",
+    "new_run",
+    "parts_of",
+    "runs_of",
+]
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
 """Version of the lines."""
-PART_BYTES = 4 * 2**20
 KEPT_PARTS = 4
 KEPT_RUNS = 10
-FLUSH_EVERY_S = 0.5
 HEARTBEAT_S = 10.0
 _RUN = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{4}")
 _PART = re.compile(r"events\.(\d{4,})\.jsonl")
@@ -58,8 +68,13 @@ _PART = re.compile(r"events\.(\d{4,})\.jsonl")
 class Parts(Protocol):
     """Where the numbered parts of a run are kept.
 
-    A folder appends; a place that cannot would keep the part in work in memory and write it whole.
+    A folder appends; object storage cannot and has the part in work written whole.
     """
+
+    flush_every_s: float
+    """Seconds between two writes."""
+    part_bytes: int
+    """A part that has grown larger is followed by another one."""
 
     def numbers(self) -> list[int]:
         """Parts that are there, ascending."""
@@ -79,7 +94,7 @@ class Parts(Protocol):
 
 
 class FolderParts:
-    """Parts in a folder of this machine.
+    """Parts in a folder of this machine, which lines are added to.
 
     Raises
     ------
@@ -87,16 +102,17 @@ class FolderParts:
         From every method: the folder cannot be read or written.
     """
 
+    flush_every_s = 0.5
+    part_bytes = 4 * 2**20
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def numbers(self) -> list[int]:
         """Parts that are there, ascending."""
         with refusals(self.folder):
-            if not self.folder.is_dir():
-                return []
-            found = (_PART.fullmatch(path.name) for path in self.folder.iterdir())
-            return sorted(int(name[1]) for name in found if name)
+            found = self.folder.iterdir() if self.folder.is_dir() else ()
+            return _numbers(path.name for path in found)
 
     def append(self, number: int, lines: bytes) -> None:
         """Write more lines at the end of a part."""
@@ -121,7 +137,59 @@ class FolderParts:
             self._path(number).unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"events.{number:04d}.jsonl"
+        return self.folder / _part_name(number)
+
+
+class ObjectParts:
+    """Parts in object storage, where nothing can be added to: each is written whole every time.
+
+    Raises
+    ------
+    StoreUnreachableError
+        From every method: the storage does not answer.
+    """
+
+    flush_every_s = 10.0
+    part_bytes = 2**18
+    """At most so much, again and again: on average 13 kB/s."""
+
+    def __init__(self, place: AbstractPlace) -> None:
+        self.place = place
+        self._written: dict[int, bytes] = {}
+
+    def numbers(self) -> list[int]:
+        """Parts that are there, ascending."""
+        return _numbers(self.place.names())
+
+    def append(self, number: int, lines: bytes) -> None:
+        """Write a part with more lines at its end."""
+        self._written = {number: self._written.get(number, b"") + lines}
+        (self.place / _part_name(number)).write_bytes(self._written[number])
+
+    def read(self, number: int, start: int) -> bytes:
+        """A part from byte ``start`` on; nothing of a part that is gone."""
+        try:
+            return (self.place / _part_name(number)).read_bytes()[start:]
+        except FileNotFoundError:
+            return b""
+
+    def remove(self, number: int) -> None:
+        """Drop a part."""
+        (self.place / _part_name(number)).delete()
+
+
+def parts_of(run: AbstractPlace) -> Parts:
+    """The parts of one run."""
+    return FolderParts(run.folder) if isinstance(run, Folder) else ObjectParts(run)
+
+
+def _part_name(number: int) -> str:
+    return f"events.{number:04d}.jsonl"
+
+
+def _numbers(names: Iterable[str]) -> list[int]:
+    found = map(_PART.fullmatch, names)
+    return sorted(int(name[1]) for name in found if name)
 
 
 class Journal:
@@ -134,7 +202,7 @@ class Journal:
     clock
         Seconds since 1970; a test may bring its own.
     part_bytes
-        A part that has grown larger is followed by another one.
+        In place of those of ``parts``.
 
     Raises
     ------
@@ -147,11 +215,11 @@ class Journal:
         parts: Parts,
         *,
         clock: Callable[[], float] = time.time,
-        part_bytes: int = PART_BYTES,
+        part_bytes: int | None = None,
     ) -> None:
         self._parts = parts
         self._clock = clock
-        self._part_bytes = part_bytes
+        self._part_bytes = part_bytes or parts.part_bytes
         self._standing = Standing()
         """Where the job stands by what is written."""
         self._number = 0
@@ -192,7 +260,7 @@ class Journal:
             self._waiting.append((self._clock(), event))
 
     def _write_now_and_then(self) -> None:
-        while not (self._refusal or self._closing.wait(FLUSH_EVERY_S)):
+        while not (self._refusal or self._closing.wait(self._parts.flush_every_s)):
             self._flush()
 
     def _flush(self) -> None:
@@ -229,21 +297,18 @@ def _line(now: float, record: Mapping[str, Any]) -> bytes:
     return json.dumps({"schema": SCHEMA, "time": time_utc, **record}).encode() + b"\n"
 
 
-def runs_of(location: Path) -> dict[str, list[Path]]:
-    """Folders of the runs of every job in a workspace, the oldest first, by name."""
-    root = location / "jobs"
-    with refusals(root):
-        jobs = sorted(root.iterdir()) if root.is_dir() else []
-        runs = {job.name: _runs(job) for job in jobs if job.is_dir()}
+def runs_of(workspace: AbstractPlace) -> dict[str, list[AbstractPlace]]:
+    """Where the runs of every job in a workspace are, the oldest first, by name."""
+    root = workspace / "jobs"
+    runs = {name: _runs(root / name) for name in root.names()}
     return {name: found for name, found in runs.items() if found}
 
 
-def _runs(job: Path) -> list[Path]:
-    found = job.iterdir() if job.is_dir() else ()
-    return sorted(path for path in found if _RUN.fullmatch(path.name))
+def _runs(job: AbstractPlace) -> list[AbstractPlace]:
+    return [job / name for name in job.names() if _RUN.fullmatch(name)]
 
 
-def new_run(location: Path, name: str) -> FolderParts:
+def new_run(workspace: AbstractPlace, name: str) -> Parts:
     """The parts of a run of job ``name`` that begins now; runs of long ago are removed.
 
     Raises
@@ -251,18 +316,18 @@ def new_run(location: Path, name: str) -> FolderParts:
     StoreFullError, StoreUnreachableError
         The workspace cannot be written.
     """
-    job = location / "jobs" / name
+    job = workspace / "jobs" / name
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    folder = job / f"{moment}-{secrets.token_hex(2)}"
-    with refusals(job):
-        folder.mkdir(parents=True)
-        for run in _runs(job)[:-KEPT_RUNS]:
-            shutil.rmtree(run, ignore_errors=True)
-    return FolderParts(folder)
+    run = job / f"{moment}-{secrets.token_hex(2)}"
+    run.make()
+    for old in _runs(job)[:-KEPT_RUNS]:
+        with suppress(StoreError):
+            old.delete()
+    return parts_of(run)
 
 
 @contextmanager
-def journaled(location: str | Path, name: str, on_event: EventSink) -> Iterator[FanOut]:
+def journaled(location: Location, name: str, on_event: EventSink) -> Iterator[FanOut]:
     """A sink for the events of job ``name``: heard by ``on_event`` and kept in its workspace.
 
     What the body comes to is the job's last event.
@@ -272,7 +337,7 @@ def journaled(location: str | Path, name: str, on_event: EventSink) -> Iterator[
     StoreFullError, StoreUnreachableError
         The workspace cannot be written.
     """
-    with _journal(location, name) as journal:
+    with Journal(new_run(open_place(location), name)) as journal:
         events = FanOut(on_event, journal, sample=process_bytes)
         events(JobEvent(state="started", job=name))
         try:
@@ -285,18 +350,3 @@ def journaled(location: str | Path, name: str, on_event: EventSink) -> Iterator[
             events(JobEvent(state="failed", job=name, text=f"{code}: {error}"))
             raise
         events(JobEvent(state="finished", job=name))
-
-
-@contextmanager
-def _journal(location: str | Path, name: str) -> Iterator[EventSink]:
-    if "://" in str(location):
-        log.warning(
-            "events of job %s are not kept: expected a workspace in a folder of this machine, "
-            "got %s, where no file can be added to; all else is as usual",
-            name,
-            location,
-        )
-        yield ignore
-        return
-    with Journal(new_run(Path(absolute(location)), name)) as journal:
-        yield journal

@@ -23,7 +23,8 @@ from ntk_dist.model.artifact import write_artifact
 from ntk_dist.model.portable import pack
 from ntk_dist.stax import Network, from_json
 from ntk_dist.store.inputs import check_rows, read_array
-from ntk_dist.store.workspace import ModelDraft, Workspace
+from ntk_dist.store.place import AbstractPlace, Draft
+from ntk_dist.store.workspace import Workspace
 
 __all__ = ["JobResult", "compute_job_gram", "job_estimator", "job_network", "plan_job", "run_job"]
 
@@ -34,8 +35,8 @@ class JobResult:
 
     name: str
     version: int
-    model: Path
-    """Folder of the published model."""
+    model: AbstractPlace
+    """Place of the published model."""
     report: FitReport
     score: float | None
     """Accuracy or R^2 on the job's test data, if it names any."""
@@ -82,10 +83,10 @@ def run_job(job: JobSpec, on_event: EventSink = ignore) -> JobResult:
 
 def _fit_and_publish(
     job: JobSpec, on_event: EventSink
-) -> tuple[NTKClassifier | NTKRegressor, ModelDraft, float | None]:
+) -> tuple[NTKClassifier | NTKRegressor, Draft, float | None]:
     model, workspace = job_estimator(job), Workspace(job.workspace)
     if job.solver.warm_start and job.name in workspace.models():
-        earlier = type(model).load(workspace.model_folder(job.name))
+        earlier = type(model).load(str(workspace.model_folder(job.name)))
         model = earlier.set_params(**model.get_params(deep=False))
     x, y = read_array(job.data.x), read_array(job.data.y)
     # Read before the work starts: a typo in a file name must not show after hours.
@@ -119,11 +120,15 @@ def _held_out(test: DataSpec, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray,
     return x_test, y_test
 
 
-def plan_job(job: JobSpec) -> tuple[GramPlan, Projection]:
-    """What the job still has to compute, and what that takes here; nothing is started."""
+def plan_job(job: JobSpec) -> tuple[GramPlan, Projection, int | None]:
+    """What the job still has to compute, what that takes here, and the bytes that are free for it.
+
+    Nothing is started or made. Object storage does not say what is free: None.
+    """
     planned = job_estimator(job).plan(read_array(job.data.x))
     kernel = Kernel(job_network(job).layer, (job.kernel,), job.gram.dtype)
-    return planned, kernel.project(planned.input_shape)
+    free_bytes = Workspace(job.workspace, read_only=True).free_bytes()
+    return planned, kernel.project(planned.input_shape), free_bytes
 
 
 def compute_job_gram(job: JobSpec, on_event: EventSink = ignore) -> GramReport:

@@ -58,7 +58,7 @@ def simulate_job(job: JobSpec, scale: Scale) -> Simulation:
     InvalidInputError
         One pair of samples is too large to measure anything with.
     """
-    plan, projection = plan_job(job)
+    plan, projection, _ = plan_job(job)
     if projection.entries_per_s is None or projection.statistics_s is None:
         raise InvalidInputError(
             "--workers: expected a network whose entries can be timed here, got one of which a "

@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from pathlib import Path
 
 from ntk_dist.events import Event, JobEvent, event_of
-from ntk_dist.jobs.journal import SCHEMA, FolderParts, Parts, runs_of
+from ntk_dist.jobs.journal import SCHEMA, Parts, parts_of, runs_of
 from ntk_dist.standing import SILENT_S, Standing, advance
+from ntk_dist.store.place import AbstractPlace
 
 __all__ = ["Follower", "follow", "latest"]
 
@@ -106,7 +106,7 @@ def follow(
         sleep(POLL_S)
 
 
-def latest(location: Path) -> dict[str, Standing]:
+def latest(workspace: AbstractPlace) -> dict[str, Standing]:
     """Where the last run of every job in a workspace stands, by name.
 
     Raises
@@ -115,8 +115,8 @@ def latest(location: Path) -> dict[str, Standing]:
         The workspace cannot be read.
     """
     found = {}
-    for name, runs in runs_of(location).items():
-        follower = Follower(FolderParts(runs[-1]))
+    for name, runs in runs_of(workspace).items():
+        follower = Follower(parts_of(runs[-1]))
         follower.read()
         found[name] = follower.standing
     return found

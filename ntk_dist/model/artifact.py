@@ -1,4 +1,4 @@
-"""A fitted model on disk: everything needed to predict, and nothing executable.
+"""A fitted model as it is kept: everything needed to predict, and nothing executable.
 
 ::
 
@@ -17,21 +17,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ntk_dist._version import __version__
-from ntk_dist.errors import ArtifactError, DataError, StoreUnreachableError
+from ntk_dist.errors import ArtifactError, DataError, UnreadableDataError
 from ntk_dist.store.arrays import read_arrays, write_arrays
 from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.dataset import ZarrRows, fingerprint, write_rows
-from ntk_dist.store.location import refusals
+from ntk_dist.store.location import Location, open_place
+from ntk_dist.store.place import AbstractPlace
 
 __all__ = [
     "Artifact",
@@ -48,9 +46,9 @@ RECORD = "model.json"
 PARTS = ("arrays", "rows", "dual_coef", "statistics")
 
 
-def is_model(folder: str | Path) -> bool:
+def is_model(folder: Location) -> bool:
     """Whether ``folder`` holds a fitted model."""
-    return (Path(folder) / RECORD).is_file()
+    return (open_place(folder) / RECORD).is_file()
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Artifact:
     """Of the rows, packed; None in models written before these were kept."""
 
 
-def write_artifact(folder: str | Path, artifact: Artifact) -> None:
+def write_artifact(folder: Location, artifact: Artifact) -> None:
     """Write a model into an empty ``folder``.
 
     Raises
@@ -74,14 +72,14 @@ def write_artifact(folder: str | Path, artifact: Artifact) -> None:
     StoreFullError, StoreUnreachableError
         The folder cannot be written; it holds no model then.
     """
-    folder = Path(folder)
-    write_arrays(folder / "arrays", artifact.arrays)
-    write_rows(folder / "rows", artifact.rows.read(slice(0, len(artifact.rows))))
-    write_rows(folder / "dual_coef", artifact.dual_coef)
+    place = open_place(folder)
+    write_arrays(place / "arrays", artifact.arrays)
+    write_rows(place / "rows", artifact.rows.read(slice(0, len(artifact.rows))))
+    write_rows(place / "dual_coef", artifact.dual_coef)
     statistics = None
     if artifact.statistics is not None:
         values = artifact.statistics.read(slice(0, len(artifact.statistics)))
-        statistics = write_rows(folder / "statistics", values)
+        statistics = write_rows(place / "statistics", values)
     record = {
         "format": FORMAT,
         "package_version": __version__,
@@ -89,11 +87,10 @@ def write_artifact(folder: str | Path, artifact: Artifact) -> None:
         "parts": _fingerprints(artifact.arrays, artifact.rows, artifact.dual_coef, statistics),
     }
     record["checksum"] = _checksum(record)
-    with refusals(folder):
-        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (place / RECORD).write_bytes(f"{json.dumps(record, indent=1)}\n".encode())
 
 
-def replace_artifact(folder: str | Path, artifact: Artifact) -> None:
+def replace_artifact(folder: Location, artifact: Artifact) -> None:
     """Write a model to ``folder``, in place of a model that may be there.
 
     The new model is complete before the old one goes.
@@ -103,40 +100,15 @@ def replace_artifact(folder: str | Path, artifact: Artifact) -> None:
     ArtifactError
         Something that is no model is there.
     """
-    folder = Path(folder).expanduser().resolve()
-    strangers = _strangers(folder)
+    place = open_place(folder)
+    strangers = ["a file"] if place.is_file() else sorted({*place.names()} - {RECORD, *PARTS})[:3]
     if strangers:
         raise ArtifactError(
-            f"expected a free place or a model to replace at {folder}, got {', '.join(strangers)}: "
+            f"expected a free place or a model to replace at {place}, got {', '.join(strangers)}: "
             "what is no part of a model is not deleted"
         )
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    with refusals(folder):
-        draft.mkdir(parents=True)
-        try:
-            write_artifact(draft, artifact)
-            if folder.exists():
-                old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-                folder.rename(old)
-                try:
-                    draft.rename(folder)
-                except OSError:
-                    old.rename(folder)
-                    raise
-                shutil.rmtree(old)
-            else:
-                draft.rename(folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _strangers(folder: Path) -> list[str]:
-    """What stands at ``folder`` that is no part of a model; up to three names."""
-    if not folder.exists():
-        return []
-    if not folder.is_dir():
-        return ["a file"]
-    return sorted({p.name for p in folder.iterdir()} - {RECORD, *PARTS})[:3]
+    with place.replacing(last=RECORD) as draft:
+        write_artifact(draft, artifact)
 
 
 def _fingerprints(
@@ -175,8 +147,8 @@ def require_unchanged(*parts: AbstractRows | None) -> None:
         if not isinstance(part, ZarrRows):
             continue
         try:
-            now = ZarrRows(part.location).fingerprint
-        except (DataError, StoreUnreachableError) as error:
+            now = _part(open_place(part.location)).fingerprint
+        except DataError as error:
             raise ArtifactError(f"the training rows of this model are gone: {error}") from error
         if now != part.fingerprint:
             raise ArtifactError(
@@ -185,7 +157,7 @@ def require_unchanged(*parts: AbstractRows | None) -> None:
             )
 
 
-def read_record(folder: str | Path) -> dict[str, Any]:
+def read_record(folder: Location) -> dict[str, Any]:
     """The ``model.json`` of a model folder.
 
     Raises
@@ -193,14 +165,14 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     ArtifactError
         There is none, it is not ours, or a newer version wrote it.
     """
-    path = Path(folder) / RECORD
+    path = open_place(folder) / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ArtifactError(
             f"expected a fitted model at {folder}, got no {RECORD} there"
         ) from error
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ArtifactError(f"{path} is damaged: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else None
@@ -213,23 +185,27 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     return record
 
 
-def read_artifact(folder: str | Path) -> Artifact:
+def read_artifact(folder: Location) -> Artifact:
     """The model in ``folder``; its training rows stay on disk.
 
     Raises
     ------
     ArtifactError
         It is no model, or a part of it is missing or damaged.
+    StoreUnreachableError
+        It cannot be read now.
     """
-    folder = Path(folder)
-    record = read_record(folder)
+    place = open_place(folder)
+    record = read_record(place)
     try:
-        arrays = read_arrays(folder / "arrays")
-        rows, stored = ZarrRows(folder / "rows"), ZarrRows(folder / "dual_coef")
+        if not (place / "arrays").is_folder():
+            raise UnreadableDataError("there are no arrays")
+        arrays = read_arrays(place / "arrays")
+        rows, stored = _part(place / "rows"), _part(place / "dual_coef")
         dual_coef = stored.read(slice(0, len(stored)))
         known = "statistics" in record["parts"]
-        statistics = ZarrRows(folder / "statistics") if known else None
-    except (DataError, StoreUnreachableError) as error:
+        statistics = _part(place / "statistics") if known else None
+    except DataError as error:
         raise ArtifactError(f"the model at {folder} is damaged: {error}") from error
     found = _fingerprints(arrays, rows, dual_coef, statistics)
     if strange := [part for part, value in record["parts"].items() if found.get(part) != value]:
@@ -238,3 +214,9 @@ def read_artifact(folder: str | Path) -> Artifact:
             "model folders only"
         )
     return Artifact(record, arrays, rows, dual_coef, statistics)
+
+
+def _part(place: AbstractPlace) -> ZarrRows:
+    if not place.is_folder():
+        raise UnreadableDataError(f"expected stored rows at {place}, got none")
+    return ZarrRows(place)

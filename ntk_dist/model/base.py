@@ -63,7 +63,8 @@ class AbstractNTKEstimator(BaseEstimator):
         ``"local"``, ``"dask"``, ``"dask://HOST:PORT"``, ``"ray"``, ``"ray://HOST:PORT"``, or an
         executor object, which stays open for the next call.
     workspace : str, Path or None
-        Folder that keeps blocks between runs; None keeps everything in memory.
+        Folder, or ``s3://BUCKET/PREFIX``, that keeps blocks between runs; None keeps everything in
+        memory.
     block_rows : int or None
         Side of a Gram block, in rows; None chooses from the data and the architecture.
     dtype : {"float32", "float64"}
@@ -335,7 +336,9 @@ class AbstractNTKEstimator(BaseEstimator):
         return x
 
     def save(self, path: str | Path) -> None:
-        """Keep the fitted model in the folder ``path``, replacing a model that is there.
+        """Keep the fitted model at ``path``, replacing a model that is there.
+
+        A folder, or ``s3://BUCKET/PREFIX``.
 
         The executor and the workspace stay behind: they belong to where the fit ran.
 

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from ntk_dist.model.report import GramReport
 from ntk_dist.settings import Settings, available_memory
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows, AbstractStatisticsStore
 from ntk_dist.store.dataset import Collapsed, MemoryRows, collapse
+from ntk_dist.store.location import Location
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.workspace import AbstractWorkspace, MemoryWorkspace, Workspace, find_gram
 from ntk_dist.tasks import AdoptTask, GramTask, RecentRows, StatisticsRows, statistics_of
@@ -59,7 +59,7 @@ def plan_rows(
     x: np.ndarray,
     *,
     block_rows: int | None,
-    location: str | Path | None,
+    location: Location | None,
     settings: Settings,
 ) -> GramPlan:
     """What is missing for the Gram matrix of ``x``; a workspace that is not there is not made.

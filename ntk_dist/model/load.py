@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ntk_dist.errors import ArtifactError
 from ntk_dist.executors import AbstractExecutor
 from ntk_dist.model.artifact import is_model, read_artifact
 from ntk_dist.model.classifier import NTKClassifier
 from ntk_dist.model.portable import unpack
 from ntk_dist.model.regressor import NTKRegressor
+from ntk_dist.store.location import Location, open_place
+from ntk_dist.store.place import AbstractPlace, numbers_in
 
 __all__ = ["find_model", "load_model"]
 
 
-def find_model(path: str | Path) -> Path:
-    """The model folder that ``path`` means: itself, or the latest version inside it.
+def find_model(path: Location) -> AbstractPlace:
+    """The place of the model that ``path`` means: itself, or the latest version inside it.
 
     Raises
     ------
     ArtifactError
         There is no model.
+    StoreUnreachableError
+        Nobody can tell.
     """
-    path = Path(path)
-    if is_model(path):
-        return path
-    versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
-    latest = max(versions, key=lambda p: int(p.name), default=path)
-    if not is_model(latest):
+    place = open_place(path)
+    if is_model(place):
+        return place
+    versions = (place / str(number) for number in reversed(numbers_in(place.names())))
+    latest = next(filter(is_model, versions), None)
+    if latest is None:
         raise ArtifactError(
             f"expected a model folder, or a folder of versions, at {path}; got neither"
         )
@@ -35,7 +37,7 @@ def find_model(path: str | Path) -> Path:
 
 
 def load_model(
-    path: str | Path, *, executor: str | AbstractExecutor = "local"
+    path: Location, *, executor: str | AbstractExecutor = "local"
 ) -> NTKClassifier | NTKRegressor:
     """The classifier or regressor in the folder ``path``.
 

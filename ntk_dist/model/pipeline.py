@@ -122,7 +122,8 @@ def fit_dual(
         task = gram_task(kernel, rows, store, resources.settings)
         factory = ShardFactory(task, kernel.kernels[0], resources.settings.shard_max_bytes)
         system = DualSystem(factory, y, merged.counts, start)
-        solution, scores = solve_dual(system, parameters, rank, resources, clock)
+        solved = solve_dual(system, parameters, rank, resources, clock)
+        solution = solved.solution
         statistics = task.statistics
         if isinstance(rows, MemoryRows) and not resources.executor.shares_memory:
             # The blocks were in a temporary folder, which goes now.
@@ -132,11 +133,11 @@ def fit_dual(
     told = replace(solution.report, warnings=(*warnings, *solution.report.warnings))
     report = FitReport(
         solve=told,
-        gram=gram,
+        gram=replace(gram, n_mended=solved.n_mended),
         n_rows=len(targets),
         n_unique=len(merged.unique),
         executor=resources.executor.name,
-        ridge_scores=scores,
+        ridge_scores=solved.scores,
         n_warm=n_warm,
         seconds=clock.seconds,
     )

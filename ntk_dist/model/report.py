@@ -27,6 +27,8 @@ class GramReport:
     """Blocks taken from the Gram matrix of a data set that this one grew from."""
     n_bytes: int
     """All blocks, in bytes."""
+    n_mended: int = 0
+    """Stored blocks that were found lost or damaged while solving, and computed again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,10 @@ class FitReport:
         if self.gram.n_adopted:
             lines.append(
                 f"  {self.gram.n_adopted} blocks were those of a data set that this one grew from"
+            )
+        if self.gram.n_mended:
+            lines.append(
+                f"  {self.gram.n_mended} stored blocks were found lost or damaged: computed again"
             )
         if self.n_unique < self.n_rows:
             lines.append(

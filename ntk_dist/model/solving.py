@@ -35,12 +35,13 @@ from ntk_dist.solver import (
     solve_refined,
 )
 from ntk_dist.solver.low_rank import affordable_rank, require_room
+from ntk_dist.solver.operators import Shards
 from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
 from ntk_dist.store.dataset import fingerprint
 from ntk_dist.tasks import RecomputedShardFactory, ShardFactory
 from ntk_dist.units import format_bytes
 
-__all__ = ["DualSystem", "precision_warnings", "preconditioner_rank", "solve_dual"]
+__all__ = ["DualSystem", "Solved", "precision_warnings", "preconditioner_rank", "solve_dual"]
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +78,22 @@ class DualSystem:
         return ScaledOperator(operator, self.scale[:, 0]) if self.counts.max() > 1 else operator
 
 
+@dataclass(frozen=True)
+class Solved:
+    """What came of a system."""
+
+    solution: Solution
+    """With the coefficients A."""
+    scores: tuple[RidgeScore, ...]
+    """How the ridges did, where there were several to choose from."""
+    n_mended: int
+    """Stored blocks that were found lost or damaged, and computed again."""
+
+
 def solve_dual(
     system: DualSystem, parameters: Parameters, rank: int, resources: Resources, clock: Clock
-) -> tuple[Solution, tuple[RidgeScore, ...]]:
+) -> Solved:
     """The dual coefficients A, from blocks that stay with the workers that own them.
-
-    And how the ridges did, where there were several to choose from.
 
     Parameters
     ----------
@@ -127,7 +138,7 @@ def solve_dual(
         if parameters.solver == "direct":
             with clock.phase("solve"):
                 solution = solve_direct(gram, y, ridge, tol=parameters.tol)
-            return replace(solution, x=system.scale * solution.x), scores
+            return _solved(system, solution, scores, shards)
         with clock.phase("precondition"):
             preconditioner = _preconditioner(gram, ridge, parameters, rank, resources.settings)
         operator = RidgedOperator(gram, ridge) if ridge else gram
@@ -160,7 +171,14 @@ def solve_dual(
                 )
             else:
                 solution = solve(operator, y, preconditioner, **options)
-        return replace(solution, x=system.scale * solution.x), scores
+        return _solved(system, solution, scores, shards)
+
+
+def _solved(
+    system: DualSystem, solution: Solution, scores: tuple[RidgeScore, ...], shards: Shards
+) -> Solved:
+    coefficients = replace(solution, x=system.scale * solution.x)
+    return Solved(coefficients, scores, sum(shards.call("mended")))
 
 
 def precision_warnings(parameters: Parameters) -> tuple[str, ...]:

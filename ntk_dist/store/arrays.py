@@ -6,26 +6,20 @@ Nothing is ever pickled, so a model from elsewhere is data and not a program.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
 from ntk_dist.errors import ArtifactError
-from ntk_dist.store.location import (
-    UNDECODABLE,
-    create_checked_array,
-    open_zarr_store,
-    read_checked,
-    refusals,
-    row_chunks,
-)
+from ntk_dist.store.checked import UNDECODABLE, create_checked_array, read_checked, row_chunks
+from ntk_dist.store.location import Location, open_zarr_store
+from ntk_dist.store.place import refusals
 
 __all__ = ["read_arrays", "write_arrays"]
 
 
-def write_arrays(folder: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(folder: Location, arrays: Mapping[str, np.ndarray]) -> None:
     """Keep named arrays of numbers, booleans or text in ``folder``, replacing what was there.
 
     Raises
@@ -49,7 +43,7 @@ def write_arrays(folder: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
         group.update_attributes({"arrays": list(arrays)})
 
 
-def read_arrays(folder: str | Path) -> dict[str, np.ndarray]:
+def read_arrays(folder: Location) -> dict[str, np.ndarray]:
     """The arrays that :func:`write_arrays` kept in ``folder``.
 
     Raises

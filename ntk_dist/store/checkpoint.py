@@ -10,20 +10,20 @@ import hashlib
 import io
 import json
 import logging
-import uuid
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 
-from ntk_dist.store.location import absolute, refusals
+from ntk_dist.store.place import AbstractPlace
 
 __all__ = ["Checkpoint"]
 
 log = logging.getLogger(__name__)
 
+ORPHAN_AGE_S = 3600.0
+"""A partial file this old has no writer any more."""
 MARK = b"ntk_dist checkpoint 1\n"
 DIGEST_BYTES = 32
 IDENTITY = "identity"
@@ -41,10 +41,11 @@ class Checkpoint:
         Everything that the arrays depend on. Work of another identity has another file.
     """
 
-    def __init__(self, folder: str | Path, identity: Mapping[str, str]) -> None:
+    def __init__(self, folder: AbstractPlace, identity: Mapping[str, str]) -> None:
         self._identity = json.dumps(dict(identity), sort_keys=True).encode()
         name = hashlib.blake2b(self._identity, digest_size=16).hexdigest()
-        self.location = Path(absolute(folder), name)
+        self._folder = folder
+        self.place = folder / name
         """The file."""
 
     def save(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -62,16 +63,7 @@ class Checkpoint:
         identity = np.frombuffer(self._identity, np.uint8)
         np.savez(data, allow_pickle=False, **{IDENTITY: identity, **arrays})
         body = data.getbuffer()
-        draft = self.location.with_name(f".{self.location.name}.{uuid.uuid4().hex}")
-        with refusals(self.location):
-            draft.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with draft.open("wb") as file:
-                    file.write(MARK + _digest(body))
-                    file.write(body)
-                draft.rename(self.location)
-            finally:
-                draft.unlink(missing_ok=True)
+        self.place.write_bytes(b"".join((MARK, _digest(body), body)))
 
     def load(self) -> dict[str, np.ndarray] | None:
         """The arrays saved last; None where there are none that can be trusted.
@@ -79,11 +71,11 @@ class Checkpoint:
         What is damaged, or belongs to other work, is left out of account with a warning.
         """
         try:
-            with refusals(self.location):
-                data = self.location.read_bytes() if self.location.is_file() else None
-            return None if data is None else self._decoded(data)
+            return self._decoded(self.place.read_bytes())
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError, zipfile.BadZipFile) as error:  # ours are OSErrors too
-            log.warning("starting afresh, not from the checkpoint %s: %s", self.location, error)
+            log.warning("starting afresh, not from the checkpoint %s: %s", self.place, error)
             return None
 
     def _decoded(self, data: bytes) -> dict[str, np.ndarray]:
@@ -99,15 +91,14 @@ class Checkpoint:
         return arrays
 
     def delete(self) -> None:
-        """Forget what was kept, and what writers that were killed left half done."""
+        """Forget what was kept, and what writers that were killed long ago left half done."""
         # Whoever comes next finds out by the digest or identity; this is only for the space.
         with suppress(OSError):
-            self.location.unlink(missing_ok=True)
-            for draft in self.location.parent.glob(f".{self.location.name}.*"):
-                draft.unlink(missing_ok=True)
+            self.place.delete()
+            self._folder.sweep_orphans(ORPHAN_AGE_S)
 
     def __repr__(self) -> str:
-        return f"Checkpoint({str(self.location)!r})"
+        return f"Checkpoint({str(self.place)!r})"
 
 
 def _digest(body: memoryview) -> bytes:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,9 @@ from zarr.abc.store import Store
 
 from ntk_dist.errors import LabelError, UnreadableDataError
 from ntk_dist.store.base import AbstractRows
-from ntk_dist.store.location import (
-    UNDECODABLE,
-    absolute,
-    create_checked_array,
-    open_zarr_store,
-    read_checked,
-    refusals,
-    row_chunks,
-)
+from ntk_dist.store.checked import UNDECODABLE, create_checked_array, read_checked, row_chunks
+from ntk_dist.store.location import Location, absolute, open_zarr_store
+from ntk_dist.store.place import refusals
 
 __all__ = [
     "Collapsed",
@@ -65,9 +58,9 @@ class ZarrRows(AbstractRows):
         The location cannot be opened.
     """
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: Location) -> None:
         self.location = absolute(location)
-        """Absolute path of the array."""
+        """The same in every process."""
         store = open_zarr_store(self.location)
         with refusals(self.location):
             try:
@@ -107,7 +100,7 @@ class ZarrRows(AbstractRows):
         return f"ZarrRows({self.location!r})"
 
 
-def write_rows(location: str | Path, x: np.ndarray) -> ZarrRows:
+def write_rows(location: Location, x: np.ndarray) -> ZarrRows:
     """The rows of ``x`` at ``location``; nothing is written when they are there already.
 
     Several processes may write the same rows at once.

@@ -10,7 +10,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from ntk_dist.errors import UnreadableDataError
-from ntk_dist.store.location import chunk_keys
+from ntk_dist.store.checked import chunk_keys
 
 __all__ = ["choose_array", "read_foreign_zarr"]
 

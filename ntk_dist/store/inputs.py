@@ -1,7 +1,7 @@
 """Reading the files that users bring, and writing the predictions they take away.
 
-A file is named as ``PATH`` or ``PATH:array``, where the array is one inside an ``.npz`` or a Zarr
-group, or a column (or columns, ``PATH:a,b``) of a table.
+A file is named as ``PATH`` (or ``s3://BUCKET/KEY``) or ``PATH:array``, where the array is one
+inside an ``.npz`` or a Zarr group, or a column (or columns, ``PATH:a,b``) of a table.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ from ntk_dist.errors import (
     EmptyDataError,
     InvalidInputError,
     NonFiniteDataError,
+    StoreError,
     UnreadableDataError,
 )
+from ntk_dist.store.checked import UNDECODABLE
 from ntk_dist.store.dataset import row_pieces
+from ntk_dist.store.folder import Folder
 from ntk_dist.store.foreign import choose_array, read_foreign_zarr
 from ntk_dist.store.idx import is_idx, read_idx
-from ntk_dist.store.location import UNDECODABLE, refusals
+from ntk_dist.store.location import is_remote, open_place
+from ntk_dist.store.place import AbstractPlace, refusals
 from ntk_dist.store.tables import read_csv, read_parquet, write_csv, write_parquet
 
 __all__ = ["check_output", "check_rows", "read_array", "write_array"]
@@ -44,11 +48,14 @@ def read_array(spec: str | Path) -> np.ndarray:
     UnreadableDataError
         The file is missing, truncated, of an unknown format, or holds no such array; objects
         are refused, and nothing in a file is ever executed.
+    StoreUnreachableError
+        Object storage does not answer.
     """
-    path, name = _split(str(spec))
+    place, name = _split(str(spec))
     try:
-        array = _reader(path)(path, name)
-    except UnreadableDataError:
+        with place.local_copy() as path:
+            array = _read(place, path, name)
+    except (UnreadableDataError, StoreError):
         raise
     except (
         OSError,
@@ -58,7 +65,7 @@ def read_array(spec: str | Path) -> np.ndarray:
         *UNDECODABLE,
     ) as error:
         raise UnreadableDataError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); "
+            f"{place} cannot be read ({type(error).__name__}: {error}); "
             "it is damaged, cut off, or not what its name says"
         ) from error
     if array.dtype.kind == "T":
@@ -125,6 +132,8 @@ def check_output(path: str | Path) -> None:
     StoreUnreachableError
         Its folder does not exist or cannot be written.
     """
+    if is_remote(path):
+        raise InvalidInputError("expected an output file of this machine, got an address")
     path = Path(path)
     if path.suffix.lower() not in _WRITERS or "\0" in str(path):
         raise InvalidInputError(
@@ -169,26 +178,36 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
 Reader = Callable[[Path, str | None], np.ndarray]
 
 
-def _split(spec: str) -> tuple[Path, str | None]:
-    if "://" in spec:
-        raise UnreadableDataError(f"expected a file of this machine, got {spec}; give a path")
+def _split(spec: str) -> tuple[AbstractPlace, str | None]:
     # A path may contain colons itself: the shortest part that exists is the path.
+    start = spec.find("://") + 3 if is_remote(spec) else 1
     for k, character in enumerate(spec):
-        if character == ":" and k and _exists(spec[:k]):
-            return Path(spec[:k]), spec[k + 1 :]
-    if spec and _exists(spec):
-        return Path(spec), None
+        if character == ":" and k >= start and (place := _found(spec[:k])):
+            return place, spec[k + 1 :]
+    if spec and (place := _found(spec)):
+        return place, None
     raise UnreadableDataError(
         f"expected a data file, got {spec or 'no name'}, which does not exist"
     )
 
 
-def _exists(path: str) -> bool:
+def _found(path: str) -> AbstractPlace | None:
+    if is_remote(path):
+        place = open_place(path)
+        return place if place.is_file() or place.is_folder() else None
     try:
-        return Path(path).exists()
+        return Folder(path) if Path(path).expanduser().exists() else None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UnreadableDataError(f"expected a data file, got {path!r}: {reason}") from error
+
+
+def _read(place: AbstractPlace, path: Path, name: str | None) -> np.ndarray:
+    """The array in ``path``, which is ``place`` or a copy of it; messages say the place."""
+    try:
+        return _reader(path)(path, name)
+    except UnreadableDataError as error:
+        raise UnreadableDataError(str(error).replace(str(path), str(place))) from error
 
 
 def _reader(path: Path) -> Reader:

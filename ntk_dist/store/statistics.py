@@ -1,4 +1,4 @@
-"""What is known of each row of a Gram matrix, on disk: one Zarr array, one chunk per batch of rows.
+"""What is known of each row of a Gram matrix, stored: one Zarr array, one chunk per batch of rows.
 
 The array is made by the first batch that is written, so that looking for one writes nothing.
 """
@@ -6,7 +6,6 @@ The array is made by the first batch that is written, so that looking for one wr
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,9 @@ from ntk_dist.errors import (
     StoreUnreachableError,
 )
 from ntk_dist.store.base import AbstractStatisticsStore
-from ntk_dist.store.location import (
-    UNDECODABLE,
-    absolute,
-    create_checked_array,
-    list_chunks,
-    open_zarr_store,
-    refusals,
-)
+from ntk_dist.store.checked import UNDECODABLE, create_checked_array, list_chunks
+from ntk_dist.store.location import Location, absolute, open_place, open_zarr_store
+from ntk_dist.store.place import refusals
 
 __all__ = ["ZarrStatisticsStore"]
 
@@ -48,9 +42,9 @@ class ZarrStatisticsStore(AbstractStatisticsStore):
         What is at ``location`` has other sizes, or was written by another version.
     """
 
-    def __init__(self, location: str | Path, n_rows: int, width: int, batch_rows: int) -> None:
+    def __init__(self, location: Location, n_rows: int, width: int, batch_rows: int) -> None:
         self.location = absolute(location)
-        """Absolute path of the array."""
+        """The same in every process."""
         self.n_rows, self.width, self.batch_rows = n_rows, width, batch_rows
         self._array = self._open()
 
@@ -103,12 +97,10 @@ class ZarrStatisticsStore(AbstractStatisticsStore):
 
     def _open(self) -> zarr.Array[Any] | None:
         """The array, if some batch was written before."""
-        if not Path(self.location).is_dir():
+        if not (open_place(self.location) / "zarr.json").is_file():
             return None
         store = open_zarr_store(self.location)
         with refusals(self.location):
-            if not sync(store.exists("zarr.json")):
-                return None
             try:
                 array = zarr.open_array(store, mode="r+").with_config({"write_empty_chunks": True})
                 found = (array.shape, str(array.dtype), array.attrs.get("format"))

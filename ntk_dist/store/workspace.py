@@ -1,6 +1,6 @@
 """One place that holds everything a user made: data sets, Gram matrices, models, compiled code.
 
-::
+A folder, or a prefix of a bucket (which keeps no compiled code)::
 
     LOCATION/datasets/FINGERPRINT     rows, stored once however often they are used
     LOCATION/grams/KEY                blocks, found again by what they belong to, and statistics
@@ -12,31 +12,28 @@
 
 from __future__ import annotations
 
-import errno
 import re
-import shutil
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ntk_dist.errors import ArtifactError, InvalidInputError, StoreError, UnreadableDataError
+from ntk_dist.kernels.cache import user_cache
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows
 from ntk_dist.store.checkpoint import Checkpoint
 from ntk_dist.store.dataset import MemoryRows, ZarrRows, fingerprint, write_rows
-from ntk_dist.store.location import absolute, refusals
+from ntk_dist.store.location import Location, open_place
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.memory import MemoryBlockStore
+from ntk_dist.store.place import AbstractPlace, Draft
 from ntk_dist.store.zarr import ZarrBlockStore, is_gram
 
 __all__ = [
     "AbstractWorkspace",
     "MemoryWorkspace",
-    "ModelDraft",
     "Workspace",
     "find_gram",
     "is_workspace",
@@ -46,8 +43,6 @@ __all__ = [
 NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 """What a model may be called: what is a folder anywhere and no option of a command."""
 _NAME = re.compile(NAME_PATTERN)
-_VERSION = re.compile(r"[1-9][0-9]*")
-_TAKEN = {errno.EEXIST, errno.ENOTEMPTY}
 
 
 class AbstractWorkspace(ABC):
@@ -126,61 +121,48 @@ class MemoryWorkspace(AbstractWorkspace):
         return {}
 
 
-@dataclass
-class ModelDraft:
-    """A model folder while it is written."""
-
-    folder: Path
-    """Where to write; nobody else sees it yet."""
-    version: int | None = None
-    """Its version, once published."""
-    published: Path | None = None
-    """Its folder, once published."""
-
-
 class Workspace(AbstractWorkspace):
-    """A workspace in a folder that all workers reach under the same path.
+    """A workspace in a place that all workers reach under the same name.
 
     Raises
     ------
     InvalidInputError
         The location is neither text nor a Path.
     StoreUnreachableError
-        The location cannot be made or written, or is no folder of this machine.
+        The location cannot be made or written, or is of a kind that cannot be opened.
     """
 
-    def __init__(self, location: str | Path, *, read_only: bool = False) -> None:
-        self.location = Path(absolute(location))
-        """Absolute path."""
-        if read_only:
-            return
-        with refusals(self.location):
-            self.location.mkdir(parents=True, exist_ok=True)
-            probe = self.location / f".{uuid.uuid4().hex}.probe"
-            probe.touch()
-            probe.unlink()
+    def __init__(self, location: Location, *, read_only: bool = False) -> None:
+        self.place = open_place(location)
+        if not read_only:
+            self.place.make()
+
+    @property
+    def location(self) -> str:
+        """The same in every process."""
+        return self.place.location
 
     def gram(self, manifest: Manifest) -> ZarrBlockStore:
         """The block store of one Gram matrix, with the blocks that earlier runs left in it."""
-        return ZarrBlockStore.create_or_open(self.location / "grams" / manifest.key, manifest)
+        return ZarrBlockStore.create_or_open(self.place / "grams" / manifest.key, manifest)
 
     def rows(self, x: np.ndarray) -> AbstractRows:
         """The rows of ``x``, stored once per fingerprint."""
-        return write_rows(self.location / "datasets" / fingerprint(x), x)
+        return write_rows(self.place / "datasets" / fingerprint(x), x)
 
     def checkpoint(self, identity: Mapping[str, str]) -> Checkpoint:
         """Where the state of the solve of this identity is written down."""
-        return Checkpoint(self.location / "solves", identity)
+        return Checkpoint(self.place / "solves", identity)
 
-    def free_bytes(self) -> int:
-        """Bytes that this user can still write."""
-        with refusals(self.location):
-            return shutil.disk_usage(self.location).free
+    def free_bytes(self) -> int | None:
+        """Bytes that this user can still write; None in object storage."""
+        return self.place.free_bytes()
 
     @property
     def compilation_cache(self) -> Path:
-        """Folder for compiled kernels."""
-        return self.location / "cache"
+        """Folder for compiled kernels: this user's where the workspace is no folder."""
+        folder = self.place.folder
+        return user_cache() if folder is None else folder / "cache"
 
     def worker_environment(self) -> dict[str, str]:
         """Variables that let workers compile every kernel once for all of them."""
@@ -191,45 +173,41 @@ class Workspace(AbstractWorkspace):
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
 
-    def grams(self) -> tuple[Path, ...]:
-        """Folders of the Gram matrices kept here."""
-        root = self.location / "grams"
-        return tuple(sorted(p for p in root.iterdir() if is_gram(p))) if root.is_dir() else ()
+    def grams(self) -> tuple[AbstractPlace, ...]:
+        """Places of the Gram matrices kept here."""
+        root = self.place / "grams"
+        return tuple(root / name for name in root.names() if is_gram(root / name))
 
     def gram_stores(self) -> Iterator[AbstractBlockStore]:
         """The Gram matrices kept here; one whose metadata is damaged is passed over."""
-        for folder in self.grams():
+        for place in self.grams():
             with suppress(StoreError):
-                yield ZarrBlockStore.open(folder)
+                yield ZarrBlockStore.open(place)
 
     def stored_rows(self, fingerprint: str) -> AbstractRows | None:
         """The rows of that fingerprint, if they were written to their end."""
-        folder = self.location / "datasets" / fingerprint
-        if not folder.is_dir():
+        place = self.place / "datasets" / fingerprint
+        if not place.is_folder():
             return None
         with suppress(UnreadableDataError):
-            return ZarrRows(folder)
+            return ZarrRows(place)
         return None
 
     def models(self) -> dict[str, tuple[int, ...]]:
         """Published versions of every model, ascending, by name."""
-        root = self.location / "models"
-        if not root.is_dir():
-            return {}
-        with refusals(root):
-            names = sorted(p.name for p in root.iterdir() if _NAME.fullmatch(p.name))
-            versions = {name: self._versions(name) for name in names}
+        names = filter(_NAME.fullmatch, (self.place / "models").names())
+        versions = {name: self._model(name).versions() for name in names}
         return {name: found for name, found in versions.items() if found}
 
-    def model_folder(self, name: str, version: int | None = None) -> Path:
-        """Folder of one published model; the latest version where none is given.
+    def model_folder(self, name: str, version: int | None = None) -> AbstractPlace:
+        """Place of one published model; the latest version where none is given.
 
         Raises
         ------
         ArtifactError
             There is no such model; the message lists what there is.
         """
-        versions = self._versions(_checked_name(name))
+        versions = self._model(name).versions()
         if not versions:
             raise ArtifactError(
                 f"expected a model in {self.location}, got {name!r}; "
@@ -245,11 +223,11 @@ class Workspace(AbstractWorkspace):
 
     def next_model_version(self, name: str) -> int:
         """The version that a model published now would get."""
-        return max(self._versions(_checked_name(name)), default=0) + 1
+        return self._model(name).next_version()
 
     @contextmanager
-    def new_model(self, name: str) -> Iterator[ModelDraft]:
-        """A folder to write a model into, published whole as the next version at the end.
+    def new_model(self, name: str) -> Iterator[Draft]:
+        """A place to write a model into, published whole as the next version at the end.
 
         Readers never see half a model; two writers get two versions; when the body raises,
         nothing is left.
@@ -259,43 +237,16 @@ class Workspace(AbstractWorkspace):
         InvalidInputError
             The name is none that can be a folder.
         StoreFullError, StoreUnreachableError
-            The folder cannot be written.
+            The place cannot be written.
         """
-        root = self._model(_checked_name(name))
-        draft = ModelDraft(root / f".{uuid.uuid4().hex}.draft")
-        with refusals(root):
-            draft.folder.mkdir(parents=True)
-        try:
+        with self._model(name).new_version() as draft:
             yield draft
-            with refusals(root):
-                self._publish(name, draft)
-        finally:
-            shutil.rmtree(draft.folder, ignore_errors=True)
 
-    def _publish(self, name: str, draft: ModelDraft) -> None:
-        while True:
-            version = self.next_model_version(name)
-            target = self._model(name) / str(version)
-            try:
-                draft.folder.rename(target)
-            except OSError as error:
-                if error.errno in _TAKEN:
-                    continue  # another writer took this version since we looked
-                raise
-            draft.version, draft.published = version, target
-            return
-
-    def _model(self, name: str) -> Path:
-        return self.location / "models" / name
-
-    def _versions(self, name: str) -> tuple[int, ...]:
-        root = self._model(name)
-        if not root.is_dir():
-            return ()
-        return tuple(sorted(int(p.name) for p in root.iterdir() if _VERSION.fullmatch(p.name)))
+    def _model(self, name: str) -> AbstractPlace:
+        return self.place / "models" / _checked_name(name)
 
 
-def open_workspace(location: str | Path | None) -> AbstractWorkspace:
+def open_workspace(location: Location | None) -> AbstractWorkspace:
     """The workspace at ``location``; one in memory for None.
 
     Raises
@@ -303,17 +254,18 @@ def open_workspace(location: str | Path | None) -> AbstractWorkspace:
     InvalidInputError
         The location is neither text nor a Path.
     StoreUnreachableError
-        The location cannot be made or written, or is no folder of this machine.
+        The location cannot be made or written, or is of a kind that cannot be opened.
     """
     return MemoryWorkspace() if location is None else Workspace(location)
 
 
-def is_workspace(location: str | Path) -> bool:
+def is_workspace(location: Location) -> bool:
     """Whether a workspace was used at ``location`` before."""
-    return any(Path(location, part).is_dir() for part in ("datasets", "grams", "models", "jobs"))
+    place = open_place(location)
+    return any((place / part).is_folder() for part in ("datasets", "grams", "models", "jobs"))
 
 
-def find_gram(location: str | Path | None, manifest: Manifest) -> ZarrBlockStore | None:
+def find_gram(location: Location | None, manifest: Manifest) -> ZarrBlockStore | None:
     """The Gram matrix that a workspace at ``location`` has stored already, if any.
 
     Unlike :func:`open_workspace` this makes and writes nothing.
@@ -325,8 +277,8 @@ def find_gram(location: str | Path | None, manifest: Manifest) -> ZarrBlockStore
     """
     if location is None:
         return None
-    folder = Path(absolute(location), "grams", manifest.key)
-    return ZarrBlockStore.open(folder) if is_gram(folder) else None
+    place = open_place(location) / "grams" / manifest.key
+    return ZarrBlockStore.open(place) if is_gram(place) else None
 
 
 def _checked_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Blocks on disk: one Zarr v3 group per Gram matrix, one array per kernel, one chunk per block.
+"""Stored blocks: one Zarr v3 group per Gram matrix, one array per kernel, one chunk per block.
 
 Any tool that reads Zarr can open ``LOCATION/ntk``; entries of blocks that are absent (the lower
 triangle of a symmetric Gram among them) read as NaN there. The group's attributes hold the
@@ -8,10 +8,8 @@ manifest.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -30,15 +28,10 @@ from ntk_dist.errors import (
 )
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.store.base import AbstractBlockStore
-from ntk_dist.store.location import (
-    UNDECODABLE,
-    absolute,
-    create_checked_array,
-    list_chunks,
-    open_zarr_store,
-    refusals,
-)
+from ntk_dist.store.checked import UNDECODABLE, create_checked_array, list_chunks
+from ntk_dist.store.location import Location, absolute, open_place, open_zarr_store
 from ntk_dist.store.manifest import Manifest
+from ntk_dist.store.place import refusals
 from ntk_dist.store.statistics import ZarrStatisticsStore
 
 __all__ = ["ZarrBlockStore", "is_gram"]
@@ -60,12 +53,12 @@ class ZarrBlockStore(AbstractBlockStore):
 
     def __init__(self, location: str, manifest: Manifest, arrays: Mapping[str, zarr.Array[Any]]):
         self.location = location
-        """Absolute path of the group."""
+        """The same in every process."""
         self.manifest = manifest
         self._arrays = dict(arrays)
 
     @classmethod
-    def create_or_open(cls, location: str | Path, manifest: Manifest) -> ZarrBlockStore:
+    def create_or_open(cls, location: Location, manifest: Manifest) -> ZarrBlockStore:
         """The store at ``location``, made now if there is none.
 
         Several processes may do so at once: the first manifest stays, and the metadata they
@@ -81,7 +74,7 @@ class ZarrBlockStore(AbstractBlockStore):
         location = absolute(location)
         store = open_zarr_store(location, create=True)
         with _metadata(location):
-            _sweep_orphans(location)
+            open_place(location).sweep_orphans(ORPHAN_AGE_S)
             # Zarr writes over metadata it cannot read, and adopts the chunks of who knows what.
             if not sync(store.exists("zarr.json")):
                 with suppress(ContainsGroupError):
@@ -101,7 +94,7 @@ class ZarrBlockStore(AbstractBlockStore):
         return cls.open(location)
 
     @classmethod
-    def open(cls, location: str | Path) -> ZarrBlockStore:
+    def open(cls, location: Location) -> ZarrBlockStore:
         """The store at ``location``.
 
         Raises
@@ -158,8 +151,8 @@ class ZarrBlockStore(AbstractBlockStore):
 
     def statistics(self, width: int, batch_rows: int) -> ZarrStatisticsStore:
         """What is known of each row, in the folder of the blocks."""
-        folder = Path(self.location, "statistics")
-        return ZarrStatisticsStore(folder, self.manifest.n_rows, width, batch_rows)
+        place = open_place(self.location) / "statistics"
+        return ZarrStatisticsStore(place, self.manifest.n_rows, width, batch_rows)
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return ZarrBlockStore.open, (self.location,)
@@ -201,12 +194,17 @@ class ZarrBlockStore(AbstractBlockStore):
         sync((array.store_path / array.metadata.encode_chunk_key(tuple(index))).delete())
 
 
-def is_gram(location: str | Path) -> bool:
-    """Whether a Gram matrix of this package is at ``location``."""
-    metadata = Path(location, "zarr.json")
+def is_gram(location: Location) -> bool:
+    """Whether a Gram matrix of this package is at ``location``.
+
+    Raises
+    ------
+    StoreUnreachableError
+        Nobody can tell.
+    """
     try:
-        return b'"manifest"' in metadata.read_bytes()
-    except (OSError, ValueError):
+        return b'"manifest"' in (open_place(location) / "zarr.json").read_bytes()
+    except FileNotFoundError:
         return False
 
 
@@ -250,15 +248,6 @@ def _metadata(location: str) -> Iterator[None]:
                 f"the metadata of the Gram matrix at {location} is damaged ({error}); "
                 "remove that folder and compute it again"
             ) from error
-
-
-def _sweep_orphans(location: str) -> None:
-    """Remove what writers that were killed left half-written."""
-    newest = time.time() - ORPHAN_AGE_S
-    for partial in Path(location).rglob("*.partial"):
-        with suppress(FileNotFoundError):  # another process sweeps too
-            if partial.stat().st_mtime < newest:
-                partial.unlink()
 
 
 def _chunks(manifest: Manifest) -> tuple[int, int]:

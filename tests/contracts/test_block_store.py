@@ -28,6 +28,7 @@ from ntk_dist.errors import (
 )
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.store.base import AbstractBlockStore
+from ntk_dist.store.location import open_place
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.memory import MemoryBlockStore
 from ntk_dist.store.zarr import ZarrBlockStore
@@ -408,3 +409,81 @@ class TestZarrBlockStore(BlockStoreContract):
         for index in kept:
             expected = blocks_of(manifest, index)["ntk"]
             np.testing.assert_array_equal(store.read("ntk", index), expected)
+
+
+class TestBlockStoreInObjectStorage(BlockStoreContract):
+    @pytest.fixture(autouse=True)
+    def storage(self, bucket: str) -> None:
+        self.bucket = bucket
+
+    def make(self, manifest: Manifest, folder: Path) -> ZarrBlockStore:
+        return ZarrBlockStore.create_or_open(f"{self.bucket}/ws/gram", manifest)
+
+    @pytest.mark.parametrize(("dtype", "block_rows"), [("float32", 10), ("float64", 50)])
+    def test_reads_what_was_written_at_ragged_edges_too(self, tmp_path, dtype, block_rows):
+        super().test_reads_what_was_written_at_ragged_edges_too(tmp_path, dtype, block_rows)
+
+    def test_is_pickled_as_its_location(self, store):
+        fill(store)
+        pickled = pickle.dumps(store)
+        assert len(pickled) < 1000
+        again = pickle.loads(pickled)
+        assert again.manifest == MANIFEST
+        np.testing.assert_array_equal(again.read("ntk", LAST), store.read("ntk", LAST))
+
+    def test_a_block_is_one_object_of_plain_bytes_and_a_checksum(self, store):
+        fill(store)
+        stored = (open_place(store.location) / "ntk" / "c" / "0" / "0").read_bytes()
+        expected = blocks_of(MANIFEST, CORNER)["ntk"].astype("<f4").tobytes()
+        assert stored == expected + google_crc32c.value(expected).to_bytes(4, "little")
+
+    @pytest.mark.parametrize("damage", ["half", "empty", "bit"])
+    def test_damage_is_found_named_and_deleted(self, store, damage):
+        fill(store)
+        place = open_place(store.location) / "ntk" / "c" / "0" / "2"
+        content = bytearray(place.read_bytes())
+        content[7] ^= 1
+        spoilt = {"half": content[: len(content) // 2], "empty": b"", "bit": content}[damage]
+        place.write_bytes(bytes(spoilt))
+        with pytest.raises(BlockCorruptError, match=r"\(0, 2\) of kernel ntk at s3://"):
+            store.read("ntk", EDGE)
+        assert not place.is_file()
+        assert store.present() == frozenset(MANIFEST.grid) - {EDGE}
+        store.write(EDGE, blocks_of(MANIFEST, EDGE))
+        np.testing.assert_array_equal(store.read("ntk", EDGE), blocks_of(MANIFEST, EDGE)["ntk"])
+
+    def test_the_gram_of_another_data_set_is_refused_and_kept(self, store):
+        fill(store)
+        with pytest.raises(ManifestMismatchError, match="data_rows: expected d2, got d1"):
+            ZarrBlockStore.create_or_open(store.location, replace(MANIFEST, data_rows="d2"))
+        assert ZarrBlockStore.open(store.location).present() == frozenset(MANIFEST.grid)
+
+    def test_nothing_to_open(self):
+        with pytest.raises(StoreUnreachableError, match="expected a Gram matrix"):
+            ZarrBlockStore.open(f"{self.bucket}/nowhere")
+
+    @pytest.mark.parametrize("part", ["zarr.json", "ntk/zarr.json"])
+    def test_damaged_metadata_is_named(self, store, part):
+        place = open_place(f"{store.location}/{part}")
+        place.write_bytes(place.read_bytes()[:50])
+        with pytest.raises(StoreUnreachableError, match=r"metadata .* is damaged"):
+            ZarrBlockStore.open(store.location)
+
+    def test_many_threads_create_one_store(self):
+        def create(_: int) -> Manifest:
+            location = f"{self.bucket}/gram"
+            return ZarrBlockStore.create_or_open(location, MANIFEST).manifest
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(create, range(16))) == {MANIFEST}
+
+    def test_two_processes_write_the_same_and_different_blocks(self):
+        location = f"{self.bucket}/gram"
+        command = [sys.executable, "-c", WRITER, location, json.dumps(MANIFEST.to_dict())]
+        writers = [subprocess.Popen([*command, *cut]) for cut in (("0", "4"), ("2", "6"))]
+        assert [writer.wait(60) for writer in writers] == [0, 0]
+        store = ZarrBlockStore.open(location)
+        assert store.present() == frozenset(MANIFEST.grid)
+        for index in MANIFEST.grid:
+            for kernel in MANIFEST.kernels:
+                assert (store.read(kernel, index) == 10 * index.i + index.j).all()

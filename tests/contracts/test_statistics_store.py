@@ -20,6 +20,7 @@ from ntk_dist.errors import (
     StoreUnreachableError,
 )
 from ntk_dist.store.base import AbstractStatisticsStore
+from ntk_dist.store.location import open_place
 from ntk_dist.store.memory import MemoryStatisticsStore
 from ntk_dist.store.statistics import ZarrStatisticsStore
 
@@ -167,3 +168,20 @@ class TestZarrStatisticsStore(StatisticsStoreContract):
         metadata.write_text("[]")
         with pytest.raises(StoreUnreachableError, match="damaged"):
             self.make(Path(store.location).parent)
+
+
+class TestStatisticsInObjectStorage(StatisticsStoreContract):
+    @pytest.fixture(autouse=True)
+    def storage(self, bucket: str) -> None:
+        self.bucket = bucket
+
+    def make(self, folder):
+        return ZarrStatisticsStore(f"{self.bucket}/gram/statistics", N_ROWS, WIDTH, BATCH_ROWS)
+
+    def test_a_damaged_batch_is_found_deleted_and_never_used(self, store):
+        fill(store)
+        chunk = open_place(store.location) / "c" / "1" / "0"
+        chunk.write_bytes(chunk.read_bytes()[:-9])
+        with pytest.raises(BlockCorruptError, match=r"batch 1 .* deleted"):
+            store.read(1)
+        assert store.present() == {0, 2}

@@ -19,12 +19,15 @@ from ntk_dist.jobs.journal import (
     KEPT_RUNS,
     FolderParts,
     Journal,
+    ObjectParts,
     journaled,
     new_run,
+    parts_of,
     runs_of,
 )
 from ntk_dist.jobs.watch import Follower, follow, latest
 from ntk_dist.standing import Standing
+from ntk_dist.store.location import open_place
 
 STARTED = JobEvent(state="started", job="waves")
 FINISHED = JobEvent(state="finished", job="waves")
@@ -46,7 +49,7 @@ def text(parts):
 
 
 def test_one_event_is_one_line_with_time_and_version(tmp_path):
-    parts = new_run(tmp_path, "waves")
+    parts = new_run(open_place(tmp_path), "waves")
     events = [STARTED, PhaseEvent(phase="gram", state="started", total=1), done(0), FINISHED]
     write(parts, events, clock=lambda: 1769860800.25)
     lines = text(parts).splitlines()
@@ -94,7 +97,7 @@ def test_a_torn_last_line_is_left_and_damaged_ones_are_counted(tmp_path):
 
 
 def test_a_million_blocks_do_not_fill_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal_module, "FLUSH_EVERY_S", 0.001)
+    monkeypatch.setattr(FolderParts, "flush_every_s", 0.001)
     parts, n = FolderParts(tmp_path), 3000
     live, heard, stop = Follower(parts), [], threading.Event()
 
@@ -128,13 +131,13 @@ def test_a_million_blocks_do_not_fill_the_disk(tmp_path, monkeypatch):
 
 
 def test_lines_wait_for_the_next_flush(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal_module, "FLUSH_EVERY_S", 3600.0)
+    monkeypatch.setattr(FolderParts, "flush_every_s", 3600.0)
     journal = write(FolderParts(tmp_path), [done(k) for k in range(10_000)])
     assert journal.flushes == 1
 
 
 def test_a_job_that_has_nothing_to_say_is_heard(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal_module, "FLUSH_EVERY_S", 0.01)
+    monkeypatch.setattr(FolderParts, "flush_every_s", 0.01)
     monkeypatch.setattr(journal_module, "HEARTBEAT_S", 0.02)
     parts = FolderParts(tmp_path)
     with Journal(parts) as journal:
@@ -172,7 +175,7 @@ class FullParts(FolderParts):
 
 
 def test_a_disk_that_fills_stops_the_journal_and_not_the_work(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(journal_module, "FLUSH_EVERY_S", 0.005)
+    monkeypatch.setattr(FolderParts, "flush_every_s", 0.005)
     heard = []
     with Journal(FullParts(tmp_path)) as journal:
         stream = FanOut(heard.append, journal)
@@ -187,7 +190,7 @@ def test_a_disk_that_fills_stops_the_journal_and_not_the_work(tmp_path, monkeypa
 
 
 def test_a_disk_that_fills_at_the_end_is_said(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(journal_module, "FLUSH_EVERY_S", 3600.0)
+    monkeypatch.setattr(FolderParts, "flush_every_s", 3600.0)
     parts = FullParts(tmp_path)
     parts.append(0, b"\n")
     write(parts, [FINISHED])
@@ -205,7 +208,7 @@ def test_a_disk_that_fills_at_the_end_is_said(tmp_path, monkeypatch, caplog):
 def test_the_last_event_says_how_it_ended(tmp_path, error, state, words):
     with journaled(tmp_path, "waves", ignore):
         pass
-    assert latest(tmp_path)["waves"].state == "finished"
+    assert latest(open_place(tmp_path))["waves"].state == "finished"
 
     def work():
         with journaled(tmp_path, "waves", ignore) as events:
@@ -214,32 +217,43 @@ def test_the_last_event_says_how_it_ended(tmp_path, error, state, words):
 
     with pytest.raises(type(error)):
         work()
-    standing = latest(tmp_path)["waves"]
+    standing = latest(open_place(tmp_path))["waves"]
     assert (standing.state, standing.text, standing.step) == (state, words, 1)
-    assert len(runs_of(tmp_path)["waves"]) == 2
+    assert len(runs_of(open_place(tmp_path))["waves"]) == 2
 
 
 def test_runs_of_long_ago_are_removed(tmp_path):
-    folders = [new_run(tmp_path, "waves").folder for _ in range(KEPT_RUNS + 3)]
+    folders = [new_run(open_place(tmp_path), "waves").folder for _ in range(KEPT_RUNS + 3)]
     stranger = tmp_path / "jobs/waves/notes"
     stranger.mkdir()
-    new_run(tmp_path, "waves")
-    assert runs_of(tmp_path)["waves"][:-1] == folders[4:]
+    new_run(open_place(tmp_path), "waves")
+    assert runs_of(open_place(tmp_path))["waves"][:-1] == [
+        open_place(folder) for folder in folders[4:]
+    ]
     assert stranger.is_dir()
 
 
 def test_no_jobs_are_no_trouble(tmp_path):
-    assert latest(tmp_path) == {}
-    new_run(tmp_path, "waves")
-    assert latest(tmp_path) == {"waves": Standing()}
+    assert latest(open_place(tmp_path)) == {}
+    new_run(open_place(tmp_path), "waves")
+    assert latest(open_place(tmp_path)) == {"waves": Standing()}
 
 
-def test_a_workspace_that_is_no_folder_is_said_and_does_not_stop_a_job(caplog):
-    heard = []
-    with journaled("s3://bucket/prefix", "waves", heard.append) as events:
-        events(done(0))
-    assert heard == [STARTED, done(0), FINISHED]
-    assert "s3://bucket/prefix" in caplog.text
+def test_object_storage_keeps_the_parts_whole(bucket, monkeypatch):
+    monkeypatch.setattr(ObjectParts, "flush_every_s", 0.01)
+    monkeypatch.setattr(ObjectParts, "part_bytes", 1000)
+    heard, place = [], open_place(f"{bucket}/ws")
+    with journaled(f"{bucket}/ws", "waves", heard.append) as events:
+        for k in range(100):
+            events(done(k))
+            time.sleep(0.002)
+    assert [event for event in heard if isinstance(event, TaskEvent)] == list(map(done, range(100)))
+    (run,) = runs_of(place)["waves"]
+    numbers = parts_of(run).numbers()
+    assert 2 <= len(numbers) <= 4
+    assert numbers[-1] >= 4
+    standing = latest(place)["waves"]
+    assert standing.state == "finished"
 
 
 def test_a_workspace_that_cannot_be_made_is_refused(tmp_path):
@@ -279,11 +293,11 @@ def test_a_job_that_was_killed_is_read_to_its_last_line(tmp_path):
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    standing = latest(tmp_path)["waves"]
+    standing = latest(open_place(tmp_path))["waves"]
     assert standing.state == "running"
     assert standing.done > 0
     assert standing.is_silent(standing.updated + 31)
     # The same job, run again, writes beside it.
     with journaled(tmp_path, "waves", ignore):
-        assert len(runs_of(tmp_path)["waves"]) == 2
-    assert latest(tmp_path)["waves"].state == "finished"
+        assert len(runs_of(open_place(tmp_path))["waves"]) == 2
+    assert latest(open_place(tmp_path))["waves"].state == "finished"

@@ -10,10 +10,11 @@ from ntk_dist import NTKRegressor, cli, stax
 from ntk_dist.errors import UnreadableDataError
 from ntk_dist.events import JobEvent, MemoryEvent, PhaseEvent, RepairEvent, StepEvent, TaskEvent
 from ntk_dist.jobs import describe
-from ntk_dist.jobs.journal import FolderParts, new_run, runs_of
+from ntk_dist.jobs.journal import new_run, parts_of, runs_of
 from ntk_dist.jobs.runner import run_job
 from ntk_dist.jobs.spec import JobSpec
 from ntk_dist.jobs.watch import Follower
+from ntk_dist.store.location import open_place
 
 NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
 N_BLOCKS = 36
@@ -37,7 +38,7 @@ def job(tmp_path, rng):
 
 
 def kept(job):
-    follower = Follower(FolderParts(runs_of(job_folder(job))["waves"][-1]))
+    follower = Follower(parts_of(runs_of(open_place(job_folder(job)))["waves"][-1]))
     events = [event for _, event in follower.read()]
     assert follower.skipped == 0
     return events, follower.standing
@@ -119,7 +120,7 @@ def test_info_says_where_every_job_stands(job, capsys, monkeypatch):
     assert record["state"] == "finished"
     assert record["residual"] <= record["tol"]
 
-    parts = new_run(job_folder(job), "waves")
+    parts = new_run(open_place(job_folder(job)), "waves")
     lines = [
         JobEvent(state="started", job="waves"),
         PhaseEvent(phase="gram", state="started", total=400),

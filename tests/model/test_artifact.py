@@ -31,7 +31,7 @@ def test_a_model_of_either_kind_is_found_and_opened(problem, saved, tmp_path):
     x, y, new = problem
     NTKClassifier(FC).fit(x, y > 0).save(tmp_path / "versions/2")
     shutil.copytree(saved, tmp_path / "versions/10")
-    assert find_model(tmp_path / "versions") == tmp_path / "versions/10"
+    assert str(find_model(tmp_path / "versions")) == str(tmp_path / "versions/10")
     assert isinstance(load_model(tmp_path / "versions/2"), NTKClassifier)
     assert load_model(saved).predict(new).shape == (10,)
 

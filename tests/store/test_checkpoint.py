@@ -1,8 +1,11 @@
+import os
+
 import numpy as np
 import pytest
 
 from ntk_dist.errors import StoreFullError
 from ntk_dist.store.checkpoint import Checkpoint
+from ntk_dist.store.location import open_place
 
 IDENTITY = {"gram": "abc", "ridge": "0.5"}
 ARRAYS = {
@@ -23,52 +26,52 @@ def same(found):
 
 
 def test_what_was_saved_last_comes_back(tmp_path):
-    checkpoint = Checkpoint(tmp_path / "new", IDENTITY)
+    checkpoint = Checkpoint(open_place(tmp_path / "new"), IDENTITY)
     assert checkpoint.load() is None
     checkpoint.save({"other": np.ones(7)})
     checkpoint.save(ARRAYS)
-    assert same(Checkpoint(tmp_path / "new", dict(reversed(IDENTITY.items()))).load())
-    assert [p.name for p in (tmp_path / "new").iterdir()] == [checkpoint.location.name]
+    assert same(Checkpoint(open_place(tmp_path / "new"), dict(reversed(IDENTITY.items()))).load())
+    assert [p.name for p in (tmp_path / "new").iterdir()] == [checkpoint.place.name]
     checkpoint.delete()
     checkpoint.delete()
     assert checkpoint.load() is None
 
 
 def test_other_work_has_another_place(tmp_path):
-    Checkpoint(tmp_path, IDENTITY).save(ARRAYS)
-    assert Checkpoint(tmp_path, {**IDENTITY, "ridge": "0.6"}).load() is None
+    Checkpoint(open_place(tmp_path), IDENTITY).save(ARRAYS)
+    assert Checkpoint(open_place(tmp_path), {**IDENTITY, "ridge": "0.6"}).load() is None
 
 
 def test_what_belongs_to_other_work_is_never_used(tmp_path, caplog):
-    ours, theirs = (Checkpoint(tmp_path, {"gram": name}) for name in ("ours", "theirs"))
+    ours, theirs = (Checkpoint(open_place(tmp_path), {"gram": name}) for name in ("ours", "theirs"))
     theirs.save(ARRAYS)
-    theirs.location.rename(ours.location)
+    (tmp_path / theirs.place.name).rename(tmp_path / ours.place.name)
     assert ours.load() is None
     assert 'belongs to {"gram": "theirs"}' in caplog.text
 
 
 @pytest.mark.parametrize("place", [0, 30, 60, 200, -1])
 def test_a_flipped_bit_is_found(tmp_path, place, caplog):
-    checkpoint = Checkpoint(tmp_path, IDENTITY)
+    checkpoint = Checkpoint(open_place(tmp_path), IDENTITY)
     checkpoint.save(ARRAYS)
-    data = bytearray(checkpoint.location.read_bytes())
+    data = bytearray(checkpoint.place.read_bytes())
     data[place] ^= 1
-    checkpoint.location.write_bytes(data)
+    checkpoint.place.write_bytes(data)
     assert checkpoint.load() is None
     assert "starting afresh" in caplog.text
 
 
 @pytest.mark.parametrize("length", [0, 10, 54, 300])
 def test_a_torn_file_is_found(tmp_path, length, caplog):
-    checkpoint = Checkpoint(tmp_path, IDENTITY)
+    checkpoint = Checkpoint(open_place(tmp_path), IDENTITY)
     checkpoint.save(ARRAYS)
-    checkpoint.location.write_bytes(checkpoint.location.read_bytes()[:length])
+    checkpoint.place.write_bytes(checkpoint.place.read_bytes()[:length])
     assert checkpoint.load() is None
     assert "it is damaged" in caplog.text
 
 
 def test_a_full_disk_keeps_what_was_there(small_disk):
-    checkpoint = Checkpoint(small_disk, IDENTITY)
+    checkpoint = Checkpoint(open_place(small_disk), IDENTITY)
     checkpoint.save(ARRAYS)
     with pytest.raises(StoreFullError, match="no space is left"):
         checkpoint.save({"big": np.random.default_rng(0).random(200_000)})
@@ -77,9 +80,11 @@ def test_a_full_disk_keeps_what_was_there(small_disk):
 
 
 def test_half_written_drafts_of_killed_writers_go_with_it(tmp_path):
-    checkpoint = Checkpoint(tmp_path, IDENTITY)
+    checkpoint = Checkpoint(open_place(tmp_path), IDENTITY)
     checkpoint.save(ARRAYS)
-    (tmp_path / f".{checkpoint.location.name}.0123").write_bytes(b"half")
+    half = tmp_path / f".{checkpoint.place.name}.0123.partial"
+    half.write_bytes(b"half")
+    os.utime(half, (0, 0))
     (tmp_path / "another").write_bytes(b"whole")
     checkpoint.delete()
     assert [p.name for p in tmp_path.iterdir()] == ["another"]

@@ -93,7 +93,6 @@ def test_text_comes_back_as_text(tmp_path):
     [
         ("nowhere.npy", "does not exist"),
         ("nowhere.npz:x", "does not exist"),
-        ("s3://bucket/x.npy", "file of this machine"),
         ("{npz}", "expected one to be named, there are: x, y"),
         ("{npz}:z", "expected array 'z', there are: x, y"),
         ("{npy}:x", "one array without a name"),
