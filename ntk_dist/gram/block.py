@@ -253,7 +253,7 @@ def sub_batch_bytes(device: str, max_bytes: int) -> int:
 
 def _statistics_rows(kernel: Kernel, input_shape: tuple[int, ...], rows: int) -> int:
     """How many of ``rows`` samples are evaluated at a time."""
-    most = max(1, CACHE_BYTES // kernel.statistics_bytes(input_shape, 1))
+    most = max(1, CACHE_BYTES // kernel.sample_bytes(input_shape))
     return _split(rows, min(rows, most))
 
 

@@ -143,6 +143,7 @@ class Kernel:
         if second is None:
             second = self.statistics(right)
         evaluation = self.path(left.shape[1:]).evaluation
+        threads = threads or get_settings().threads
         other = None if x2 is None else right
         block = self._asked_for(
             evaluation.block(
@@ -152,10 +153,10 @@ class Kernel:
                 second.variances,
                 self.dtype,
                 self.kernels,
-                threads or get_settings().threads,
+                threads,
             )
         )
-        self._put_known(block, evaluation, left, other, first, second)
+        self._put_known(block, evaluation, left, other, first, second, threads)
         return block
 
     def diag(self, x: np.ndarray) -> Arrays:
@@ -186,14 +187,16 @@ class Kernel:
         evaluation = self.path(input_shape).evaluation
         threads = threads or get_settings().threads
         working = evaluation.block_bytes(n1, n2, self.dtype, self._want_ntk, threads)
-        return max(working, evaluation.opposite_bytes(self._want_ntk))
+        return max(working, evaluation.statistics_bytes(1, self._want_ntk, threads))
+
+    def sample_bytes(self, input_shape: Iterable[int]) -> int:
+        """What one sample more takes of ``statistics_bytes``: the same on every machine."""
+        return self.path(input_shape).evaluation.sample_bytes(self._want_ntk)
 
     def statistics_bytes(self, input_shape: Iterable[int], n: int) -> int:
-        """Peak working memory of the statistics of n samples, beyond samples and result.
-
-        The same on every machine: how samples are batched shows in the last bits.
-        """
-        return self.path(input_shape).evaluation.statistics_bytes(n, self._want_ntk)
+        """Peak working memory of the statistics of n samples, beyond samples and result."""
+        evaluation = self.path(input_shape).evaluation
+        return evaluation.statistics_bytes(n, self._want_ntk, get_settings().threads)
 
     def flops_per_pair(self, input_shape: Iterable[int], device: str | None = None) -> int:
         """Arithmetic of a block per pair of samples, here or on another kind of device."""
@@ -255,6 +258,7 @@ class Kernel:
         x2: np.ndarray | None,
         first: Statistics,
         second: Statistics,
+        threads: int,
     ) -> None:
         """Put into a block what is known of equal and of opposite rows."""
         pairs = coincidence(x1, x2, first.keys, second.keys)
@@ -266,10 +270,13 @@ class Kernel:
         i, j = pairs.opposite
         leader = np.minimum(i, j) if x2 is None else i
         rows = np.unique(leader)
-        # They go through the recursion, so many at a time that they take no more than the block
-        # did; always as many, because JAX compiles every layer again for another number.
-        room = self.block_bytes(x1.shape[1:], *next(iter(block.values())).shape)
-        step = max(1, min(OPPOSITE_ROWS, room // evaluation.opposite_bytes(self._want_ntk)))
+        # So many at a time that they take no more than the block did; always as many, because JAX
+        # compiles every layer again for another number.
+        n1, n2 = next(iter(block.values())).shape
+        room = self.block_bytes(x1.shape[1:], n1, n2, threads)
+        step = OPPOSITE_ROWS
+        while step > 1 and evaluation.statistics_bytes(step, self._want_ntk, threads) > room:
+            step //= 2
         for start in range(0, len(rows), step):
             some = rows[np.minimum(np.arange(start, start + step), len(rows) - 1)]
             known = self._asked_for(
@@ -277,7 +284,7 @@ class Kernel:
                     x1[some],
                     [v[some] for v in first.variances],
                     self._want_ntk,
-                    get_settings().threads,
+                    threads,
                 )
             )
             here = np.isin(leader, some)

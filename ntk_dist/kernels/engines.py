@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ntk_dist.kernels import alone, fused_cpu, fused_dense, fused_gpu
-from ntk_dist.kernels.branching import Serial
-from ntk_dist.kernels.cost import pair_cost
 from ntk_dist.kernels.dense_program import DenseProgram
 from ntk_dist.kernels.evaluations import DOUBLE, Arrays, Evaluation
 from ntk_dist.kernels.lanes import lane_count
-from ntk_dist.kernels.layers import Flatten
 from ntk_dist.kernels.program import Program
 
 __all__ = ["FusedDense", "FusedGpu", "FusedPlanes"]
+
+
+THREADS_BYTES = 128 * 2**20
+"""Most memory for statistics, of all threads together: nine of them for Myrtle-5 at 32 x 32."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,10 @@ class FusedPlanes(Evaluation):
         self, x: np.ndarray, want_ntk: bool, threads: int
     ) -> tuple[Arrays, list[np.ndarray]]:
         """See ``Evaluation``."""
-        if not self.program.only_pools_globally:
+        if not self.program.mixes_positions:
             return super().each_with_itself(x, want_ntk, threads)
         samples = x.astype(np.float64, copy=False)
+        threads = self._threads(len(x), threads)
         nngp, ntk, met = alone.each_with_itself(self.architecture, samples, threads)
         return {"nngp": nngp, "ntk": ntk}, met
 
@@ -67,29 +68,32 @@ class FusedPlanes(Evaluation):
         self, x: np.ndarray, variances: Sequence[np.ndarray], want_ntk: bool, threads: int
     ) -> Arrays:
         """See ``Evaluation``."""
-        if not self.program.only_pools_globally:
+        if not self.program.mixes_positions:
             return super().each_with_opposite(x, variances, want_ntk, threads)
         samples = x.astype(np.float64, copy=False)
+        threads = self._threads(len(x), threads)
         nngp, ntk = alone.each_with_opposite(self.architecture, samples, variances, threads)
         return {"nngp": nngp, "ntk": ntk}
 
-    def opposite_bytes(self, want_ntk: bool) -> int:
+    def sample_bytes(self, want_ntk: bool) -> int:
         """See ``Evaluation``."""
-        return self.statistics_bytes(1, want_ntk)
+        if not self.program.mixes_positions:
+            return super().sample_bytes(want_ntk)
+        return alone.sample_bytes(self.architecture, self.shape)
 
-    def statistics_bytes(self, n: int, want_ntk: bool) -> int:
+    def statistics_bytes(self, n: int, want_ntk: bool, threads: int) -> int:
         """See ``Evaluation``."""
-        program = self.program
-        if not program.only_pools_globally:
-            return super().statistics_bytes(n, want_ntk)
-        flat = Serial((program.head, Flatten()))
-        walk = pair_cost(flat, self.shape, DOUBLE.itemsize, 2).bytes
-        # The planes of a thread take as much in words of either precision.
-        words = program.size * np.dtype(np.float32).itemsize
-        # A sample, and the word it is brought into twice: less than three words.
-        row = DOUBLE.itemsize * (math.prod(self.shape) + 2 * program.positions)
-        words += 3 * lane_count(DOUBLE.itemsize) * row
-        return n * (walk + words)  # a thread for each
+        samples = super().statistics_bytes(n, want_ntk, threads)
+        if not self.program.mixes_positions:
+            return samples
+        words = self._threads(n, threads) * alone.word_bytes(self.architecture, self.shape)
+        return samples + words
+
+    def _threads(self, n: int, threads: int) -> int:
+        """How many of ``threads`` have something to do, and room."""
+        words = -(-n // lane_count(DOUBLE.itemsize))
+        room = THREADS_BYTES // alone.word_bytes(self.architecture, self.shape)
+        return max(1, min(threads, words, room))
 
 
 @dataclass(frozen=True)

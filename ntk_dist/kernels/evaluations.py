@@ -87,12 +87,20 @@ class Evaluation(ABC):
             )
             return _named(both), list(map(np.asarray, met))
 
-    def statistics_bytes(self, n: int, want_ntk: bool) -> int:
-        """Peak working memory of ``each_with_itself``, beyond samples and result.
+    def sample_bytes(self, want_ntk: bool) -> int:
+        """What one sample more takes of the working memory of ``each_with_itself``.
 
         The same on every machine: how samples are batched shows in the last bits.
         """
-        return n * self.pair_bytes(want_ntk)
+        return self.pair_bytes(want_ntk)
+
+    def statistics_bytes(self, n: int, want_ntk: bool, threads: int) -> int:
+        """Peak working memory of ``each_with_itself`` and ``each_with_opposite`` for n samples.
+
+        Beyond samples and result.
+        """
+        del threads
+        return n * self.sample_bytes(want_ntk)
 
     def each_with_opposite(
         self, x: np.ndarray, variances: Sequence[np.ndarray], want_ntk: bool, threads: int
@@ -102,10 +110,6 @@ class Evaluation(ABC):
         with jax.enable_x64(True):
             x64 = jnp.asarray(x, np.float64)
             return _named(recursion.each_with_opposite(self.architecture, x64, want_ntk))
-
-    def opposite_bytes(self, want_ntk: bool) -> int:
-        """Peak working memory of ``each_with_opposite`` for one sample."""
-        return self.pair_bytes(want_ntk)
 
     @property
     def variance_shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -25,7 +25,9 @@ from ntk_dist.kernels.threads import PIECES_PER_THREAD, in_threads
 __all__ = [
     "block_bytes",
     "fused_block",
+    "in_words",
     "plane_dtype",
+    "prepared",
     "program_for",
     "spatial_part",
     "working_bytes",
@@ -149,10 +151,13 @@ def plane_dtype(
 
 @functools.lru_cache(maxsize=64)
 def program_for(
-    architecture: Layer, shape: tuple[int, ...], dtype: np.dtype[np.floating]
+    architecture: Layer,
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.floating],
+    matched: bool = False,
 ) -> Program:
     """The program of an architecture that has one, in words of this precision."""
-    program = compile_program(architecture, shape, lane_count(dtype.itemsize))
+    program = compile_program(architecture, shape, lane_count(dtype.itemsize), matched)
     if isinstance(program, str):
         raise NotImplementedError(f"{architecture!r} cannot be fused: {program}")
     return program
@@ -170,10 +175,10 @@ def spatial_part(
     """Both kernels where the spatial axes end: (n1, n2) each, float64."""
     right = x1 if x2 is None else x2
     n_words = -(-len(right) // program.lanes)
-    inputs1, deviations1 = _prepared(program, x1, variances1, dtype, weighted=True)
+    inputs1, deviations1 = prepared(program, x1, variances1, dtype, weighted=True)
     inputs2, deviations2 = (
-        _in_words(rows, program.lanes)
-        for rows in _prepared(program, right, variances2, dtype, weighted=False)
+        in_words(rows, program.lanes)
+        for rows in prepared(program, right, variances2, dtype, weighted=False)
     )
     nngp, ntk = (np.zeros((len(x1), n_words * program.lanes)) for _ in range(2))
 
@@ -236,7 +241,7 @@ def _pieces(
             yield word, first, min(first + rows, wanted)
 
 
-def _prepared(
+def prepared(
     program: Program,
     x: np.ndarray,
     variances: Sequence[np.ndarray],
@@ -259,7 +264,7 @@ def _prepared(
     return inputs.reshape(len(x), -1), deviations.reshape(len(x), -1)
 
 
-def _in_words(rows: np.ndarray, lanes: int) -> np.ndarray:
+def in_words(rows: np.ndarray, lanes: int) -> np.ndarray:
     """Rows as words of lanes, the lanes innermost: (n_words, columns * lanes)."""
     n_words = -(-len(rows) // lanes)
     words = np.zeros((n_words, rows.shape[1], lanes), rows.dtype)
