@@ -9,7 +9,7 @@ import numpy as np
 
 from ntk_dist.kernels import alone, fused_cpu, fused_dense, fused_gpu
 from ntk_dist.kernels.dense_program import DenseProgram
-from ntk_dist.kernels.evaluations import DOUBLE, Arrays, Evaluation
+from ntk_dist.kernels.evaluations import DOUBLE, SAMPLE_COPIES, Arrays, Evaluation
 from ntk_dist.kernels.lanes import lane_count
 from ntk_dist.kernels.program import Program
 
@@ -79,7 +79,8 @@ class FusedPlanes(Evaluation):
         """See ``Evaluation``."""
         if not self.program.mixes_positions:
             return super().sample_bytes(want_ntk)
-        return alone.sample_bytes(self.architecture, self.shape)
+        walks = alone.sample_bytes(self.architecture, self.shape)
+        return walks + SAMPLE_COPIES * self.input_bytes
 
     def statistics_bytes(self, n: int, want_ntk: bool, threads: int) -> int:
         """See ``Evaluation``."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from ntk_dist.kernels import recursion
 from ntk_dist.kernels.cost import pair_cost
 from ntk_dist.kernels.layers import Layer
 
-__all__ = ["DOUBLE", "Arrays", "Evaluation", "Recursion", "mirrored"]
+__all__ = ["DOUBLE", "SAMPLE_COPIES", "Arrays", "Evaluation", "Recursion", "mirrored"]
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 """By kernel."""
 DOUBLE = np.dtype(np.float64)
+SAMPLE_COPIES = 3
+"""In float64, as JAX has it, and squared."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Evaluation(ABC):
 
         The same on every machine: how samples are batched shows in the last bits.
         """
-        return self.pair_bytes(want_ntk)
+        return self.pair_bytes(want_ntk) + SAMPLE_COPIES * self.input_bytes
 
     def statistics_bytes(self, n: int, want_ntk: bool, threads: int) -> int:
         """Peak working memory of ``each_with_itself`` and ``each_with_opposite`` for n samples.
@@ -115,6 +118,11 @@ class Evaluation(ABC):
     def variance_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shape per sample of each of the variances met."""
         return pair_cost(self.architecture, self.shape, DOUBLE.itemsize, 1).variances
+
+    @property
+    def input_bytes(self) -> int:
+        """Of one sample, in float64."""
+        return DOUBLE.itemsize * math.prod(self.shape)
 
     def pair_bytes(self, want_ntk: bool) -> int:
         """What one pair takes in the recursion."""
@@ -158,7 +166,7 @@ class Recursion(Evaluation):
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``."""
-        return n1 * n2 * self.pair_bytes(want_ntk)
+        return n1 * n2 * self.pair_bytes(want_ntk) + (n1 + n2) * self.input_bytes
 
 
 def _named(both: recursion.BothKernels) -> Arrays:

@@ -124,15 +124,16 @@ def working_bytes(
     numbers = math.prod(input_shape)
     dtype = plane_dtype(architecture, input_shape, dtype)
     program = program_for(architecture, input_shape, dtype)
-    peak = block_bytes(program, n1, n2, dtype.itemsize, threads, numbers)
+    sums = 2 * np.float64().itemsize * n1 * (n2 + program.lanes)
+    peak = sums + block_bytes(program, n1, n2, dtype.itemsize, threads, numbers)
     if dtype == np.float32:
         double = np.dtype(np.float64)
         exact = program_for(architecture, input_shape, double)
         columns = min(n2, CLOSE_COLUMNS)
         row = block_bytes(exact, 1, columns, double.itemsize, 1, numbers)
         row += double.itemsize * columns * (numbers + exact.positions)
-        peak = max(peak, threads * row, search_bytes(n1, n2, numbers))
-    return peak + PAIR_BYTES * n1 * (n2 + program.lanes)
+        peak = max(peak, sums + threads * row, sums + search_bytes(n1, n2, numbers))
+    return max(peak, PAIR_BYTES * n1 * (n2 + program.lanes))
 
 
 def plane_dtype(
