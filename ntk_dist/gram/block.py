@@ -207,11 +207,17 @@ def split_block(
         ``max_bytes`` does not hold a single pair.
     """
     if not kernel.path(input_shape).fused:
-        pair = kernel.block_bytes(input_shape, 1, 1)
         n1, n2 = pad_rows or _round_up(n1), pad_rows or _round_up(n2)
+        if (least := kernel.block_bytes(input_shape, 1, 1)) > max_bytes:
+            raise _no_room(least, max_bytes)
         wanted = sub_batch_bytes(device_kind(), max_bytes)
-        rows1, rows2 = _batch_rows(pair, n1, n2, max_bytes, square=square, wanted_bytes=wanted)
-        return Split(rows1, rows2, None, padded=True, working_bytes=rows1 * rows2 * pair)
+        while True:
+            pair = kernel.pair_bytes(input_shape)
+            rows1, rows2 = _batch_rows(pair, n1, n2, square=square, wanted_bytes=wanted)
+            needs = kernel.block_bytes(input_shape, rows1, rows2)
+            if needs <= max_bytes:
+                return Split(rows1, rows2, None, padded=True, working_bytes=needs)
+            wanted //= 2  # what is left for pairs, beside their samples
 
     def needed(rows1: int, rows2: int, threads: int) -> int:
         return kernel.block_bytes(input_shape, rows1, rows2, threads)
@@ -283,11 +289,9 @@ def _no_room(needed: int, max_bytes: int) -> MemoryBudgetError:
 
 
 def _batch_rows(
-    bytes_per_pair: int, n1: int, n2: int, max_bytes: int, *, square: bool, wanted_bytes: int
+    bytes_per_pair: int, n1: int, n2: int, *, square: bool, wanted_bytes: int
 ) -> tuple[int, int]:
     """Rows and columns of a sub-batch: as square as the budget and the sizes allow."""
-    if bytes_per_pair > max_bytes:
-        raise _no_room(bytes_per_pair, max_bytes)
     pairs = max(1, wanted_bytes // bytes_per_pair)
     side = math.isqrt(pairs)
     rows1 = _split(n1, min(n1, side))

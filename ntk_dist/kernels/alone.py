@@ -24,12 +24,11 @@ import numpy as np
 from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.cost import pair_cost
 from ntk_dist.kernels.fused_cpu import in_words, prepared, program_for
-from ntk_dist.kernels.lanes import aligned
 from ntk_dist.kernels.layers import Flatten, Layer, Pool
 from ntk_dist.kernels.program import Program
 from ntk_dist.kernels.recursion import KernelState, Pass
 from ntk_dist.kernels.segments import run_block
-from ntk_dist.kernels.threads import in_threads
+from ntk_dist.kernels.threads import in_threads, thread_memory
 
 __all__ = ["each_with_itself", "each_with_opposite", "sample_bytes", "word_bytes"]
 
@@ -190,7 +189,7 @@ def _run(
     lanes = program.lanes
 
     def work(starts: Iterator[int]) -> None:
-        memory = aligned(program.size, DOUBLE)
+        memory = thread_memory(program.size, DOUBLE)
         for start in starts:
             some = slice(start, start + lanes)
             v = [each[some] for each in variances]

@@ -189,6 +189,10 @@ class Kernel:
         working = evaluation.block_bytes(n1, n2, self.dtype, self._want_ntk, threads)
         return max(working, evaluation.statistics_bytes(1, self._want_ntk, threads))
 
+    def pair_bytes(self, input_shape: Iterable[int]) -> int:
+        """What each pair of a block takes in the recursion."""
+        return self.path(input_shape).evaluation.pair_bytes(self._want_ntk)
+
     def sample_bytes(self, input_shape: Iterable[int]) -> int:
         """What one sample more takes of ``statistics_bytes``: the same on every machine."""
         return self.path(input_shape).evaluation.sample_bytes(self._want_ntk)

@@ -15,12 +15,12 @@ import numpy as np
 
 from ntk_dist.kernels.closeness import close_pairs, search_bytes
 from ntk_dist.kernels.evaluations import mirrored
-from ntk_dist.kernels.lanes import aligned, lane_count
+from ntk_dist.kernels.lanes import lane_count
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.program import Program, compile_program
 from ntk_dist.kernels.segments import run_block
-from ntk_dist.kernels.tail import PAIR_BYTES, through_tail
-from ntk_dist.kernels.threads import PIECES_PER_THREAD, in_threads
+from ntk_dist.kernels.tail import tail_bytes, through_tail
+from ntk_dist.kernels.threads import PIECES_PER_THREAD, in_threads, thread_memory
 
 __all__ = [
     "block_bytes",
@@ -133,7 +133,7 @@ def working_bytes(
         row = block_bytes(exact, 1, columns, double.itemsize, 1, numbers)
         row += double.itemsize * columns * (numbers + exact.positions)
         peak = max(peak, sums + threads * row, sums + search_bytes(n1, n2, numbers))
-    return max(peak, PAIR_BYTES * n1 * (n2 + program.lanes))
+    return max(peak, tail_bytes(program) * n1 * (n2 + program.lanes))
 
 
 def plane_dtype(
@@ -184,7 +184,7 @@ def spatial_part(
     nngp, ntk = (np.zeros((len(x1), n_words * program.lanes)) for _ in range(2))
 
     def work(pieces: Iterator[tuple[int, int, int]]) -> None:
-        memory = aligned(program.size, dtype)
+        memory = thread_memory(program.size, dtype)
         for piece in pieces:
             run_block(
                 program, memory, inputs1, deviations1, inputs2, deviations2,

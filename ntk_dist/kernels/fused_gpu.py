@@ -24,7 +24,7 @@ from ntk_dist.kernels.evaluations import mirrored
 from ntk_dist.kernels.fused_cpu import plane_dtype
 from ntk_dist.kernels.gpu_program import BlockProgram, lay_out
 from ntk_dist.kernels.layers import Layer
-from ntk_dist.kernels.tail import PAIR_BYTES, through_tail
+from ntk_dist.kernels.tail import tail_bytes, through_tail
 
 __all__ = ["available", "gpu_block", "working_bytes"]
 
@@ -105,12 +105,12 @@ def working_bytes(
     """
     dtype = plane_dtype(architecture, input_shape, dtype)
     numbers = math.prod(input_shape)
-    positions = _program(architecture, input_shape, dtype).program.positions
+    program = _program(architecture, input_shape, dtype).program
     chunk = _chunks(n1, n2)[0].stop if n2 else 0
     # In float64 while they are prepared, in both precisions for close pairs.
-    per_sample = 2 * np.float64().itemsize * (numbers + positions)
+    per_sample = 2 * np.float64().itemsize * (numbers + program.positions)
     samples = (n1 + 2 * chunk) * per_sample + search_bytes(n1, n2, numbers)
-    return samples + PAIR_BYTES * n1 * n2
+    return samples + tail_bytes(program) * n1 * n2
 
 
 def _simulated() -> bool:
