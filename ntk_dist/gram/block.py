@@ -208,16 +208,16 @@ def split_block(
     """
     if not kernel.path(input_shape).fused:
         n1, n2 = pad_rows or _round_up(n1), pad_rows or _round_up(n2)
-        if (least := kernel.block_bytes(input_shape, 1, 1)) > max_bytes:
+        pair, least = kernel.pair_bytes(input_shape), kernel.block_bytes(input_shape, 1, 1)
+        if least > max_bytes:
             raise _no_room(least, max_bytes)
-        wanted = sub_batch_bytes(device_kind(), max_bytes)
+        wanted = sub_batch_bytes(device_kind(), max_bytes - (least - pair))
         while True:
-            pair = kernel.pair_bytes(input_shape)
             rows1, rows2 = _batch_rows(pair, n1, n2, square=square, wanted_bytes=wanted)
             needs = kernel.block_bytes(input_shape, rows1, rows2)
             if needs <= max_bytes:
                 return Split(rows1, rows2, None, padded=True, working_bytes=needs)
-            wanted //= 2  # what is left for pairs, beside their samples
+            wanted = wanted * 7 // 8  # their samples take some of it
 
     def needed(rows1: int, rows2: int, threads: int) -> int:
         return kernel.block_bytes(input_shape, rows1, rows2, threads)

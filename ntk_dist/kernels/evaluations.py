@@ -24,6 +24,9 @@ __all__ = ["DOUBLE", "SAMPLE_COPIES", "Arrays", "Evaluation", "Recursion", "mirr
 Arrays: TypeAlias = dict[str, np.ndarray]
 """By kernel."""
 DOUBLE = np.dtype(np.float64)
+XLA_BYTES = 8 * 2**20
+"""What XLA's threads, and the C library for them, keep of memory that was freed: 3 to 9 MiB, for
+small blocks and large ones; with one arena for all threads (``MALLOC_ARENA_MAX=1``) no less."""
 SAMPLE_COPIES = 3
 """In float64, as JAX has it, and squared."""
 
@@ -103,7 +106,7 @@ class Evaluation(ABC):
         Beyond samples and result.
         """
         del threads
-        return n * self.sample_bytes(want_ntk)
+        return XLA_BYTES + n * self.sample_bytes(want_ntk)
 
     def each_with_opposite(
         self, x: np.ndarray, variances: Sequence[np.ndarray], want_ntk: bool, threads: int
@@ -166,7 +169,8 @@ class Recursion(Evaluation):
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``."""
-        return n1 * n2 * self.pair_bytes(want_ntk) + (n1 + n2) * self.input_bytes
+        pairs = n1 * n2 * self.pair_bytes(want_ntk)
+        return XLA_BYTES + pairs + (n1 + n2) * self.input_bytes
 
 
 def _named(both: recursion.BothKernels) -> Arrays:
