@@ -25,7 +25,7 @@ from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels import architecture as architectures
 from ntk_dist.kernels.coincidence import coincidence, row_keys
 from ntk_dist.kernels.device import device_kind
-from ntk_dist.kernels.evaluations import Arrays, Evaluation
+from ntk_dist.kernels.evaluations import XLA_BYTES, Arrays, Evaluation
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.paths import Path, choose, seen_shape
 from ntk_dist.kernels.projection import Projection, measured_cost, measured_rate
@@ -200,7 +200,8 @@ class Kernel:
     def statistics_bytes(self, input_shape: Iterable[int], n: int) -> int:
         """Peak working memory of the statistics of n samples, beyond samples and result."""
         evaluation = self.path(input_shape).evaluation
-        return evaluation.statistics_bytes(n, self._want_ntk, get_settings().threads)
+        threads = get_settings().threads
+        return XLA_BYTES + evaluation.statistics_bytes(n, self._want_ntk, threads)
 
     def flops_per_pair(self, input_shape: Iterable[int], device: str | None = None) -> int:
         """Arithmetic of a block per pair of samples, here or on another kind of device."""

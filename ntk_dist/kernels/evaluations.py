@@ -19,7 +19,7 @@ from ntk_dist.kernels import recursion
 from ntk_dist.kernels.cost import pair_cost
 from ntk_dist.kernels.layers import Layer
 
-__all__ = ["DOUBLE", "SAMPLE_COPIES", "Arrays", "Evaluation", "Recursion", "mirrored"]
+__all__ = ["DOUBLE", "SAMPLE_COPIES", "XLA_BYTES", "Arrays", "Evaluation", "Recursion", "mirrored"]
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 """By kernel."""
@@ -103,10 +103,10 @@ class Evaluation(ABC):
     def statistics_bytes(self, n: int, want_ntk: bool, threads: int) -> int:
         """Peak working memory of ``each_with_itself`` and ``each_with_opposite`` for n samples.
 
-        Beyond samples and result.
+        Beyond samples and result, and the ``XLA_BYTES`` of a process that computes statistics.
         """
         del threads
-        return XLA_BYTES + n * self.sample_bytes(want_ntk)
+        return n * self.sample_bytes(want_ntk)
 
     def each_with_opposite(
         self, x: np.ndarray, variances: Sequence[np.ndarray], want_ntk: bool, threads: int
