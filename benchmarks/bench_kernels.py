@@ -102,7 +102,9 @@ class Ours:
 
     @property
     def _step(self) -> int:
-        return max(1, STATISTICS_BYTES // self.kernel.statistics_bytes(self.x1.shape[1:], 1))
+        return max(
+            1, STATISTICS_BYTES // self.kernel.statistics_working_bytes(self.x1.shape[1:], 1)
+        )
 
     def _known(self, x: np.ndarray) -> Statistics:
         parts = [
@@ -138,7 +140,7 @@ def measure(
     return {
         "case": case.title,
         "dtype": dtype,
-        "path": ours.kernel.path(ours.x1.shape[1:]).explanation,
+        "path": ours.kernel.choice(ours.x1.shape[1:]).explanation,
         "rows": case.rows,
         "columns": case.columns,
         "flops_per_pair": ours.flops,
@@ -215,7 +217,7 @@ def main() -> None:
     prepared = [Prepared.of(CASES[name].resized(options.pairs), options.side) for name in chosen]
     for each in prepared:
         kernel = Kernel(each.case.network.layer)
-        print(f"{each.case.title}: {kernel.path(each.x1.shape[1:]).explanation}")
+        print(f"{each.case.title}: {kernel.choice(each.x1.shape[1:]).explanation}")
     header = COLUMNS + "".join(PEER_COLUMNS.format(name) for name in peers)
     print(f"\n{header}\n|{'---|' * (header.count('|') - 1)}", flush=True)
     rows: list[dict[str, Any]] = []

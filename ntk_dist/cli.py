@@ -25,11 +25,24 @@ from rich.console import Console
 from ntk_dist._version import __version__
 from ntk_dist.errors import InvalidInputError, NTKDistError
 from ntk_dist.settings import get_settings
+from ntk_dist.units import parse_bytes
 
 __all__ = ["main", "run"]
 
 OK, DEFECT, BAD_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 1, 2, 3, 130
 
+
+def _size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    """Bytes, as people write them."""
+    if value is None:
+        return None
+    try:
+        return parse_bytes(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from error
+
+
+COUNT = click.IntRange(min=1)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output."
 )
@@ -172,16 +185,55 @@ def predict(
 @cli.command()
 @click.argument("job", type=click.Path(dir_okay=False))
 @click.option("--plan", is_flag=True, help="Say what there is to do, and do nothing.")
+@click.option("--workers", type=COUNT, help="With --plan: what it takes on so many workers.")
+@click.option("--n", "n_rows", type=COUNT, help="With --workers: if there were so many rows.")
+@click.option("--targets", type=COUNT, help="With --workers: right-hand sides [10].")
+@click.option("--steps", type=COUNT, help="With --workers: of the solver [100].")
+@click.option("--predictions", type=COUNT, help="With --workers: new rows [10000].")
+@click.option(
+    "--worker-memory",
+    callback=_size,
+    metavar="SIZE",
+    help="With --workers: blocks a worker keeps [2GiB].",
+)
+@click.option(
+    "--read-rate",
+    callback=_size,
+    metavar="SIZE",
+    help="With --workers: workspace, per second [1GB].",
+)
+@click.option(
+    "--link-rate",
+    callback=_size,
+    metavar="SIZE",
+    help="With --workers: network, per second [1.25GB].",
+)
 @executor_option
 @click.option("--workspace", metavar="DIR", help="Instead of the job file's.")
 @json_option
-def gram(job: str, plan: bool, executor: str | None, workspace: str | None, as_json: bool) -> int:
+def gram(
+    job: str,
+    plan: bool,
+    executor: str | None,
+    workspace: str | None,
+    as_json: bool,
+    **scale: int | None,
+) -> int:
     """Compute the Gram matrix of a job file, or only plan it."""
-    from ntk_dist.jobs.describe import describe_gram, describe_plan
+    from ntk_dist.jobs.describe import describe_gram, describe_plan, describe_simulation
     from ntk_dist.jobs.progress import ProgressDisplay
     from ntk_dist.jobs.runner import compute_job_gram, plan_job
 
+    given = {name: value for name, value in scale.items() if value is not None}
+    if given and not (plan and "workers" in given):
+        option = next(iter(given)).replace("n_rows", "n").replace("_", "-")
+        raise click.UsageError(f"--{option}: expected --plan and --workers with it")
     spec = _job(job, executor=executor, workspace=workspace)
+    if given:
+        from ntk_dist.jobs.simulate import Scale, simulate_job
+
+        _show(*describe_simulation(simulate_job(spec, Scale(**given))), as_json)
+        return OK
     if plan:
         _show(*describe_plan(*plan_job(spec)), as_json)
         return OK

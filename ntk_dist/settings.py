@@ -24,7 +24,7 @@ from pydantic_settings import (
 
 from ntk_dist.errors import SettingsError
 
-__all__ = ["Settings", "available_memory", "cpu_count", "get_settings"]
+__all__ = ["Settings", "available_memory", "cpu_count", "get_settings", "process_bytes"]
 
 MIB = 2**20
 
@@ -41,6 +41,11 @@ def available_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def process_bytes() -> int:
+    """Memory that this process holds, its resident set, in bytes."""
+    return int(psutil.Process().memory_info().rss)
+
+
 class Settings(BaseSettings):
     """Process-wide limits; executors divide them between the workers they start."""
 
@@ -53,7 +58,8 @@ class Settings(BaseSettings):
     block_max_bytes: PositiveInt = 256 * MIB
     """Working memory of one block, beyond its inputs and its output, in bytes."""
     shard_max_bytes: PositiveInt = 2048 * MIB
-    """Blocks one shard keeps resident, in bytes; the rest is read again for each product."""
+    """Memory of one shard for blocks, in bytes: those that stay, and some that are read ahead of
+    each product."""
     preconditioner_max_bytes: PositiveInt = 1024 * MIB
     """Memory of the driver that building the preconditioner may take, in bytes."""
     task_timeout_s: float = Field(default=3600.0, gt=0)

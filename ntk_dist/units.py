@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["format_bytes", "format_count", "format_seconds"]
+import re
+
+__all__ = ["format_bytes", "format_count", "format_seconds", "parse_bytes"]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGTP]?)(i?)B", re.ASCII)
+_POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
 def format_bytes(n_bytes: float) -> str:
@@ -12,6 +17,21 @@ def format_bytes(n_bytes: float) -> str:
             return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
         n_bytes /= 1024
     return f"{n_bytes:.1f} PiB"
+
+
+def parse_bytes(text: str) -> int:
+    """The bytes in ``"32GB"``, ``"1.5 GiB"`` or ``"512B"``.
+
+    Raises
+    ------
+    ValueError
+        It is no size; the message has no subject, for the caller knows which.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"expected a size such as 32GB or 1.5GiB, got {text!r}")
+    number, power, binary = found.groups()
+    return round(float(number) * float(1024 if binary else 1000) ** _POWERS[power])
 
 
 def format_count(count: float) -> str:

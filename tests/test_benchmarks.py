@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,14 @@ def run(script, *arguments):
 
 def test_the_main_job_agrees_with_the_dense_solver():
     assert "all checks held" in run("bench_cifar.py", "synthetic", "--executors", "local")
+
+
+def test_out_of_core_and_dense_agree():
+    small = ["--n", "300", "--n-test", "50", "--dense-n", "200"]
+    told = run("bench_end_to_end.py", "synthetic", *small)
+    assert "all checks held" in told
+    projected, stored = re.search(r"projected (.*?), stored (.*?);", told).groups()
+    assert projected == stored
 
 
 def test_fast_kernels_agree_with_the_recursion(tmp_path):
@@ -55,8 +64,24 @@ def test_a_later_process_finds_the_same_block():
     assert "all checks held" in run("bench_cold_start.py", *small)
 
 
+def test_listening_changes_no_bit_of_a_fit():
+    small = ["--rows", "200", "--block-rows", "50", "--repeats", "1"]
+    assert "all checks held" in run("bench_events.py", *small)
+
+
 def test_planes_in_jax_agree_with_the_engine():
     assert "all checks held" in run("bench_jax.py", "--side", "5", "--pairs", "4", "--repeats", "1")
+
+
+def test_products_are_those_of_float64():
+    small = ["--targets", "3", "--blocks", "2", "--block-rows", "70", "--repeats", "1"]
+    assert "all checks held" in run("bench_product.py", *small)
+
+
+@pytest.mark.dask
+def test_blocks_through_an_engine_are_the_same():
+    small = ["--engines", "dask", "--features", "5", "--block-rows", "32", "--repeats", "1"]
+    assert "all checks held" in run("bench_overhead.py", *small)
 
 
 @pytest.mark.slow

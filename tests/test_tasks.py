@@ -1,4 +1,5 @@
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from ntk_dist.store.dataset import MemoryRows
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.memory import MemoryBlockStore
 from ntk_dist.store.workspace import Workspace
-from ntk_dist.tasks import PredictTask, RowBatch, ShardFactory
+from ntk_dist.tasks import PredictTask, RecentRows, RowBatch, ShardFactory
 
 NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
 MIB = 2**20
@@ -83,11 +84,7 @@ def test_a_shard_computes_lost_blocks_again_and_only_those(x, manifest, caplog):
     store.delete(BlockIndex(0, 1))
     shard = ShardFactory(task, "ntk", MIB)(list(manifest.grid))
     v = np.ones((25, 1))
-    product = sum(
-        np.pad(values, ((start, 25 - start - len(values)), (0, 0)))
-        for start, values in shard.matmat(v)
-    )
-    np.testing.assert_allclose(product, NET.kernel_fn(x) @ v, rtol=1e-12)
+    np.testing.assert_allclose(shard.matmat(v), NET.kernel_fn(x) @ v, rtol=1e-12)
     assert [r.message.split(":")[0] for r in caplog.records] == ["recomputing block (0, 1)"]
     assert store.present() == set(manifest.grid)
 
@@ -163,3 +160,51 @@ def test_rows_of_statistics_are_read_across_batches(x, manifest):
     np.testing.assert_allclose(rows.read(slice(7, 24)), whole[7:24], rtol=1e-14)
     assert rows.read(slice(9, 10)).shape == (1, rows.shape[1])
     assert rows.read(slice(4, 4)).shape == (0, rows.shape[1])
+
+
+class CountedRows(MemoryRows):
+    def __init__(self, x):
+        super().__init__(x)
+        self.reads = []
+
+    def read(self, rows):
+        self.reads.append((rows.start, rows.stop))
+        return super().read(rows)
+
+
+def test_a_band_of_rows_is_read_once_and_two_ranges_are_remembered(x):
+    rows = CountedRows(x)
+    recent = RecentRows(rows)
+    assert (recent.shape, recent.fingerprint) == (x.shape, rows.fingerprint)
+    for j in range(5):  # blocks (1, j): the band, then another range, then one row of either
+        np.testing.assert_array_equal(recent.read(slice(5, 10)), x[5:10])
+        np.testing.assert_array_equal(recent.read(slice(5 * j, 5 * j + 5)), x[5 * j : 5 * j + 5])
+        np.testing.assert_array_equal(recent.read(slice(7, 8)), x[7:8])
+        assert not recent.read(slice(5 * j, 5 * j + 1)).flags.writeable
+    assert rows.reads == [(5, 10), (0, 5), (10, 15), (15, 20), (20, 25)]
+    recent.read(slice(0, 5))
+    recent.read(slice(0, 10))  # neither holds all of it
+    assert rows.reads[-2:] == [(0, 5), (0, 10)]
+
+
+def test_threads_remember_rows_apart_and_none_are_pickled(x):
+    rows = CountedRows(x)
+    recent = RecentRows(rows)
+    recent.read(slice(0, 25))
+    with ThreadPoolExecutor(1) as other:
+        other.submit(recent.read, slice(0, 3)).result()
+    recent.read(slice(0, 3))
+    assert rows.reads == [(0, 25), (0, 3)]
+    assert len(pickle.dumps(recent)) < len(pickle.dumps(rows)) + 200
+
+
+def test_blocks_of_one_band_read_its_rows_once(x, manifest, monkeypatch):
+    rows = CountedRows(x)
+    kernel = Kernel(NET.layer, ("nngp", "ntk"), "float64")
+    task = gram_task(kernel, rows, MemoryBlockStore(manifest), Settings(block_max_bytes=MIB))
+    task.statistics.read(slice(0, 25))
+    rows.reads.clear()
+    for index in manifest.grid:
+        task(index)
+    # For blocks (0, 0), (0, 1), (0, 2) and (1, 1); the others find theirs, as statistics do.
+    assert rows.reads == [(0, 10), (10, 20), (20, 25), (10, 20)]

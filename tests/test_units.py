@@ -1,6 +1,6 @@
 import pytest
 
-from ntk_dist.units import format_bytes, format_count, format_seconds
+from ntk_dist.units import format_bytes, format_count, format_seconds, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,17 @@ def test_counts_for_people(count, text):
 )
 def test_durations_for_people(seconds, text):
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [("32GB", 32 * 10**9), ("1.5 GiB", 3 * 2**29), ("512B", 512), (" 7kB ", 7000), ("7KiB", 7168)],
+)
+def test_sizes_from_people(text, n_bytes):
+    assert parse_bytes(text) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "32", "GB", "-1GB", "1e3B", "32gb", "32GB/s", "inf GB"])
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError, match="expected a size such as 32GB"):
+        parse_bytes(text)

@@ -5,9 +5,9 @@ An executor knows nothing of kernels, blocks or stores. It offers two things (:m
 and are called many times. One driving loop (:mod:`.drive`) owns the bounded window, the retries
 (:mod:`.retry` decides them from numbers alone), straggler duplicates, events and cancellation, so
 every engine behaves alike; an engine file only says how to submit, wait and cancel. What came of
-one try is told by :mod:`.outcome`; how the workers of one machine divide it, by
-:mod:`.environment`. Engines are imported when they are named, so neither Dask nor Ray is needed by
-those who do not use it.
+one try is told by :mod:`.outcome`; in which order the answers of shards are added, by
+:mod:`.tree`; how the workers of one machine divide it, by :mod:`.environment`. Engines are imported
+when they are named, so neither Dask nor Ray is needed by those who do not use it.
 
 Choose ``local`` on one machine, ``dask`` or ``ray`` for several processes on it, and
 ``dask://host:port`` or ``ray://host:port`` for a cluster that is already there.

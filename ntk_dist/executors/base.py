@@ -192,21 +192,40 @@ class AbstractShards(ABC):
         NTKDistError
             A shard raised an error of this package that no other try can mend; as itself.
         """
-        self._executor._require_open()
-        if self._closed:
-            raise ExecutorError("these shards are closed; ask the executor for new ones")
+        self._require_open()
+        return self._ask(method, self._pack(args), args, keep=False)
+
+    def sum(self, method: str, *args: Any) -> Any:
+        """The sum of every shard's ``method(*args)``, which are arrays of one shape.
+
+        They are added on the workers, in the order of :func:`add_in_pairs`: each addition moves
+        one array from a worker to another, and one array comes back here, whatever the number of
+        shards. The bytes are the same whichever shard answers first, and after one was lost.
+
+        One engine task per shard and one per addition, so fewer than two per shard.
+
+        Raises
+        ------
+        TaskError, NTKDistError
+            As :meth:`call`.
+        """
+        self._require_open()
         packed = self._pack(args)
-        answers = drive(
+
+        def start(text: str, number: int) -> Handle:
+            # Answers that went with a worker are all asked for again: to build its shard anew
+            # takes longer than what the others do meanwhile.
+            return self._submit_sum(self._ask(method, packed, args, keep=True))
+
+        ((_, total),) = drive(
             self._executor,
-            lambda index, number: self._submit(index, method, packed, args, fresh=number > 1),
-            range(len(self)),
-            window=max(1, len(self)),
+            start,
+            [f"sum of {method} of {len(self)} shards"],
+            window=1,
             retry=self._retry,
             on_event=self._report,
-            label=lambda index: f"{method} of shard {index}",
         )
-        by_index = dict(answers)
-        return [by_index[index] for index in range(len(self))]
+        return total
 
     def close(self) -> None:
         """Free what the shards hold; a second call does nothing."""
@@ -225,6 +244,27 @@ class AbstractShards(ABC):
     ) -> None:
         self.close()
 
+    def _require_open(self) -> None:
+        self._executor._require_open()
+        if self._closed:
+            raise ExecutorError("these shards are closed; ask the executor for new ones")
+
+    def _ask(self, method: str, packed: Any, args: tuple[Any, ...], *, keep: bool) -> list[Any]:
+        """Every shard's answer, or a reference to it, in the order of the assignments."""
+        answers = drive(
+            self._executor,
+            lambda index, number: self._submit(
+                index, method, packed, args, fresh=number > 1, keep=keep
+            ),
+            range(len(self)),
+            window=max(1, len(self)),
+            retry=self._retry,
+            on_event=self._report,
+            label=lambda index: f"{method} of shard {index}",
+        )
+        by_index = dict(answers)
+        return [by_index[index] for index in range(len(self))]
+
     def _report(self, event: Event) -> None:
         # A solver makes a call per step: "done" of each shard would drown what is worth knowing.
         if not (isinstance(event, TaskEvent) and event.state == "done"):
@@ -236,9 +276,30 @@ class AbstractShards(ABC):
 
     @abstractmethod
     def _submit(
-        self, index: int, method: str, packed: Any, args: tuple[Any, ...], *, fresh: bool
+        self,
+        index: int,
+        method: str,
+        packed: Any,
+        args: tuple[Any, ...],
+        *,
+        fresh: bool,
+        keep: bool,
     ) -> Handle:
-        """Start the call of one shard; ``fresh``: build it again, on a live worker."""
+        """Start the call of one shard.
+
+        Parameters
+        ----------
+        index, method, packed, args
+            Whom to ask, for what, with what; ``packed`` is what :meth:`_pack` made of ``args``.
+        fresh
+            Build the shard again, on a live worker.
+        keep
+            The outcome is a reference to the answer, for :meth:`_submit_sum`.
+        """
+
+    @abstractmethod
+    def _submit_sum(self, parts: Sequence[Any]) -> Handle:
+        """Start the additions of answers that workers kept; the outcome is their sum."""
 
     @abstractmethod
     def _free(self) -> None:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
+import operator
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError, MissingDependencyError
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.executors.base import AbstractExecutor, AbstractShards
 from ntk_dist.executors.drive import Handle
-from ntk_dist.executors.outcome import Outcome, attempt_remotely
+from ntk_dist.executors.outcome import AttemptFailed, Outcome, WorkerLostError
 from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
+from ntk_dist.executors.tree import add_in_pairs
 
 try:
     import cloudpickle
@@ -34,6 +35,7 @@ except ImportError as error:
     ) from error
 
 from ntk_dist.executors.dask_cluster import start_cluster
+from ntk_dist.executors.dask_worker import call_shard, drop_shards, keep_answer, run_task
 
 __all__ = ["DaskExecutor"]
 
@@ -41,23 +43,31 @@ Assignment = TypeVar("Assignment")
 
 # A scheduler that is there answers in milliseconds; a person waits ten seconds before doubting.
 _CONNECT_S = 8.0
-# A nanny has a new worker process up within about 3 s; a shard waits this long for an empty one
-# before it moves in with another, which would double that worker's memory.
-_RESTART_S = 10.0
+# A nanny has a new worker process up within about 3 s, or 13 s on a machine with four times as
+# many busy processes as CPUs; a shard waits this long for an empty one before it moves in with
+# another, which would double that worker's memory.
+_RESTART_S = 30.0
 # Time for a nanny to hear that its worker must be restarted.
 _ASK_S = 1.0
 # A cluster with no worker at all may be scaling up.
 _FIRST_WORKER_S = 30.0
+# After so long without a result that was announced, look whether its worker is still there.
+_FETCH_S = 2.0
 # Above this, arguments travel once per worker instead of once per shard, in bytes.
 _BROADCAST_BYTES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class _DaskTry:
-    """A future, and the one worker it must run on if it calls a shard."""
+    """A future, and what it depends on."""
 
     future: Any
     worker: str | None = None
+    """The one it must run on, if it calls a shard."""
+    needs: frozenset[str] = frozenset()
+    """Workers without which it never ends."""
+    keep: bool = False
+    """Its value stays where it is, and the try itself is the reference to it."""
 
 
 @dataclass(frozen=True)
@@ -213,9 +223,16 @@ class DaskExecutor(AbstractExecutor):
         return _Shipped(pickled, self._client.scatter(pickled, broadcast=True, hash=False))
 
     def _submit(self, shipped: Any, item: Any) -> Handle:
-        return self._send(None, _run_task, shipped.best(), item)
+        return self._send(None, run_task, shipped.best(), item)
 
-    def _send(self, worker: str | None, function: Callable[..., Outcome], *args: Any) -> _DaskTry:
+    def _send(
+        self,
+        worker: str | None,
+        function: Callable[..., Any],
+        *args: Any,
+        needs: frozenset[str] = frozenset(),
+        keep: bool = False,
+    ) -> _DaskTry:
         pinned = {} if worker is None else {"workers": [worker], "allow_other_workers": False}
         try:
             future = self._client.submit(
@@ -224,47 +241,52 @@ class DaskExecutor(AbstractExecutor):
         except (OSError, RuntimeError) as error:
             raise self._disconnected() from error
         future.add_done_callback(self._notify)
-        return _DaskTry(future, worker)
+        if worker is not None:
+            needs |= {worker}
+        return _DaskTry(future, worker, needs, keep)
 
     def _notify(self, future: Any) -> None:
         with self._finished:
             self._finished.notify_all()
 
     def wait(self, handles: Sequence[Handle], timeout_s: float) -> Collection[Handle]:
-        """Those that are done, and those pinned to a worker that is gone."""
+        """Those that are done, and those that need a worker that is gone."""
         with self._finished:
             done = [h for h in handles if h.future.done()]
             if not done:
                 self._finished.wait(timeout_s)
                 done = [h for h in handles if h.future.done()]
-        if done or all(h.worker is None for h in handles):
+        if done or not any(h.needs for h in handles):
             return done
-        return [h for h in handles if self._is_lost(h, self._alive())]
-
-    def _is_lost(self, handle: _DaskTry, alive: Mapping[str, int]) -> bool:
-        return handle.worker is not None and handle.worker not in alive
+        alive = self._alive()
+        return [h for h in handles if not h.needs <= alive.keys()]
 
     def outcome(self, handle: Handle) -> Outcome:
-        """What the worker sent, or the loss of the worker as a ConnectionResetError."""
+        """What the worker sent, or the loss of the worker as a WorkerLostError."""
         one: _DaskTry = handle
         where = one.worker or "a Dask worker"
         try:
             while True:
-                if not one.future.done() and self._is_lost(one, self._alive()):
-                    return Outcome.failed(ConnectionResetError("its worker is gone"), where)
+                if not one.future.done() and not one.needs <= self._alive().keys():
+                    return Outcome.failed(WorkerLostError("its worker is gone"), where)
                 try:
-                    outcome: Outcome = one.future.result(timeout=2.0)
+                    # Asking for the exception fetches no value.
+                    if one.keep and one.future.exception(timeout=_FETCH_S) is None:
+                        return Outcome(value=one, where=where)
+                    value = one.future.result(timeout=_FETCH_S)
                 except TimeoutError:
                     # The result may have gone with its worker after it was announced.
                     continue
-                return outcome
+                return value if isinstance(value, Outcome) else Outcome(value=value, where=where)
+        except AttemptFailed as error:
+            return error.outcome
         except KilledWorker as error:
             # Dask has already tried it on several workers, all of which died.
             return Outcome(error=error, retryable=False, where=where)
         except (asyncio.CancelledError, concurrent.futures.CancelledError):
             if self._client.status != "running":
                 return Outcome.failed(self._disconnected(), where)
-            return Outcome.failed(ConnectionResetError("its worker is gone"), where)
+            return Outcome.failed(WorkerLostError("its worker is gone"), where)
         except Exception as error:
             return Outcome.failed(error, where)
 
@@ -310,7 +332,14 @@ class _DaskShards(AbstractShards):
         return self._dask._client.scatter(args, workers=homes or None, broadcast=True, hash=False)
 
     def _submit(
-        self, index: int, method: str, packed: Any, args: tuple[Any, ...], *, fresh: bool
+        self,
+        index: int,
+        method: str,
+        packed: Any,
+        args: tuple[Any, ...],
+        *,
+        fresh: bool,
+        keep: bool,
     ) -> Handle:
         # The recipe may hold thousands of block indices: it travels only when it is needed.
         recipe = None
@@ -318,10 +347,29 @@ class _DaskShards(AbstractShards):
             recipe = self._recipes[index]
             self._homes[index] = self._find_home(index)
         # A broadcast copy may have gone with the worker that is being replaced.
-        sent = args if fresh else packed
+        sent = self._pack(args) if fresh else packed
+        function = keep_answer if keep else call_shard
         return self._dask._send(
-            self._homes[index], _call_shard, (self._id, index), recipe, method, sent
+            self._homes[index], function, (self._id, index), recipe, method, sent, keep=keep
         )
+
+    def _submit_sum(self, parts: Sequence[Any]) -> Handle:
+        return replace(add_in_pairs(parts, self._add), keep=False)
+
+    def _add(self, first: _DaskTry, second: _DaskTry) -> _DaskTry:
+        """Start one addition on the worker that has the first of two parts."""
+        total = self._dask._send(
+            first.worker,
+            operator.add,
+            first.future,
+            second.future,
+            needs=first.needs | second.needs,
+        )
+        # The scheduler forgets a value as soon as nobody here wants it, even one that a task it is
+        # about to hear of needs; and a value that nobody needs any more fills its worker's memory.
+        wanted = [first.future, second.future]
+        total.future.add_done_callback(lambda _: wanted.clear())
+        return total
 
     def _find_home(self, index: int) -> str:
         """The shard's own worker if it is alive, else the emptiest one."""
@@ -347,41 +395,4 @@ class _DaskShards(AbstractShards):
         # workers' tasks with it, and its absence must not hide what came before.
         with suppress(ExecutorUnreachableError):
             homes = sorted(set(self._homes.values()) & set(self._dask._alive()))
-            self._dask._client.run(_drop_shards, self._id, workers=homes, on_error="ignore")
-
-
-# Below: what runs inside a worker process.
-
-_SHARDS: dict[tuple[str, int], Any] = {}
-
-
-@lru_cache(maxsize=2)  # few, because a task may hold inputs
-def _load(pickled: bytes) -> Any:
-    """One task object per worker, however many items it gets."""
-    return cloudpickle.loads(pickled)
-
-
-def _run_task(pickled: bytes, item: Any) -> Outcome:
-    return attempt_remotely(lambda: _load(pickled)(item))
-
-
-def _call_shard(
-    key: tuple[str, int], recipe: bytes | None, method: str, args: tuple[Any, ...]
-) -> Outcome:
-    return attempt_remotely(_answer, key, recipe, method, args)
-
-
-def _answer(key: tuple[str, int], recipe: bytes | None, method: str, args: tuple[Any, ...]) -> Any:
-    if recipe is not None:
-        _SHARDS.pop(key, None)
-        factory, assignment = cloudpickle.loads(recipe)
-        _SHARDS[key] = factory(assignment)
-    elif key not in _SHARDS:
-        # Another process may have come back at the same address.
-        raise ConnectionResetError("the worker process that held this shard is gone")
-    return getattr(_SHARDS[key], method)(*args)
-
-
-def _drop_shards(shards_id: str) -> None:
-    for key in [key for key in _SHARDS if key[0] == shards_id]:
-        del _SHARDS[key]
+            self._dask._client.run(drop_shards, self._id, workers=homes, on_error="ignore")

@@ -19,7 +19,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from ntk_dist.errors import NTKDistError, TaskError
 from ntk_dist.events import EventSink, TaskEvent, ignore
-from ntk_dist.executors.outcome import Outcome
+from ntk_dist.executors.outcome import Outcome, WorkerLostError
 from ntk_dist.executors.retry import RetryPolicy, is_straggler
 
 __all__ = ["Engine", "Handle", "drive"]
@@ -183,6 +183,8 @@ class _Loop(Generic[Item]):
             entry = self.in_flight[handle]
             outcome = self.engine.outcome(handle)
             finished = self._forget(handle)
+            for event in outcome.events:
+                self.on_event(event)
             if outcome.error is not None:
                 self._failed(entry, finished, outcome)
                 continue
@@ -240,27 +242,44 @@ class _Loop(Generic[Item]):
             return
         entry.failures += 1
         seconds = self.clock() - one.submitted
-        text = f"{type(error).__name__}: {error}"
         if outcome.retryable and entry.failures < self.retry.max_attempts:
-            self._emit("retried", entry, one.number, seconds=seconds, error=text)
+            self._emit("retried", entry, one.number, seconds=seconds, error=error)
             ready = self.clock() + self.retry.pause_s(entry.failures)
             heapq.heappush(self.paused, (ready, next(self.order), entry))
             return
-        self._emit("failed", entry, one.number, seconds=seconds, error=text)
+        self._emit("failed", entry, one.number, seconds=seconds, error=error)
         tries = f"{entry.failures} attempt{'s' if entry.failures > 1 else ''}"
         if isinstance(error, NTKDistError) and not outcome.retryable:
             error.add_note(f"in task {entry.text} on {outcome.where}, after {tries}")
             raise error
         raise TaskError(
-            f"task {entry.text} failed for good after {tries}, last on {outcome.where}: {text}"
+            f"task {entry.text} failed for good after {tries}, last on {outcome.where}: "
+            f"{_in_words(error)}"
         ) from error
 
     def _emit(
-        self, state: _State, entry: _Entry[Item], number: int, *, seconds: float, error: str = ""
+        self,
+        state: _State,
+        entry: _Entry[Item],
+        number: int,
+        *,
+        seconds: float,
+        error: BaseException | None = None,
     ) -> None:
         self.on_event(
-            TaskEvent(state=state, item=entry.text, attempt=number, seconds=seconds, error=error)
+            TaskEvent(
+                state=state,
+                item=entry.text,
+                attempt=number,
+                seconds=seconds,
+                error=_in_words(error) if error else "",
+                worker_lost=isinstance(error, WorkerLostError),
+            )
         )
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _shorten(text: str, most: int = 200) -> str:

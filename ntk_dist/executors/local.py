@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import operator
 import queue
 import threading
 import time
@@ -15,6 +16,7 @@ from ntk_dist.executors.base import AbstractExecutor, AbstractShards
 from ntk_dist.executors.drive import Handle
 from ntk_dist.executors.outcome import Outcome, attempt
 from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
+from ntk_dist.executors.tree import add_in_pairs
 
 __all__ = ["LocalExecutor"]
 
@@ -166,11 +168,21 @@ class _LocalShards(AbstractShards):
         self._objects: dict[int, Any] = {}
 
     def _submit(
-        self, index: int, method: str, packed: Any, args: tuple[Any, ...], *, fresh: bool
+        self,
+        index: int,
+        method: str,
+        packed: Any,
+        args: tuple[Any, ...],
+        *,
+        fresh: bool,
+        keep: bool,
     ) -> Handle:
         if fresh:
             self._objects.pop(index, None)
         return self._local._run(lambda: attempt(self._answer, index, method, args))
+
+    def _submit_sum(self, parts: Sequence[Any]) -> Handle:
+        return self._local._run(lambda: attempt(add_in_pairs, parts, operator.add))
 
     def _answer(self, index: int, method: str, args: tuple[Any, ...]) -> Any:
         shard = self._objects.get(index)

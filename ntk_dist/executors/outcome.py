@@ -12,12 +12,13 @@ import pickle
 import socket
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ntk_dist.events import Event, collected
 from ntk_dist.executors.retry import is_retryable
 
-__all__ = ["Outcome", "attempt", "attempt_remotely", "here"]
+__all__ = ["AttemptFailed", "Outcome", "WorkerLostError", "attempt", "attempt_remotely", "here"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,30 @@ class Outcome:
     """Judged on the worker, where the exception still has its own class."""
     where: str = "an unknown worker"
     """Host and process that ran the try."""
+    events: tuple[Event, ...] = ()
+    """What the task reported."""
 
     @classmethod
     def failed(cls, error: BaseException, where: str = "an unknown worker") -> Outcome:
         """The outcome of a try that raised ``error``, or that an engine lost."""
         return cls(error=error, retryable=is_retryable(error), where=where)
+
+
+class WorkerLostError(ConnectionResetError):
+    """A try ended with the worker that ran it; another one may go better."""
+
+
+class AttemptFailed(Exception):
+    """A failed outcome on its way through an engine that hears of failures by exceptions only.
+
+    Needed where a value stays on its worker, so that nobody looks into it.
+    """
+
+    @property
+    def outcome(self) -> Outcome:
+        """What came of the try."""
+        outcome: Outcome = self.args[0]
+        return outcome
 
 
 def here() -> str:
@@ -44,10 +64,12 @@ def here() -> str:
 
 def attempt(function: Callable[..., Any], *args: Any) -> Outcome:
     """What ``function(*args)`` came to; nothing but an interrupt is raised."""
-    try:
-        return Outcome(value=function(*args), where=here())
-    except (Exception, SystemExit) as error:
-        return Outcome.failed(error, here())
+    with collected() as events:
+        try:
+            outcome = Outcome(value=function(*args), where=here())
+        except (Exception, SystemExit) as error:
+            outcome = Outcome.failed(error, here())
+    return replace(outcome, events=tuple(events)) if events else outcome
 
 
 def attempt_remotely(function: Callable[..., Any], *args: Any) -> Outcome:
@@ -60,7 +82,7 @@ def attempt_remotely(function: Callable[..., Any], *args: Any) -> Outcome:
     error.add_note(f"raised on {outcome.where}:\n{''.join(lines).rstrip()}")
     # The traceback holds the frames, hence every array of the task, and does not pickle anyway.
     error.with_traceback(None)
-    return Outcome(error=error, retryable=outcome.retryable, where=outcome.where)
+    return replace(outcome, error=error)
 
 
 def _portable(error: BaseException) -> BaseException:

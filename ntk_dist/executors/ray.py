@@ -7,10 +7,12 @@ import logging
 import signal
 import socket
 import threading
+import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -23,8 +25,9 @@ from ntk_dist.events import EventSink, ignore
 from ntk_dist.executors.base import AbstractExecutor, AbstractShards
 from ntk_dist.executors.drive import Handle
 from ntk_dist.executors.environment import worker_environment
-from ntk_dist.executors.outcome import Outcome, attempt_remotely
+from ntk_dist.executors.outcome import Outcome, WorkerLostError, attempt_remotely
 from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
+from ntk_dist.executors.tree import add_in_pairs
 from ntk_dist.settings import get_settings
 
 try:
@@ -65,6 +68,8 @@ class _RayTry:
 
     ref: Any
     actor: Any = None
+    kept: Any = None
+    """A reference to the value, if it stays where it is; the try itself then stands for it."""
 
 
 class RayExecutor(AbstractExecutor):
@@ -211,10 +216,11 @@ class RayExecutor(AbstractExecutor):
                 ray.shutdown()
 
     def _ship(self, task: Callable[..., Any]) -> Any:
-        return ray.put(task)
+        # In a list, so that Ray hands over the reference and not what it refers to.
+        return uuid.uuid4().hex, [ray.put(task)]
 
     def _submit(self, shipped: Any, item: Any) -> Handle:
-        return _RayTry(self._run_task.remote(shipped, item))
+        return _RayTry(self._run_task.remote(*shipped, item))
 
     def wait(self, handles: Sequence[Handle], timeout_s: float) -> Collection[Handle]:
         """Those whose outcome, or whose loss, is known."""
@@ -225,12 +231,12 @@ class RayExecutor(AbstractExecutor):
         return [by_ref[ref] for ref in ready]
 
     def outcome(self, handle: Handle) -> Outcome:
-        """What the worker sent, or the loss of the worker as a ConnectionResetError."""
+        """What the worker sent, or the loss of the worker as a WorkerLostError."""
         one: _RayTry = handle
         try:
-            outcome: Outcome = ray.get(one.ref)
+            found = ray.get(one.ref)
         except _LOST as error:
-            lost = ConnectionResetError(f"its worker is gone ({_first_line(error)})")
+            lost = WorkerLostError(f"its worker is gone ({_first_line(error)})")
             return Outcome.failed(lost, "a Ray worker")
         except ray_errors.RayTaskError as error:
             # Our code around the task catches everything, so this is what could not travel: a
@@ -238,7 +244,10 @@ class RayExecutor(AbstractExecutor):
             return Outcome.failed(error.cause or error, "a Ray worker")
         except ray_errors.RayError as error:
             return Outcome.failed(error, "a Ray worker")
-        return outcome
+        if not isinstance(found, Outcome):
+            # Arrays come as read-only views of shared memory, which a copy sets free.
+            return Outcome(value=copy(found), where="a Ray worker")
+        return found if one.kept is None or found.error else replace(found, value=one)
 
     def cancel(self, handles: Sequence[Handle], *, by_force: bool) -> None:
         """Interrupt these tries; by force, end the worker process that hangs on one."""
@@ -273,7 +282,14 @@ class _RayShards(AbstractShards):
         return tuple(map(ray.put, args))
 
     def _submit(
-        self, index: int, method: str, packed: Any, args: tuple[Any, ...], *, fresh: bool
+        self,
+        index: int,
+        method: str,
+        packed: Any,
+        args: tuple[Any, ...],
+        *,
+        fresh: bool,
+        keep: bool,
     ) -> Handle:
         if fresh:
             ray.kill(self._actors.pop(index))
@@ -281,7 +297,19 @@ class _RayShards(AbstractShards):
             new = self._ray._new_actor.remote(self._factory, self._assignments[index])
             self._actors[index] = new
         actor = self._actors[index]
+        if keep:
+            outcome, value = actor.keep.options(num_returns=2).remote(method, *packed)
+            return _RayTry(outcome, actor, kept=value)
         return _RayTry(actor.call.remote(method, *packed), actor)
+
+    def _submit_sum(self, parts: Sequence[Any]) -> Handle:
+        total = add_in_pairs(parts, self._add)
+        return _RayTry(total.kept, total.actor)
+
+    def _add(self, first: _RayTry, second: _RayTry) -> _RayTry:
+        """Start one addition in the actor that has the first of two parts."""
+        total = first.actor.add.remote(first.kept, second.kept)
+        return _RayTry(total, first.actor, kept=total)
 
     def _free(self) -> None:
         actors, self._actors = self._actors, {}
@@ -320,8 +348,20 @@ def _first_line(error: BaseException) -> str:
 # Below: what runs inside a worker process.
 
 
-def _run_task(task: Callable[[Any], Any], item: Any) -> Outcome:
-    return attempt_remotely(task, item)
+_LOADED: dict[str, Callable[[Any], Any]] = {}
+"""The task of this process, by name: one, because it may hold inputs."""
+
+
+def _run_task(name: str, reference: list[Any], item: Any) -> Outcome:
+    return attempt_remotely(lambda: _load(name, reference)(item))
+
+
+def _load(name: str, reference: list[Any]) -> Callable[[Any], Any]:
+    """One task object per process, however many items it gets: to open a store takes 5 ms."""
+    if name not in _LOADED:
+        _LOADED.clear()
+        _LOADED[name] = ray.get(reference[0])
+    return _LOADED[name]
 
 
 class _ShardActor:
@@ -333,6 +373,14 @@ class _ShardActor:
 
     def call(self, method: str, *args: Any) -> Outcome:
         return attempt_remotely(self._answer, method, args)
+
+    def keep(self, method: str, *args: Any) -> tuple[Outcome, Any]:
+        """The outcome without its value, and the value: two objects, of which one may stay."""
+        outcome = self.call(method, *args)
+        return replace(outcome, value=None), outcome.value
+
+    def add(self, first: Any, second: Any) -> Any:
+        return first + second
 
     def _answer(self, method: str, args: tuple[Any, ...]) -> Any:
         if self._shard is None:

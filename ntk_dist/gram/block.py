@@ -107,7 +107,7 @@ def working_bytes(
         square=False,
         pad_rows=block_rows,
     )
-    return max(split.working_bytes, kernel.statistics_bytes(input_shape, step))
+    return max(split.working_bytes, kernel.statistics_working_bytes(input_shape, step))
 
 
 def compute_block(
@@ -206,21 +206,21 @@ def split_block(
     MemoryBudgetError
         ``max_bytes`` does not hold a single pair.
     """
-    if not kernel.path(input_shape).fused:
+    if not kernel.choice(input_shape).fused:
         n1, n2 = pad_rows or _round_up(n1), pad_rows or _round_up(n2)
-        pair, least = kernel.pair_bytes(input_shape), kernel.block_bytes(input_shape, 1, 1)
-        if least > max_bytes:
+        pair = kernel.recursion_bytes(input_shape)
+        if (least := kernel.working_bytes(input_shape, 1, 1)) > max_bytes:
             raise _no_room(least, max_bytes)
         wanted = sub_batch_bytes(device_kind(), max_bytes - (least - pair))
         while True:
             rows1, rows2 = _batch_rows(pair, n1, n2, square=square, wanted_bytes=wanted)
-            needs = kernel.block_bytes(input_shape, rows1, rows2)
+            needs = kernel.working_bytes(input_shape, rows1, rows2)
             if needs <= max_bytes:
                 return Split(rows1, rows2, None, padded=True, working_bytes=needs)
             wanted = wanted * 7 // 8  # their samples take some of it
 
     def needed(rows1: int, rows2: int, threads: int) -> int:
-        return kernel.block_bytes(input_shape, rows1, rows2, threads)
+        return kernel.working_bytes(input_shape, rows1, rows2, threads)
 
     room_for = next((t for t in ROOM_FOR_THREADS if needed(1, 1, t) <= max_bytes), None)
     if room_for is None:
@@ -261,7 +261,7 @@ def sub_batch_bytes(device: str, max_bytes: int) -> int:
 
 def _statistics_rows(kernel: Kernel, input_shape: tuple[int, ...], rows: int) -> int:
     """How many of ``rows`` samples are evaluated at a time."""
-    most = max(1, CACHE_BYTES // kernel.sample_bytes(input_shape))
+    most = max(1, CACHE_BYTES // kernel.sample_working_bytes(input_shape))
     return _split(rows, min(rows, most))
 
 

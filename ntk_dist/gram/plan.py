@@ -6,6 +6,7 @@ be printed for a cluster that does not exist yet.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -96,7 +97,13 @@ class GramPlan:
     @property
     def input_bytes(self) -> int:
         """One input row on a worker, as it is read and in the float64 kernels compute in."""
-        return math.prod(self.input_shape) * (self.itemsize + np.dtype(np.float64).itemsize)
+        entries = math.prod(self.input_shape)
+        return self.stored_row_bytes + entries * np.dtype(np.float64).itemsize
+
+    @property
+    def stored_row_bytes(self) -> int:
+        """One input row as it is kept in the workspace, in bytes."""
+        return math.prod(self.input_shape) * self.itemsize
 
     @property
     def block_bytes(self) -> int:
@@ -241,11 +248,15 @@ def assign_blocks(grid: BlockGrid, n_shards: int) -> list[tuple[BlockIndex, ...]
         rows, cols = grid.block_shape(index)
         return rows * cols * (1 if grid.is_diagonal(index) else 2)
 
+    alike: dict[int, list[BlockIndex]] = {}  # inside and diagonal, whole and ragged: a few kinds
+    for index in grid:
+        alike.setdefault(weight(index), []).append(index)
     count = max(1, min(n_shards, grid.n_blocks))
     shards: list[list[BlockIndex]] = [[] for _ in range(count)]
-    loads = [0] * count
-    for index in sorted(grid, key=lambda b: (-weight(b), b)):
-        lightest = loads.index(min(loads))
-        shards[lightest].append(index)
-        loads[lightest] += weight(index)
+    loads = [(0, k) for k in range(count)]  # a heap
+    for heavy in sorted(alike, reverse=True):
+        for index in alike[heavy]:
+            load, lightest = loads[0]
+            shards[lightest].append(index)
+            heapq.heapreplace(loads, (load + heavy, lightest))
     return [tuple(sorted(shard)) for shard in shards]

@@ -1,7 +1,8 @@
 """The user's unit of work: a job file in, a fitted model in the workspace out.
 
 :mod:`~ntk_dist.jobs.spec` is the one definition of a job file; :mod:`~ntk_dist.jobs.runner` runs
-one; :mod:`~ntk_dist.jobs.progress` turns its events into a bar on a terminal or lines in a log.
+one; :mod:`~ntk_dist.jobs.progress` turns its events into a bar on a terminal or lines in a log,
+:mod:`~ntk_dist.jobs.journal` keeps them in the workspace, :mod:`~ntk_dist.jobs.watch` reads them.
 """
 
 from ntk_dist.jobs.spec import JobSpec, load_job

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ntk_dist.errors import DataError, NTKDistError, UnreadableDataError
 from ntk_dist.gram.plan import GramPlan
+from ntk_dist.gram.simulation import Simulation
 from ntk_dist.jobs.runner import job_network, plan_job
 from ntk_dist.jobs.spec import load_job
+from ntk_dist.jobs.watch import latest
 from ntk_dist.kernels.projection import Projection
 from ntk_dist.model import FitReport, GramReport
 from ntk_dist.model.artifact import read_record
 from ntk_dist.model.load import find_model
+from ntk_dist.standing import Standing
 from ntk_dist.stax import from_json
 from ntk_dist.store.inputs import read_array
 from ntk_dist.store.workspace import Workspace, is_workspace
 from ntk_dist.store.zarr import ZarrBlockStore, is_gram
-from ntk_dist.units import format_bytes, format_seconds
+from ntk_dist.units import format_bytes, format_count, format_seconds
 
-__all__ = ["describe_gram", "describe_path", "describe_plan"]
+__all__ = ["describe_gram", "describe_path", "describe_plan", "describe_simulation"]
 
 Description = tuple[dict[str, Any], str]
 """Plain types for JSON, and the same for people."""
@@ -57,6 +62,55 @@ def describe_plan(plan: GramPlan, projection: Projection) -> Description:
     text = "\n".join(f"{name:<20}{value}" for name, value in rows)
     record = {**plan.to_dict(), "evaluation": projection.explanation}
     return {**record, "entries_per_s": projection.entries_per_s, "seconds": seconds}, text
+
+
+def describe_simulation(simulation: Simulation) -> Description:
+    """A job on a cluster that is not there, phase by phase."""
+    plan, cluster, work = simulation.plan, simulation.cluster, simulation.work
+    grid = plan.grid
+    facts = [
+        (
+            "simulated",
+            f"{grid.n_rows:,} rows, {work.n_targets} targets, on {cluster.n_workers} workers "
+            "as fast as this process",
+        ),
+        (
+            "blocks",
+            f"{grid.n_blocks:,} of {grid.block_rows} rows, {format_bytes(plan.block_bytes)} each, "
+            f"{format_bytes(plan.gram_bytes)} in all",
+        ),
+        ("in the workspace", format_bytes(simulation.disk_bytes)),
+        (
+            "share of a worker",
+            f"{format_bytes(simulation.share_bytes)}, of which {simulation.resident_share:.0%} "
+            "stays in its memory",
+        ),
+        ("memory of a worker", format_bytes(simulation.worker_bytes)),
+        (
+            "memory of the driver",
+            f"{format_bytes(simulation.driver_bytes)}, preconditioner of rank {work.rank}",
+        ),
+        (
+            "measured here",
+            f"{format_count(cluster.entries_per_s)} entries a second, products at "
+            f"{format_bytes(cluster.product_rate)} of blocks a second",
+        ),
+        (
+            "taken on trust",
+            f"{format_bytes(cluster.read_rate)} a second between the workspace and a worker, "
+            f"{format_bytes(cluster.link_rate)} between two machines",
+        ),
+    ]
+    lines = [f"{name:<22}{value}" for name, value in facts]
+    lines.append(f"{'':<22}{'time':>10}{'workspace':>13}{'network':>13}  most of the time")
+    names = {"solve": f"solve, {work.steps} steps", "predict": f"predict, {work.predictions:,}"}
+    lines += [
+        f"{names.get(phase.name, phase.name):<22}{format_seconds(phase.seconds):>10}"
+        f"{format_bytes(phase.stored_bytes):>13}{format_bytes(phase.sent_bytes):>13}  {phase.limit}"
+        for phase in simulation.phases
+    ]
+    lines.append(f"{'in all':<22}{format_seconds(simulation.seconds):>10}")
+    return simulation.to_dict(), "\n".join(lines)
 
 
 def describe_gram(report: GramReport) -> Description:
@@ -148,15 +202,45 @@ def _workspace(folder: Path) -> Description:
     workspace = Workspace(folder, read_only=True)
     models = workspace.models()
     grams = [_gram(gram) for gram in workspace.grams()]
+    jobs = {name: _standing(standing) for name, standing in latest(workspace.location).items()}
     lines = [f"workspace {folder}"]
     lines += [f"  model {name}: versions {', '.join(map(str, v))}" for name, v in models.items()]
     lines += [f"  {text}" for _, text in grams]
+    lines += [f"  job {name}: {text}" for name, (_, text) in jobs.items()]
     record = {
         "kind": "workspace",
         "models": {name: list(versions) for name, versions in models.items()},
         "grams": [record for record, _ in grams],
+        "jobs": {name: record for name, (record, _) in jobs.items()},
     }
     return record, "\n".join(lines)
+
+
+def _standing(standing: Standing) -> Description:
+    """Where a job stands, by its last word."""
+    now = time.time()
+    state = "silent" if standing.is_silent(now) else standing.state
+    derived = {
+        "state": state,
+        "rate": standing.rate,
+        "eta_s": standing.eta_s(now),
+        "residual": standing.residual,
+        "driver_bytes": standing.driver_bytes,
+        "resident_bytes": standing.resident_bytes,
+    }
+    heads = {"running": f"running: {standing.label}", "failed": f"failed: {standing.text}"}
+    if standing.updated is not None and state != "running":
+        moment = datetime.fromtimestamp(standing.updated, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        heads["silent"] = (
+            f"no word since {moment}: killed, or not seen from here; in {standing.label}"
+        )
+        for ended in ("finished", "interrupted"):
+            heads[ended] = f"{ended} {moment}"
+    parts = [heads.get(state, state), standing.note(now)]
+    if state != "finished":
+        parts.append(standing.memory_in_words())
+    parts.append(standing.troubles())
+    return {**standing.to_dict(), **derived}, "; ".join(part for part in parts if part)
 
 
 def _data(path: str) -> Description:

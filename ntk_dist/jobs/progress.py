@@ -1,59 +1,54 @@
-"""Events turned into something to look at: bars on a terminal, plain lines in a log."""
+"""Events turned into something to look at: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from ntk_dist.events import Event, PhaseEvent, StepEvent, TaskEvent
+from ntk_dist.events import CheckpointEvent, Event, JobEvent, PhaseEvent, RepairEvent, TaskEvent
+from ntk_dist.standing import Standing, advance
 
 __all__ = ["ProgressDisplay"]
 
-LABELS = {
-    "ingest": "merging repeated rows",
-    "statistics": "statistics of each row",
-    "gram": "computing Gram blocks",
-    "precondition": "preconditioning",
-    "solve": "solving",
-    "predict": "predicting",
-}
 LINE_EVERY_S = 5.0
 """A log gets at most one line per phase this often, in seconds."""
+DRAWN_PER_S = 2
+"""A bar is drawn this often: at 0.9 ms each, four times a second would be 0.4 % of a core."""
 
 
 class ProgressDisplay:
-    """An event sink that shows the phases of a job; use it as a context manager."""
+    """An event sink that shows the phases of a job; use it as a context manager.
 
-    def __init__(self, console: Console) -> None:
+    Parameters
+    ----------
+    console
+        Where to: a bar for the phase at work if it is a terminal, and lines.
+    clock
+        Seconds; a test may bring its own.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
+        self._clock = clock
         self._bars: Progress | None = None
         if console.is_terminal:
             self._bars = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description:<22}"),
                 BarColumn(bar_width=16),
-                TextColumn("{task.fields[note]:<24}"),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
                 console=console,
+                refresh_per_second=DRAWN_PER_S,
             )
-        self._phase = ""
-        self._task: TaskID | None = None
-        self._done = 0
-        self._total: int | None = None
-        self._last_line = 0.0
+        self._standing = Standing()
+        self._bar: TaskID | None = None
+        self._last = 0.0
+        """When the bar or a line was brought up to date."""
 
     def __enter__(self) -> ProgressDisplay:
         if self._bars:
@@ -71,67 +66,55 @@ class ProgressDisplay:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
+        now = self._clock()
+        self._standing = advance(self._standing, event, now)
         match event:
             case PhaseEvent(state="started"):
-                self._start(event)
-            case PhaseEvent(state="finished"):
-                self._finish(event)
-            case StepEvent():
-                self._step(event)
-            case TaskEvent(state="done"):
-                self._advance()
-            case TaskEvent():
+                self._start(event, now)
+            case PhaseEvent():
+                self._finish(event, now)
+            case TaskEvent(state="retried" | "failed" | "duplicated"):
                 self._say(f"{event.item}: {event.state} (attempt {event.attempt}) {event.error}")
+            case RepairEvent():
+                self._say(f"{event.item}: computing it again: {event.reason}")
+            case CheckpointEvent(state="resumed"):
+                self._say(f"solving: going on from step {event.step} of an earlier run")
+            case JobEvent() | CheckpointEvent():
+                pass
+            case _:
+                self._update(now)
 
-    def _start(self, event: PhaseEvent) -> None:
-        self._phase, self._done, self._total = event.phase, event.done, event.total
+    def _start(self, event: PhaseEvent, now: float) -> None:
         if self._bars:
-            total = 1.0 if event.phase == "solve" else event.total
-            self._task = self._bars.add_task(self._label, total=total, note=self._count)
-            self._bars.update(self._task, completed=event.done)
+            total = 1.0 if event.phase == "solve" or event.total is not None else None
+            self._bar = self._bars.add_task(self._standing.label, total=total, note="")
+            self._draw(now)
         elif event.total is not None:
             found = f", {event.done} already there" if event.done else ""
-            self._say(f"{self._label}: {event.total - event.done} to do{found}")
-        self._last_line = time.monotonic()
+            self._say(f"{self._standing.label}: {event.total - event.done} to do{found}")
+        self._last = now
 
-    def _finish(self, event: PhaseEvent) -> None:
-        if self._bars and self._task is not None:
-            total = self._bars.tasks[self._task].total or 1.0
-            self._bars.update(self._task, total=total, completed=total)
-        else:
-            self._say(f"{self._label}: done in {event.seconds or 0.0:.1f} s")
+    def _finish(self, event: PhaseEvent, now: float) -> None:
+        if self._bars and self._bar is not None:
+            # One bar at a time: drawing those of all phases took twice as long.
+            self._bars.remove_task(self._bar)
+            self._bar = None
+        note = f" ({note})" if self._bars and (note := self._standing.note(now)) else ""
+        self._say(f"{self._standing.label}: done in {event.seconds or 0.0:.1f} s{note}")
 
-    def _advance(self) -> None:
-        self._done += 1
-        if self._bars and self._task is not None:
-            self._bars.update(self._task, completed=self._done, note=self._count)
-        elif self._due():
-            self._say(f"{self._label}: {self._count}")
+    def _update(self, now: float) -> None:
+        if now - self._last < (1 / DRAWN_PER_S if self._bars else LINE_EVERY_S):
+            return
+        self._last = now
+        if self._bars:
+            self._draw(now)
+        elif note := self._standing.note(now):
+            self._say(f"{self._standing.label}: {note}")
 
-    def _step(self, event: StepEvent) -> None:
-        worst = max(event.residuals, default=0.0)
-        note = f"step {event.step}, residual {worst:.0e}"
-        if self._bars and self._task is not None:
-            # The residual falls geometrically, so its logarithm is the honest progress.
-            fraction = math.log(max(worst, event.tol)) / math.log(event.tol) if worst < 1 else 0.0
-            self._bars.update(self._task, completed=fraction, note=note)
-        elif self._due():
-            self._say(f"{self._label}: {note}")
-
-    @property
-    def _label(self) -> str:
-        return LABELS.get(self._phase, self._phase)
-
-    @property
-    def _count(self) -> str:
-        return f"{self._done} of {self._total}" if self._total is not None else ""
-
-    def _due(self) -> bool:
-        now = time.monotonic()
-        if now - self._last_line < LINE_EVERY_S:
-            return False
-        self._last_line = now
-        return True
+    def _draw(self, now: float) -> None:
+        if self._bars and self._bar is not None:
+            done = self._standing.fraction
+            self._bars.update(self._bar, completed=done, note=self._standing.note(now))
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False)

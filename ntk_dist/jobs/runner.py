@@ -1,4 +1,4 @@
-"""Run one job: read, fit, score, publish."""
+"""Run one job: read, fit, score, publish; what it reports is kept in its workspace."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from ntk_dist.errors import ArchitectureError, DataShapeError, LabelError
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.gram.plan import GramPlan
+from ntk_dist.jobs.journal import journaled
 from ntk_dist.jobs.spec import DataSpec, JobSpec
 from ntk_dist.kernels.cache import programs_kept_in
 from ntk_dist.kernels.dispatch import Kernel
@@ -22,7 +23,7 @@ from ntk_dist.model.artifact import write_artifact
 from ntk_dist.model.portable import pack
 from ntk_dist.stax import Network, from_json
 from ntk_dist.store.inputs import check_rows, read_array
-from ntk_dist.store.workspace import Workspace
+from ntk_dist.store.workspace import ModelDraft, Workspace
 
 __all__ = ["JobResult", "compute_job_gram", "job_estimator", "job_network", "plan_job", "run_job"]
 
@@ -65,16 +66,8 @@ def run_job(job: JobSpec, on_event: EventSink = ignore) -> JobResult:
         As :meth:`NTKClassifier.fit` and :func:`read_array` do.
     """
     start = time.perf_counter()
-    model = job_estimator(job)
-    x, y = read_array(job.data.x), read_array(job.data.y)
-    # Read before the work starts: a typo in a file name must not show after hours.
-    held_out = _held_out(job.test, x, y) if job.test else None
-    workspace = Workspace(job.workspace)
-    with programs_kept_in(workspace.compilation_cache):
-        model.fit(x, y, on_event=on_event)
-        with workspace.new_model(job.name) as draft:
-            write_artifact(draft.folder, pack(model))
-        score = float(model.score(*held_out)) if held_out else None
+    with journaled(job.workspace, job.name, on_event) as events:
+        model, draft, score = _fit_and_publish(job, events)
     assert draft.published is not None
     assert draft.version is not None
     return JobResult(
@@ -85,6 +78,22 @@ def run_job(job: JobSpec, on_event: EventSink = ignore) -> JobResult:
         score=score,
         seconds=time.perf_counter() - start,
     )
+
+
+def _fit_and_publish(
+    job: JobSpec, on_event: EventSink
+) -> tuple[NTKClassifier | NTKRegressor, ModelDraft, float | None]:
+    model = job_estimator(job)
+    x, y = read_array(job.data.x), read_array(job.data.y)
+    # Read before the work starts: a typo in a file name must not show after hours.
+    held_out = _held_out(job.test, x, y) if job.test else None
+    workspace = Workspace(job.workspace)
+    with programs_kept_in(workspace.compilation_cache):
+        model.fit(x, y, on_event=on_event)
+        with workspace.new_model(job.name) as draft:
+            write_artifact(draft.folder, pack(model))
+        score = float(model.score(*held_out)) if held_out else None
+    return model, draft, score
 
 
 def _held_out(test: DataSpec, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,9 +126,10 @@ def plan_job(job: JobSpec) -> tuple[GramPlan, Projection]:
 
 def compute_job_gram(job: JobSpec, on_event: EventSink = ignore) -> GramReport:
     """Compute the job's Gram matrix and stop there."""
-    x = read_array(job.data.x)
-    with programs_kept_in(Workspace(job.workspace).compilation_cache):
-        return job_estimator(job).compute_gram(x, on_event=on_event)
+    with journaled(job.workspace, job.name, on_event) as events:
+        x = read_array(job.data.x)
+        with programs_kept_in(Workspace(job.workspace).compilation_cache):
+            return job_estimator(job).compute_gram(x, on_event=events)
 
 
 def job_estimator(job: JobSpec) -> NTKClassifier | NTKRegressor:

@@ -6,18 +6,19 @@ kernel through any architecture, with the sliding of ``windows``, and is the ref
 faster path must agree with; ``statistics`` is what is known of each sample alone, ``coincidence``
 which samples are equal or opposite, ``cost`` what a pair of them takes; ``finite`` is the random
 network whose width goes to infinity. Callers want ``Kernel`` from ``dispatch``: one block, or one
-diagonal, by the one of the ``evaluations`` that ``paths`` chooses on this ``device``, and its
-``projection``: what that takes here. Jobs keep what JAX compiles in a ``cache``.
+diagonal, by the ``choice`` among ``evaluations`` for this ``device``, and its ``projection``: what
+that takes here. Jobs keep what JAX compiles in a ``cache``.
 
 That is mostly one of the ``engines``, fused and compiled. For convolutions ``fusing`` turns an
-architecture into steps and ``program`` these into arrays, with constants that ``rounding`` has
-balanced and ``flops`` counted; on CPU ``segments`` runs them over ``planes`` (``fused_cpu``), on a
-GPU ``gpu_segments`` over ``gpu_planes``, as ``gpu_program`` lays them out (``fused_gpu``). Either
-leaves to float64 the pairs that ``closeness`` finds, a sample ``alone`` with itself or its
-opposite, and the layers of the ``tail``. Without spatial axes ``dense_program`` makes the arrays,
-and ``tiles`` are products by ``gemm`` that go through all layers as ``gaps``, or at once along
-``curves`` (``fused_dense``). The engines on CPU are made of the SIMD ``lanes`` and the polynomials
-of ``arc_cosine`` and ``smooth``, work in ``threads``, and are kept on disk by ``compiling``.
+architecture into steps and ``program`` these into arrays of ``records``, with constants that
+``rounding`` has balanced and ``flops`` counted; on CPU ``segments`` runs them over ``planes``
+(``fused_cpu``), on a GPU ``gpu_segments`` over ``gpu_planes``, as ``gpu_program`` lays them out
+(``fused_gpu``). Either leaves to float64 the pairs that ``closeness`` finds, a sample ``alone``
+with itself or its opposite, and the layers of the ``tail``. Without spatial axes ``dense_program``
+makes the arrays, and ``tiles`` are products by ``gemm`` that go through all layers as ``gaps``, or
+at once along ``curves`` (``fused_dense``). The engines on CPU are made of the SIMD ``lanes`` and
+the polynomials of ``arc_cosine`` and ``smooth``, work in ``threads``, and are kept on disk by
+``compiling``; so is the product of a block that is done with vectors on ``both_sides``.
 
 Nothing is imported here, so that reading an architecture does not start JAX.
 """
@@ -28,8 +29,10 @@ __all__ = [
     "arc_cosine",
     "architecture",
     "arguments",
+    "both_sides",
     "branching",
     "cache",
+    "choice",
     "closeness",
     "coincidence",
     "compiling",
@@ -53,10 +56,10 @@ __all__ = [
     "gpu_segments",
     "lanes",
     "layers",
-    "paths",
     "planes",
     "program",
     "projection",
+    "records",
     "recursion",
     "rounding",
     "segments",

@@ -12,9 +12,10 @@ one of 64 x 64.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import jax
@@ -23,16 +24,16 @@ import numpy as np
 
 from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.cost import pair_cost
-from ntk_dist.kernels.fused_cpu import in_words, prepared, program_for
+from ntk_dist.kernels.fused_cpu import in_words, prepared
+from ntk_dist.kernels.lanes import DOUBLE, lane_count
 from ntk_dist.kernels.layers import Flatten, Layer, Pool
-from ntk_dist.kernels.program import Program
+from ntk_dist.kernels.program import Program, compile_program
 from ntk_dist.kernels.recursion import KernelState, Pass
-from ntk_dist.kernels.segments import run_block
+from ntk_dist.kernels.segments import Prepared, run_block
+from ntk_dist.kernels.statistics import Side
 from ntk_dist.kernels.threads import in_threads, thread_memory
 
 __all__ = ["each_with_itself", "each_with_opposite", "sample_bytes", "word_bytes"]
-
-DOUBLE = np.dtype(np.float64)
 
 Keep: TypeAlias = Callable[[slice, np.ndarray, np.ndarray], None]
 """Takes which samples were computed, their kernels (2, ...), and the memory it happened in."""
@@ -58,18 +59,19 @@ def each_with_itself(
     variances : list of (n, ...)
         The variance that enters each activation and LayerNorm.
     """
-    program = program_for(architecture, x.shape[1:], DOUBLE, matched=True)
+    program = _matched(architecture, x.shape[1:])
     variances: list[np.ndarray] = []
     with jax.enable_x64(True):  # whatever the process or thread is set to
         entering = np.square(x).mean(-1)
         for before, between in _pieces(program):
             if before:
-                entering = _variance_after(before, x, variances, threads)
+                entering = _variance_after(before, Side(x, variances), threads)
             walk = Pass(lead=1, want_ntk=False)
             state = KernelState(jnp.asarray(entering), None, entering.shape[1:], 1, False)
             walk.walk(between, state, False)
             variances += map(np.asarray, walk.recorded)
-        both = _where_axes_end(program, x, x, variances, threads)
+        side = Side(x, variances)
+        both = _where_axes_end(program, side, side, threads)
         walk = Pass(lead=1, want_ntk=True)
         after = walk.run(program.tail, _state(program, both))
         variances += map(np.asarray, walk.recorded)
@@ -77,13 +79,13 @@ def each_with_itself(
 
 
 def each_with_opposite(
-    architecture: Layer, x: np.ndarray, variances: Sequence[np.ndarray], threads: int = 1
+    architecture: Layer, side: Side, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """What ``recursion.each_with_opposite`` gives, from the variances of ``each_with_itself``."""
-    program = program_for(architecture, x.shape[1:], DOUBLE, matched=True)
-    both = _where_axes_end(program, x, -x, variances, threads)
+    program = _matched(architecture, side.samples.shape[1:])
+    both = _where_axes_end(program, side, Side(-side.samples, side.variances), threads)
     with jax.enable_x64(True):
-        rest = [jnp.asarray(v) for v in variances[len(program.statistics) :]]
+        rest = [jnp.asarray(v) for v in side.variances[len(program.statistics) :]]
         walk = Pass(lead=1, want_ntk=True, variances=zip(rest, rest, strict=True))
         after = walk.run(program.tail, _state(program, both))
         return np.array(after[0]), np.array(after[1])
@@ -91,7 +93,7 @@ def each_with_opposite(
 
 def sample_bytes(architecture: Layer, input_shape: tuple[int, ...]) -> int:
     """Memory of each sample, in bytes: that of the walks over single positions."""
-    program = program_for(architecture, input_shape, DOUBLE, matched=True)
+    program = _matched(architecture, input_shape)
     walks = []
     for (_, between), segment in zip(_pieces(program), program.segments, strict=True):
         size = (int(segment["in_y"]), int(segment["in_x"]))[-len(input_shape[:-1]) :]
@@ -102,10 +104,19 @@ def sample_bytes(architecture: Layer, input_shape: tuple[int, ...]) -> int:
 
 def word_bytes(architecture: Layer, input_shape: tuple[int, ...]) -> int:
     """Memory of each thread, in bytes."""
-    program = program_for(architecture, input_shape, DOUBLE, matched=True)
+    program = _matched(architecture, input_shape)
     row = math.prod(input_shape) + 2 * program.positions
     # The samples of a word and what is known of them: on both sides, and before they are a word.
     return DOUBLE.itemsize * (program.size + 3 * program.lanes * row)
+
+
+@functools.lru_cache(maxsize=64)
+def _matched(architecture: Layer, shape: tuple[int, ...]) -> Program:
+    """The program in float64 whose lanes have rows of their own."""
+    program = compile_program(architecture, shape, lane_count(DOUBLE.itemsize), matched=True)
+    if isinstance(program, str):
+        raise NotImplementedError(f"{architecture!r} cannot be fused: {program}")
+    return program
 
 
 def _pieces(program: Program) -> list[tuple[Layer | None, Layer]]:
@@ -126,61 +137,44 @@ def _state(program: Program, both: np.ndarray) -> KernelState:
     return KernelState(jnp.asarray(both[0]), jnp.asarray(both[1]), (), program.channels, False)
 
 
-def _where_axes_end(
-    program: Program,
-    x1: np.ndarray,
-    x2: np.ndarray,
-    variances: Sequence[np.ndarray],
-    threads: int,
-) -> np.ndarray:
+def _where_axes_end(program: Program, left: Side, right: Side, threads: int) -> np.ndarray:
     """Both kernels of each pair of rows where the spatial axes end: (2, n)."""
-    both = np.empty((2, len(x1)))
+    both = np.empty((2, len(left)))
 
     def keep(some: slice, kernels: np.ndarray, memory: np.ndarray) -> None:
         both[:, some] = kernels
 
-    _run(program, x1, x2, variances, threads, keep)
+    _run(program, left, right, threads, keep)
     return both
 
 
-def _variance_after(
-    before: Layer, x: np.ndarray, variances: Sequence[np.ndarray], threads: int
-) -> np.ndarray:
+def _variance_after(before: Layer, side: Side, threads: int) -> np.ndarray:
     """The variance at each position where the last pooling of ``before`` ends: (n, ...)."""
-    program = program_for(before, x.shape[1:], DOUBLE, matched=True)
+    program = _matched(before, side.samples.shape[1:])
     last = program.segments[-1]
     # Nothing but Flatten follows: of the tensor after the pooling there is displacement 0 alone.
     size = (int(last["in_y"]), int(last["in_x"]))
     start = int(last["in_tensor"])
-    pooled = np.empty((len(x), *size))
+    pooled = np.empty((len(side), *size))
 
     def keep(some: slice, kernels: np.ndarray, memory: np.ndarray) -> None:
         plane = memory[start : start + 2 * program.lanes * math.prod(size)]
         nngp = plane.reshape(*size, 2, program.lanes)[:, :, 0, : kernels.shape[1]]
         pooled[some] = np.moveaxis(nngp, -1, 0)
 
-    _run(program, x, x, variances, threads, keep)
-    return pooled if x.ndim == 4 else pooled[:, 0]
+    _run(program, side, side, threads, keep)
+    return pooled if side.samples.ndim == 4 else pooled[:, 0]
 
 
-def _run(
-    program: Program,
-    x1: np.ndarray,
-    x2: np.ndarray,
-    variances: Sequence[np.ndarray],
-    threads: int,
-    keep: Keep,
-) -> None:
+def _run(program: Program, left: Side, right: Side, threads: int, keep: Keep) -> None:
     """Run a program on each pair of rows, a word of them at a time.
 
     Parameters
     ----------
     program
         One whose lanes have rows of their own.
-    x1, x2 : (n, ..., channels)
-        Samples whose variances are the same.
-    variances : list of (n, ...)
-        As far as the program needs them.
+    left, right
+        n samples each, with variances as far as the program needs them.
     threads
         How many to use.
     keep
@@ -192,17 +186,15 @@ def _run(
         memory = thread_memory(program.size, DOUBLE)
         for start in starts:
             some = slice(start, start + lanes)
-            v = [each[some] for each in variances]
-            inputs1, deviations1, inputs2, deviations2 = (
-                in_words(rows, lanes)
-                for x, weighted in ((x1, True), (x2, False))
-                for rows in prepared(program, x[some], v, DOUBLE, weighted)
+            rows, words = (
+                Prepared(*(in_words(each, lanes) for each in of_side))
+                for of_side in (
+                    prepared(program, left[some], DOUBLE, weighted=True),
+                    prepared(program, right[some], DOUBLE, weighted=False),
+                )
             )
             nngp, ntk = kernels = np.empty((2, 1, lanes))
-            run_block(
-                program, memory, inputs1, deviations1, inputs2, deviations2,
-                (0, 0, 1), False, nngp, ntk,
-            )  # fmt: skip
-            keep(some, kernels[:, 0, : len(x1[some])], memory)
+            run_block(program, memory, rows, words, (0, 0, 1), False, nngp, ntk)
+            keep(some, kernels[:, 0, : len(left[some])], memory)
 
-    in_threads(threads, work, iter(range(0, len(x1), lanes)))
+    in_threads(threads, work, iter(range(0, len(left), lanes)))

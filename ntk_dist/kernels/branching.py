@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from ntk_dist.errors import ArchitectureError
 from ntk_dist.kernels.arguments import COUNT
 from ntk_dist.kernels.layers import Layer
-from ntk_dist.kernels.shapes import Path, Signal, State, only_signal, refuse
+from ntk_dist.kernels.shapes import Place, Signal, State, only_signal, refuse
 
 __all__ = ["FanInSum", "FanOut", "Parallel", "Serial"]
 
@@ -18,22 +18,22 @@ class FanOut(Layer):
 
     num: int = field(metadata=COUNT)
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """As many equal branches, with the same sources."""
-        return (only_signal(state, path),) * self.num
+        return (only_signal(state, place),) * self.num
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class FanInSum(Layer):
     """The sum of all branches."""
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """A Gaussian sum of independent Gaussian branches of one shape."""
         if state is None:
             return Signal(gaussian=True, after="FanInSum")
         if isinstance(state, Signal):
-            refuse(path, "expected branches, got one input; put FanOut and parallel before it")
-        branches = [only_signal(s, (*path, f"branch {i + 1}")) for i, s in enumerate(state)]
+            refuse(place, "expected branches, got one input; put FanOut and parallel before it")
+        branches = [only_signal(s, (*place, f"branch {i + 1}")) for i, s in enumerate(state)]
         first = branches[0]
         if len(branches) == 1:
             return first
@@ -41,16 +41,16 @@ class FanInSum(Layer):
         for i, branch in enumerate(branches, start=1):
             if branch.gaussian is False:
                 refuse(
-                    path,
+                    place,
                     f"expected Gaussian branches, got {branch.after} at the end of branch {i}; "
                     "end it with Dense or Conv",
                 )
-            spatial, channels = _same_shape(spatial, channels, branch, path)
+            spatial, channels = _same_shape(spatial, channels, branch, place)
         if len(frozenset().union(*(b.sources for b in branches))) < sum(
             len(b.sources) for b in branches
         ):
             refuse(
-                path,
+                place,
                 "expected independent branches, got several that pass the same signal on; "
                 "put a Dense or Conv layer into all of them but one",
             )
@@ -87,10 +87,10 @@ class _Combination(Layer):
 class Serial(_Combination):
     """One layer after another."""
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """What the last layer leaves."""
         for i, layer in enumerate(self.layers, start=1):
-            state = layer.flow(state, (*path, f"layer {i}, {type(layer).__name__}"))
+            state = layer.flow(state, (*place, f"layer {i}, {type(layer).__name__}"))
         return state
 
 
@@ -98,33 +98,33 @@ class Serial(_Combination):
 class Parallel(_Combination):
     """One layer per branch."""
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """A branch per layer."""
         if isinstance(state, Signal):
-            refuse(path, "expected branches, got one input; put FanOut before parallel")
+            refuse(place, "expected branches, got one input; put FanOut before parallel")
         if state is None:
             state = (None,) * len(self.layers)
         if len(state) != len(self.layers):
             refuse(
-                path,
+                place,
                 f"expected one layer per branch, got {len(self.layers)} layers for "
                 f"{len(state)} branches",
             )
         return tuple(
-            layer.flow(branch, (*path, f"branch {i}, {type(layer).__name__}"))
+            layer.flow(branch, (*place, f"branch {i}, {type(layer).__name__}"))
             for i, (layer, branch) in enumerate(zip(self.layers, state, strict=True), start=1)
         )
 
 
 def _same_shape(
-    spatial: tuple[int | None, ...] | None, channels: int | None, branch: Signal, path: Path
+    spatial: tuple[int | None, ...] | None, channels: int | None, branch: Signal, place: Place
 ) -> tuple[tuple[int | None, ...] | None, int | None]:
     """What is known of a shape from two branches that must agree."""
 
     def agree(x: int | None, y: int | None) -> int | None:
         if x is not None and y is not None and x != y:
             refuse(
-                path,
+                place,
                 "expected branches of one shape, got sizes or channels "
                 f"{(spatial, channels)} and {(branch.spatial, branch.channels)}",
             )

@@ -34,7 +34,7 @@ def close_pairs(x1: np.ndarray, x2: np.ndarray | None) -> dict[int, np.ndarray]:
 
 
 def search_bytes(n1: int, n2: int, input_size: int) -> int:
-    """Peak memory of ``close_pairs``: rows, their directions and squares; and twice the cosines."""
+    """Working memory of ``close_pairs``: rows, their directions and squares; twice the cosines."""
     return np.float32().itemsize * (3 * (n1 + n2) * input_size + 2 * n1 * n2)
 
 

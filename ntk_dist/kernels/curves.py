@@ -1,17 +1,21 @@
 """Kernels that depend on the angle of two samples alone, as one polynomial each.
 
-Without biases the kernels of a network are the product of both norms and a function of the angle
-t, which is smooth on [0, π] whatever the depth: a polynomial of it replaces all layers.
+Without biases the kernels of a network are the product of both norms and a function of the angle,
+which is smooth on [0, π] whatever the depth: a polynomial of it replaces all layers. Where all
+samples have one norm that holds with biases too, of the angle behind the first of them: of the
+samples' own angle the kernels are not smooth near π, from where the bias leads away.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial import chebyshev
 
-__all__ = ["fit"]
+__all__ = ["Curves", "fit"]
 
 DEGREES = range(6, 33, 2)
 """Beyond, the layers themselves are cheaper, each of them as much as fourteen powers or more."""
@@ -23,10 +27,30 @@ The layers are no better where a kernel changes sign."""
 POINTS = 1000
 
 
-def fit(kernels_at: Callable[[np.ndarray], np.ndarray], dtype: np.dtype[np.floating]) -> np.ndarray:
-    """Coefficients of polynomials of ``2 t / π - 1``, highest power first: (2, degree + 1).
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Both kernels as polynomials of ``2 t / largest - 1``, with t an angle."""
 
-    Or (2, 0) where none of moderate degree is as good as the layers are.
+    coefficients: np.ndarray
+    """Highest power first: (2, degree + 1)."""
+    largest: float = math.pi
+    """Angles go from 0 to this."""
+    lead: int = 0
+    """Steps of a program that come before."""
+
+    def __call__(self, angles: np.ndarray) -> np.ndarray:
+        """Both kernels at angles (n,), over the product of the deviations: (2, n)."""
+        dtype = self.coefficients.dtype
+        return _evaluate(self.coefficients, (2 / self.largest * angles - 1).astype(dtype))
+
+
+def fit(
+    kernels_at: Callable[[np.ndarray], np.ndarray],
+    dtype: np.dtype[np.floating],
+    largest: float = math.pi,
+    lead: int = 0,
+) -> Curves | None:
+    """The polynomials of least degree that are as good as layers; None if that is not moderate.
 
     Parameters
     ----------
@@ -35,21 +59,23 @@ def fit(kernels_at: Callable[[np.ndarray], np.ndarray], dtype: np.dtype[np.float
         by the first kernel there, the product of the deviations.
     dtype
         Of the coefficients and of the arithmetic with them.
+    largest, lead
+        See ``Curves``.
     """
     x = np.concatenate([[-1.0], np.sin(np.linspace(-np.pi / 2, np.pi / 2, POINTS))[1:]])
-    exact = kernels_at(np.pi / 2 * (x + 1))
+    exact = kernels_at(largest / 2 * (x + 1))
     exact = exact / exact[0, 0]
     for degree in DEGREES:
         nodes = np.concatenate([[-1.0], chebyshev.chebpts1(degree + 1)])
-        values = kernels_at(np.pi / 2 * (nodes + 1))
+        values = kernels_at(largest / 2 * (nodes + 1))
         values = values[:, 1:] / values[0, 0]
         fitted = chebyshev.chebfit(nodes[1:], values.T, degree)
         powers = np.stack([chebyshev.cheb2poly(column) for column in fitted.T])
-        curves = np.ascontiguousarray(powers[:, ::-1], dtype)
-        error = np.abs(_evaluate(curves, x.astype(dtype)) - exact)
+        coefficients = np.ascontiguousarray(powers[:, ::-1], dtype)
+        error = np.abs(_evaluate(coefficients, x.astype(dtype)) - exact)
         if (error <= LARGEST_ERRORS[dtype] * np.maximum(np.abs(exact), SMALL)).all():
-            return curves
-    return np.empty((2, 0), dtype)
+            return Curves(coefficients, largest, lead)
+    return None
 
 
 def _evaluate(curves: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ class Deviation:
     eps: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenseProgram:
     """What the engine is to do with every pair of samples."""
 
@@ -61,7 +61,31 @@ class DenseProgram:
     @property
     def sees_angles_alone(self) -> bool:
         """Whether what it does to a pair depends on nothing but the angle between the samples."""
-        return not (self.steps["biased"].any() or self.steps["sums"].any())
+        return not (self.steps["biased"].any() or self.adds)
+
+    @property
+    def adds(self) -> bool:
+        """Whether branches come together somewhere."""
+        return bool(self.steps["sums"].any())
+
+    def share_of_weights(self, length: float) -> float:
+        """Of the deviation of such samples behind a bias that comes first; 1 if none does.
+
+        Parameters
+        ----------
+        length
+            Root mean square of both samples of a pair: ``sin(t' / 2) = share sin(t / 2)`` then
+            holds for the angles t before and t' behind the bias.
+        """
+        if not self.begins_with_bias:
+            return 1.0
+        known = self.known(np.array([length]), np.dtype(np.float64))
+        return float(known[0, self.steps["statistic"][0]])
+
+    @property
+    def begins_with_bias(self) -> bool:
+        """Whether the first step is an affine layer with a bias."""
+        return bool(len(self.steps) and self.steps["biased"][0] and not self.steps["acts"][0])
 
     def known(self, lengths: np.ndarray, dtype: np.dtype[np.floating]) -> np.ndarray:
         """The numbers that the steps need: (n, statistics), in ``dtype``.

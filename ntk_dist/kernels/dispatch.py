@@ -23,13 +23,13 @@ import numpy.typing as npt
 
 from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels import architecture as architectures
-from ntk_dist.kernels.coincidence import coincidence, row_keys
+from ntk_dist.kernels.choice import Choice, choose, seen_shape
+from ntk_dist.kernels.coincidence import Coincidence, coincidence, row_keys
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.evaluations import XLA_BYTES, Arrays, Evaluation
 from ntk_dist.kernels.layers import Layer
-from ntk_dist.kernels.paths import Path, choose, seen_shape
 from ntk_dist.kernels.projection import Projection, measured_cost, measured_rate
-from ntk_dist.kernels.statistics import Statistics, StatisticsLayout
+from ntk_dist.kernels.statistics import Side, Statistics, StatisticsLayout
 from ntk_dist.settings import get_settings
 
 __all__ = ["DTYPES", "KERNELS", "Kernel", "explain"]
@@ -61,7 +61,7 @@ class Kernel:
     """The exact kernels of an infinitely wide network, on this device.
 
     Equal by value, picklable, and cheap to build; programs are compiled once per process and
-    shape. A block is computed whole: ``block_bytes`` tells how many pairs fit in memory.
+    shape. A block is computed whole: ``working_bytes`` tells how many pairs fit in memory.
     """
 
     architecture: Layer
@@ -81,7 +81,7 @@ class Kernel:
         object.__setattr__(self, "dtype", np.dtype(dtype))
         if not self.kernels or set(self.kernels) - set(KERNELS):
             raise InvalidInputError(f"kernels: expected some of {KERNELS}, got {self.kernels}")
-        if self.dtype.name not in DTYPES:
+        if self.dtype not in map(np.dtype, DTYPES):  # a swapped byte order has the same name
             raise InvalidInputError(f"dtype: expected one of {DTYPES}, got {self.dtype}")
 
     @property
@@ -142,21 +142,15 @@ class Kernel:
         second = first if x2 is None else statistics2
         if second is None:
             second = self.statistics(right)
-        evaluation = self.path(left.shape[1:]).evaluation
+        evaluation = self.choice(left.shape[1:]).evaluation
+        rows = Side(left, first.variances)
+        columns = None if x2 is None else Side(right, second.variances)
         threads = threads or get_settings().threads
-        other = None if x2 is None else right
-        block = self._asked_for(
-            evaluation.block(
-                left,
-                other,
-                first.variances,
-                second.variances,
-                self.dtype,
-                self.kernels,
-                threads,
-            )
+        block = self._asked_for(evaluation.block(rows, columns, self.dtype, self.kernels, threads))
+        pairs = coincidence(left, None if x2 is None else right, first.keys, second.keys)
+        self._put_known(
+            block, evaluation, rows, first.kernels, pairs, symmetric=x2 is None, threads=threads
         )
-        self._put_known(block, evaluation, left, other, first, second, threads)
         return block
 
     def diag(self, x: np.ndarray) -> Arrays:
@@ -164,48 +158,48 @@ class Kernel:
         return self.statistics(x).kernels
 
     def statistics(self, x: np.ndarray) -> Statistics:
-        """What every block needs to know of each sample alone: see ``statistics_bytes``."""
+        """What every block needs to know of each sample alone: see ``statistics_working_bytes``."""
         # Keys tell equal bits, so all samples must come to them in one precision.
         samples = self._samples(x).astype(np.float64, copy=False)
-        evaluation = self.path(samples.shape[1:]).evaluation
+        evaluation = self.choice(samples.shape[1:]).evaluation
         both, met = evaluation.each_with_itself(samples, self._want_ntk, get_settings().threads)
         return Statistics(self._asked_for(both), tuple(met), row_keys(samples))
 
     def statistics_layout(self, input_shape: Iterable[int]) -> StatisticsLayout:
         """How the statistics of such a sample are stored: known before any is computed."""
-        variances = self.path(input_shape).evaluation.variance_shapes
+        variances = self.choice(input_shape).evaluation.variance_shapes
         return StatisticsLayout(self.kernels, self.dtype, variances)
 
-    def path(self, input_shape: Iterable[int], device: str | None = None) -> Path:
+    def choice(self, input_shape: Iterable[int], device: str | None = None) -> Choice:
         """The evaluation of blocks of such samples, here or on another kind of device."""
         return choose(self.architecture, tuple(input_shape), device or device_kind())
 
-    def block_bytes(
+    def working_bytes(
         self, input_shape: Iterable[int], n1: int, n2: int, threads: int | None = None
     ) -> int:
-        """Peak working memory of a block of n1 x n2 pairs, beyond samples and result."""
-        evaluation = self.path(input_shape).evaluation
+        """Working memory of a block of n1 x n2 pairs, beyond samples and result, at its peak."""
+        evaluation = self.choice(input_shape).evaluation
         threads = threads or get_settings().threads
-        working = evaluation.block_bytes(n1, n2, self.dtype, self._want_ntk, threads)
-        return max(working, evaluation.statistics_bytes(1, self._want_ntk, threads))
+        working = evaluation.working_bytes(n1, n2, self.dtype, self._want_ntk, threads)
+        return max(working, evaluation.statistics_working_bytes(1, self._want_ntk, threads))
 
-    def pair_bytes(self, input_shape: Iterable[int]) -> int:
-        """What each pair of a block takes in the recursion."""
-        return self.path(input_shape).evaluation.pair_bytes(self._want_ntk)
-
-    def sample_bytes(self, input_shape: Iterable[int]) -> int:
-        """What one sample more takes of ``statistics_bytes``: the same on every machine."""
-        return self.path(input_shape).evaluation.sample_bytes(self._want_ntk)
-
-    def statistics_bytes(self, input_shape: Iterable[int], n: int) -> int:
-        """Peak working memory of the statistics of n samples, beyond samples and result."""
-        evaluation = self.path(input_shape).evaluation
+    def statistics_working_bytes(self, input_shape: Iterable[int], n: int) -> int:
+        """Working memory of the statistics of n samples; ``StatisticsLayout`` has their size."""
+        evaluation = self.choice(input_shape).evaluation
         threads = get_settings().threads
-        return XLA_BYTES + evaluation.statistics_bytes(n, self._want_ntk, threads)
+        return XLA_BYTES + evaluation.statistics_working_bytes(n, self._want_ntk, threads)
+
+    def sample_working_bytes(self, input_shape: Iterable[int]) -> int:
+        """What one sample more takes of that: the same on every machine."""
+        return self.choice(input_shape).evaluation.sample_working_bytes(self._want_ntk)
+
+    def recursion_bytes(self, input_shape: Iterable[int]) -> int:
+        """Working memory of the recursion for one pair."""
+        return self.choice(input_shape).evaluation.recursion_bytes(self._want_ntk)
 
     def flops_per_pair(self, input_shape: Iterable[int], device: str | None = None) -> int:
         """Arithmetic of a block per pair of samples, here or on another kind of device."""
-        return self.path(input_shape, device).evaluation.flops
+        return self.choice(input_shape, device).evaluation.flops
 
     def project(self, input_shape: Iterable[int]) -> Projection:
         """The evaluation of blocks of such samples, and what it takes here: see ``explain``."""
@@ -213,9 +207,9 @@ class Kernel:
         self.check(shape)
         samples = np.random.default_rng(0).standard_normal((2 * TRIAL_SAMPLES, *shape))
         limits = get_settings()
-        room = [n for n in TRIAL_ROWS if self.block_bytes(shape, n, n) <= limits.block_max_bytes]
+        room = [n for n in TRIAL_ROWS if self.working_bytes(shape, n, n) <= limits.block_max_bytes]
         rate = statistics_s = None
-        many = limits.block_max_bytes // self.statistics_bytes(shape, 1)
+        many = limits.block_max_bytes // self.statistics_working_bytes(shape, 1)
         if room and many:
             known = Statistics.concatenate([self.statistics(x[None]) for x in samples])
 
@@ -232,9 +226,9 @@ class Kernel:
 
             rate = measured_rate(evaluate, self.flops_per_pair(shape), max(room))
         return Projection(
-            explanation=self.path(shape).explanation,
+            explanation=self.choice(shape).explanation,
             flops_per_pair=self.flops_per_pair(shape),
-            working_bytes=self.block_bytes(shape, 1, 1),
+            working_bytes=self.working_bytes(shape, 1, 1),
             entries_per_s=rate,
             statistics_s=statistics_s,
             threads=limits.threads,
@@ -259,38 +253,34 @@ class Kernel:
         self,
         block: Arrays,
         evaluation: Evaluation,
-        x1: np.ndarray,
-        x2: np.ndarray | None,
-        first: Statistics,
-        second: Statistics,
+        left: Side,
+        alone: Arrays,
+        pairs: Coincidence,
+        symmetric: bool,
         threads: int,
     ) -> None:
         """Put into a block what is known of equal and of opposite rows."""
-        pairs = coincidence(x1, x2, first.keys, second.keys)
         i, j = pairs.equal
         # The same bits above and below the diagonal.
-        leader = np.minimum(i, j) if x2 is None else i
+        leader = np.minimum(i, j) if symmetric else i
         for name, values in block.items():
-            values[i, j] = first.kernels[name][leader]
+            values[i, j] = alone[name][leader]
         i, j = pairs.opposite
-        leader = np.minimum(i, j) if x2 is None else i
+        leader = np.minimum(i, j) if symmetric else i
         rows = np.unique(leader)
         # So many at a time that they take no more than the block did; always as many, because JAX
         # compiles every layer again for another number.
         n1, n2 = next(iter(block.values())).shape
-        room = self.block_bytes(x1.shape[1:], n1, n2, threads)
+        room = self.working_bytes(left.samples.shape[1:], n1, n2, threads)
         step = OPPOSITE_ROWS
-        while step > 1 and evaluation.statistics_bytes(step, self._want_ntk, threads) > room:
+        while (
+            step > 1 and evaluation.statistics_working_bytes(step, self._want_ntk, threads) > room
+        ):
             step //= 2
         for start in range(0, len(rows), step):
             some = rows[np.minimum(np.arange(start, start + step), len(rows) - 1)]
             known = self._asked_for(
-                evaluation.each_with_opposite(
-                    x1[some],
-                    [v[some] for v in first.variances],
-                    self._want_ntk,
-                    threads,
-                )
+                evaluation.each_with_opposite(left[some], self._want_ntk, threads)
             )
             here = np.isin(leader, some)
             place = np.searchsorted(some, leader[here])

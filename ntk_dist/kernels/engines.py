@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ntk_dist.kernels import alone, fused_cpu, fused_dense, fused_gpu
 from ntk_dist.kernels.dense_program import DenseProgram
-from ntk_dist.kernels.evaluations import DOUBLE, SAMPLE_COPIES, Arrays, Evaluation
-from ntk_dist.kernels.lanes import lane_count
-from ntk_dist.kernels.program import Program
+from ntk_dist.kernels.evaluations import SAMPLE_COPIES, Arrays, Evaluation
+from ntk_dist.kernels.gpu_program import BlockPrograms
+from ntk_dist.kernels.lanes import DOUBLE, SINGLE, lane_count
+from ntk_dist.kernels.program import Programs
+from ntk_dist.kernels.statistics import Side
 
 __all__ = ["FusedDense", "FusedGpu", "FusedPlanes"]
 
@@ -24,71 +25,69 @@ THREADS_BYTES = 128 * 2**20
 class FusedPlanes(Evaluation):
     """The fused CPU engine for convolutions, see ``fused_cpu``."""
 
-    program: Program
+    programs: Programs
 
     @property
     def flops(self) -> int:
-        """See ``Evaluation``."""
-        return self.program.flops
+        """See ``Evaluation``; the same in both precisions."""
+        return self.programs[SINGLE].flops
 
     def block(
         self,
-        x1: np.ndarray,
-        x2: np.ndarray | None,
-        variances1: Sequence[np.ndarray],
-        variances2: Sequence[np.ndarray],
+        left: Side,
+        right: Side | None,
         dtype: np.dtype[np.floating],
         kernels: tuple[str, ...],
         threads: int,
     ) -> Arrays:
         """See ``Evaluation``."""
-        nngp, ntk = fused_cpu.fused_block(
-            self.architecture, x1, x2, variances1, variances2, dtype, threads
-        )
+        nngp, ntk = fused_cpu.fused_block(self.programs, left, right, dtype, threads)
         return {"nngp": nngp, "ntk": ntk}
 
-    def block_bytes(
+    def working_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``."""
-        return fused_cpu.working_bytes(self.architecture, self.shape, dtype, n1, n2, threads)
+        return fused_cpu.working_bytes(self.programs, n1, n2, dtype, threads)
 
     def each_with_itself(
         self, x: np.ndarray, want_ntk: bool, threads: int
     ) -> tuple[Arrays, list[np.ndarray]]:
         """See ``Evaluation``."""
-        if not self.program.mixes_positions:
+        if not self._mixes_positions:
             return super().each_with_itself(x, want_ntk, threads)
-        samples = x.astype(np.float64, copy=False)
+        samples = x.astype(DOUBLE, copy=False)
         threads = self._threads(len(x), threads)
         nngp, ntk, met = alone.each_with_itself(self.architecture, samples, threads)
         return {"nngp": nngp, "ntk": ntk}, met
 
-    def each_with_opposite(
-        self, x: np.ndarray, variances: Sequence[np.ndarray], want_ntk: bool, threads: int
-    ) -> Arrays:
+    def each_with_opposite(self, side: Side, want_ntk: bool, threads: int) -> Arrays:
         """See ``Evaluation``."""
-        if not self.program.mixes_positions:
-            return super().each_with_opposite(x, variances, want_ntk, threads)
-        samples = x.astype(np.float64, copy=False)
-        threads = self._threads(len(x), threads)
-        nngp, ntk = alone.each_with_opposite(self.architecture, samples, variances, threads)
+        if not self._mixes_positions:
+            return super().each_with_opposite(side, want_ntk, threads)
+        exact = Side(side.samples.astype(DOUBLE, copy=False), side.variances)
+        threads = self._threads(len(side), threads)
+        nngp, ntk = alone.each_with_opposite(self.architecture, exact, threads)
         return {"nngp": nngp, "ntk": ntk}
 
-    def sample_bytes(self, want_ntk: bool) -> int:
+    def sample_working_bytes(self, want_ntk: bool) -> int:
         """See ``Evaluation``."""
-        if not self.program.mixes_positions:
-            return super().sample_bytes(want_ntk)
+        if not self._mixes_positions:
+            return super().sample_working_bytes(want_ntk)
         walks = alone.sample_bytes(self.architecture, self.shape)
         return walks + SAMPLE_COPIES * self.input_bytes
 
-    def statistics_bytes(self, n: int, want_ntk: bool, threads: int) -> int:
+    def statistics_working_bytes(self, n: int, want_ntk: bool, threads: int) -> int:
         """See ``Evaluation``."""
-        samples = super().statistics_bytes(n, want_ntk, threads)
-        if not self.program.mixes_positions:
+        samples = super().statistics_working_bytes(n, want_ntk, threads)
+        if not self._mixes_positions:
             return samples
         words = self._threads(n, threads) * alone.word_bytes(self.architecture, self.shape)
         return samples + words
+
+    @property
+    def _mixes_positions(self) -> bool:
+        return self.programs[DOUBLE].mixes_positions
 
     def _threads(self, n: int, threads: int) -> int:
         """How many of ``threads`` have something to do, and room."""
@@ -101,25 +100,25 @@ class FusedPlanes(Evaluation):
 class FusedGpu(FusedPlanes):
     """The fused GPU engine for convolutions, see ``fused_gpu``; statistics come from the CPU."""
 
+    block_programs: BlockPrograms
+
     def block(
         self,
-        x1: np.ndarray,
-        x2: np.ndarray | None,
-        variances1: Sequence[np.ndarray],
-        variances2: Sequence[np.ndarray],
+        left: Side,
+        right: Side | None,
         dtype: np.dtype[np.floating],
         kernels: tuple[str, ...],
         threads: int,
     ) -> Arrays:
         """See ``Evaluation``."""
-        nngp, ntk = fused_gpu.gpu_block(self.architecture, x1, x2, variances1, variances2, dtype)
+        nngp, ntk = fused_gpu.gpu_block(self.block_programs, left, right, dtype)
         return {"nngp": nngp, "ntk": ntk}
 
-    def block_bytes(
+    def working_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``; of the host."""
-        return fused_gpu.working_bytes(self.architecture, self.shape, dtype, n1, n2)
+        return fused_gpu.working_bytes(self.block_programs, n1, n2, dtype)
 
 
 @dataclass(frozen=True)
@@ -135,20 +134,20 @@ class FusedDense(Evaluation):
 
     def block(
         self,
-        x1: np.ndarray,
-        x2: np.ndarray | None,
-        variances1: Sequence[np.ndarray],
-        variances2: Sequence[np.ndarray],
+        left: Side,
+        right: Side | None,
         dtype: np.dtype[np.floating],
         kernels: tuple[str, ...],
         threads: int,
     ) -> Arrays:
         """See ``Evaluation``."""
-        del variances1, variances2  # some sums per sample: less than reading them would take
-        return fused_dense.dense_block(self.architecture, x1, x2, dtype, threads, kernels)
+        # Variances are some sums per sample: less than reading them would take.
+        others = None if right is None else right.samples
+        return fused_dense.dense_block(self.program, left.samples, others, dtype, threads, kernels)
 
-    def block_bytes(
+    def working_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``."""
-        return fused_dense.working_bytes(self.architecture, self.shape, dtype, n1, n2, threads)
+        (features,) = self.shape
+        return fused_dense.working_bytes(self.program, features, dtype, n1, n2, threads)

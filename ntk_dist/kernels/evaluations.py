@@ -1,13 +1,15 @@
 """What every exact evaluation of a block promises, and the one that is the reference.
 
-``engines.py`` has the fused ones; ``paths.choose`` picks one of them all.
+``engines.py`` has the fused ones; ``choice.choose`` picks one of them all.
+
+*Working* memory is what is taken at the peak beyond the samples as they came, what is known of
+them, and the result; all ``working_bytes`` mean that.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,13 +19,14 @@ import numpy as np
 
 from ntk_dist.kernels import recursion
 from ntk_dist.kernels.cost import pair_cost
+from ntk_dist.kernels.lanes import DOUBLE
 from ntk_dist.kernels.layers import Layer
+from ntk_dist.kernels.statistics import Side
 
-__all__ = ["DOUBLE", "SAMPLE_COPIES", "XLA_BYTES", "Arrays", "Evaluation", "Recursion", "mirrored"]
+__all__ = ["SAMPLE_COPIES", "XLA_BYTES", "Arrays", "Evaluation", "Recursion", "mirrored"]
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 """By kernel."""
-DOUBLE = np.dtype(np.float64)
 XLA_BYTES = 8 * 2**20
 """What XLA's threads, and the C library for them, keep of memory that was freed: 3 to 9 MiB, for
 small blocks and large ones; with one arena for all threads (``MALLOC_ARENA_MAX=1``) no less."""
@@ -37,7 +40,7 @@ class Evaluation(ABC):
 
     architecture: Layer
     shape: tuple[int, ...]
-    """Of one sample, as ``paths.seen_shape`` has it."""
+    """Of one sample, as ``choice.seen_shape`` has it."""
 
     @property
     @abstractmethod
@@ -47,10 +50,8 @@ class Evaluation(ABC):
     @abstractmethod
     def block(
         self,
-        x1: np.ndarray,
-        x2: np.ndarray | None,
-        variances1: Sequence[np.ndarray],
-        variances2: Sequence[np.ndarray],
+        left: Side,
+        right: Side | None,
         dtype: np.dtype[np.floating],
         kernels: tuple[str, ...],
         threads: int,
@@ -62,25 +63,24 @@ class Evaluation(ABC):
 
         Parameters
         ----------
-        x1 : (n1, *shape)
-            Samples, float32 or float64.
-        x2 : (n2, *shape) or None
-            Other samples; ``None`` states that they are ``x1``.
-        variances1, variances2
-            What ``Statistics.variances`` holds for either set.
+        left
+            n1 samples.
+        right
+            n2 samples; ``None`` states that they are those on the left.
         dtype
             The precision wanted, float32 or float64; more is allowed.
         kernels
             ``"nngp"``, ``"ntk"`` or both; more may come back.
         threads
-            How many to use.
+            How many a fused engine on the CPU may use. The recursion takes what JAX gives it, and a
+            GPU needs none: they ignore this. No bit depends on it.
         """
 
     @abstractmethod
-    def block_bytes(
+    def working_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
-        """Peak working memory of ``block``, beyond samples as they came and the result."""
+        """Working memory of ``block`` for n1 and n2 samples."""
 
     def each_with_itself(
         self, x: np.ndarray, want_ntk: bool, threads: int
@@ -93,28 +93,26 @@ class Evaluation(ABC):
             )
             return _named(both), list(map(np.asarray, met))
 
-    def sample_bytes(self, want_ntk: bool) -> int:
+    def sample_working_bytes(self, want_ntk: bool) -> int:
         """What one sample more takes of the working memory of ``each_with_itself``.
 
         The same on every machine: how samples are batched shows in the last bits.
         """
-        return self.pair_bytes(want_ntk) + SAMPLE_COPIES * self.input_bytes
+        return self.recursion_bytes(want_ntk) + SAMPLE_COPIES * self.input_bytes
 
-    def statistics_bytes(self, n: int, want_ntk: bool, threads: int) -> int:
-        """Peak working memory of ``each_with_itself`` and ``each_with_opposite`` for n samples.
+    def statistics_working_bytes(self, n: int, want_ntk: bool, threads: int) -> int:
+        """Working memory of ``each_with_itself`` and ``each_with_opposite`` for n samples.
 
-        Beyond samples and result, and the ``XLA_BYTES`` of a process that computes statistics.
+        Beside the ``XLA_BYTES`` of a process that computes statistics.
         """
         del threads
-        return n * self.sample_bytes(want_ntk)
+        return n * self.sample_working_bytes(want_ntk)
 
-    def each_with_opposite(
-        self, x: np.ndarray, variances: Sequence[np.ndarray], want_ntk: bool, threads: int
-    ) -> Arrays:
-        """The kernels of each sample ``x_i``, whose variances are known, with ``-x_i``: (n,)."""
-        del variances, threads
+    def each_with_opposite(self, side: Side, want_ntk: bool, threads: int) -> Arrays:
+        """The kernels of each sample ``x_i`` with ``-x_i``: (n,)."""
+        del threads
         with jax.enable_x64(True):
-            x64 = jnp.asarray(x, np.float64)
+            x64 = jnp.asarray(side.samples, np.float64)
             return _named(recursion.each_with_opposite(self.architecture, x64, want_ntk))
 
     @property
@@ -127,8 +125,8 @@ class Evaluation(ABC):
         """Of one sample, in float64."""
         return DOUBLE.itemsize * math.prod(self.shape)
 
-    def pair_bytes(self, want_ntk: bool) -> int:
-        """What one pair takes in the recursion."""
+    def recursion_bytes(self, want_ntk: bool) -> int:
+        """Working memory of the recursion for one pair."""
         return pair_cost(self.architecture, self.shape, DOUBLE.itemsize, 1 + want_ntk).bytes
 
 
@@ -142,34 +140,28 @@ class Recursion(Evaluation):
 
     def block(
         self,
-        x1: np.ndarray,
-        x2: np.ndarray | None,
-        variances1: Sequence[np.ndarray],
-        variances2: Sequence[np.ndarray],
+        left: Side,
+        right: Side | None,
         dtype: np.dtype[np.floating],
         kernels: tuple[str, ...],
         threads: int,
     ) -> Arrays:
         """See ``Evaluation``."""
         with jax.enable_x64(True):
-            left = jnp.asarray(x1, np.float64)
-            both = recursion.all_pairs(
-                self.architecture,
-                left,
-                left if x2 is None else jnp.asarray(x2, np.float64),
-                list(map(jnp.asarray, variances1)),
-                list(map(jnp.asarray, variances2)),
-                "ntk" in kernels,
-            )
+            x1 = jnp.asarray(left.samples, np.float64)
+            x2 = x1 if right is None else jnp.asarray(right.samples, np.float64)
+            sides = left, left if right is None else right
+            v1, v2 = (list(map(jnp.asarray, side.variances)) for side in sides)
+            both = recursion.all_pairs(self.architecture, x1, x2, v1, v2, "ntk" in kernels)
             block = _named(both)
         # Sums over positions are not symmetric to the last bit.
-        return block if x2 is not None else {name: mirrored(v) for name, v in block.items()}
+        return block if right is not None else {name: mirrored(v) for name, v in block.items()}
 
-    def block_bytes(
+    def working_bytes(
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``."""
-        pairs = n1 * n2 * self.pair_bytes(want_ntk)
+        pairs = n1 * n2 * self.recursion_bytes(want_ntk)
         return XLA_BYTES + pairs + (n1 + n2) * self.input_bytes
 
 

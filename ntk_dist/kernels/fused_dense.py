@@ -11,24 +11,26 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ntk_dist.kernels.curves import fit
-from ntk_dist.kernels.dense_program import DenseProgram, compile_dense
+from ntk_dist.kernels.curves import Curves, fit
+from ntk_dist.kernels.dense_program import DenseProgram
 from ntk_dist.kernels.gemm import ROWS, WORDS, pack
 from ntk_dist.kernels.lanes import aligned, lane_count
-from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.threads import PIECES_PER_THREAD, in_threads
-from ntk_dist.kernels.tiles import SHAPE, run_piece
+from ntk_dist.kernels.tiles import SHAPE, TOGETHER, run_piece
 
 __all__ = ["dense_block", "working_bytes"]
 
 SMALLEST_SQUARE = 1e-290
 """Below it, the squares that were added up have lost digits."""
+SAME_NORM = {np.dtype(np.float32): 2.0**-22, np.dtype(np.float64): 2.0**-50}
+"""Relative: samples scaled to one norm in either precision differ by less. Kernels change by as
+much as norms do, and less where only their share beside biases counts."""
 PANELS_PER_RUN = 8
 """Samples are looked at 64 at a time: 1.5 MB in float64 at 3072 features."""
 
 
 def dense_block(
-    architecture: Layer,
+    program: DenseProgram,
     x1: np.ndarray,
     x2: np.ndarray | None,
     dtype: np.dtype[np.floating],
@@ -37,15 +39,16 @@ def dense_block(
 ) -> dict[str, np.ndarray]:
     """Each kernel between all samples of two sets: (n1, n2) each, in ``dtype``.
 
-    An entry has the same bits in every block it may be computed in, with any number of threads,
-    and is the same for (x, y) and (y, x). Pairs of equal or opposite samples are computed like all
-    others, as if nobody knew that their correlation is exactly 1 or -1: the caller puts the known
-    values there.
+    An entry has the same bits with any number of threads, in every block it may be computed in,
+    and is the same for (x, y) and (y, x); but where biases count and all samples of a block have
+    one norm to ``SAME_NORM``, its last digits know that. Pairs of equal or opposite samples are
+    computed like all others, as if nobody knew that their correlation is exactly 1 or -1: the
+    caller puts the known values there.
 
     Parameters
     ----------
-    architecture
-        One that ``compile_dense`` accepts for such samples.
+    program
+        What ``compile_dense`` made of an architecture for such samples.
     x1 : (n1, features)
         Samples, float32 or float64, as they are stored.
     x2 : (n2, features) or None
@@ -59,28 +62,29 @@ def dense_block(
         ``"nngp"``, ``"ntk"`` or both; one alone saves writing the other.
     """
     dtype = np.dtype(dtype)
-    program = _program(architecture, x1.shape[1])
-    curves = _curves(architecture, x1.shape[1], dtype)
-    return _block(program, curves, x1, x2, dtype, threads, tuple(kernels))
+    left = _Side(program, x1, dtype, threads)
+    right = left if x2 is None else _Side(program, x2, dtype, threads)
+    length = 1.0 if program.sees_angles_alone else _one_length(left, right, dtype)
+    curves = None if program.adds or length is None else _curves(program, length, dtype)
+    return _block(program, curves, left, right, dtype, threads, tuple(kernels))
 
 
 def _block(
     program: DenseProgram,
-    curves: np.ndarray,
-    x1: np.ndarray,
-    x2: np.ndarray | None,
+    curves: Curves | None,
+    left: _Side,
+    right: _Side,
     dtype: np.dtype[np.floating],
     threads: int,
     kernels: tuple[str, ...],
 ) -> dict[str, np.ndarray]:
-    """See ``dense_block``."""
-    left = _Side(program, x1, dtype, threads)
-    right = left if x2 is None else _Side(program, x2, dtype, threads)
-    n1, n2 = len(x1), len(right.samples)
-    shape, size = _shape(program, x1.shape[1], dtype)
-    shape["n1"], shape["n2"], shape["symmetric"] = n1, n2, x2 is None
+    """See ``dense_block``; symmetric if both sides are one."""
+    symmetric, features = left is right, left.samples.shape[1]
+    n1, n2 = len(left.samples), len(right.samples)
+    shape, size = _shape(program, features, dtype)
+    shape["n1"], shape["n2"], shape["symmetric"] = n1, n2, symmetric
     n_panels = -(-n1 // ROWS)
-    rows = np.empty((n_panels, x1.shape[1], ROWS), dtype)
+    rows = np.empty((n_panels, features, ROWS), dtype)
     known = np.empty((n_panels, len(program.statistics), ROWS), dtype)
     block = {name: aligned(n1 * n2, dtype).reshape(n1, n2) for name in kernels}
     nothing = np.empty((0, 0), dtype)
@@ -92,7 +96,7 @@ def _block(
 
     def compute(pieces: Iterator[tuple[range, range]]) -> None:
         memory = aligned(size, dtype)
-        columns = memory[: shape["others"]].reshape(1, x1.shape[1], -1)
+        columns = memory[: shape["others"]].reshape(1, features, -1)
         others = memory[shape["others"] : shape["one"]].reshape(1, len(program.statistics), -1)
         for here, panels in pieces:
             right.put(here.start, columns, others)
@@ -103,13 +107,13 @@ def _block(
 
     in_threads(threads, prepare, _runs(n_panels, PANELS_PER_RUN))
     width = WORDS * lane_count(dtype.itemsize)
-    in_threads(threads, compute, _pieces(n1, n2, width, x2 is None, threads))
+    in_threads(threads, compute, _pieces(n1, n2, width, symmetric, threads))
     return block
 
 
 def working_bytes(
-    architecture: Layer,
-    input_shape: tuple[int, ...],
+    program: DenseProgram,
+    features: int,
     dtype: np.dtype[np.floating],
     n1: int,
     n2: int,
@@ -117,8 +121,6 @@ def working_bytes(
 ) -> int:
     """Peak memory of ``dense_block`` for n1 and n2 samples, beside samples and results."""
     dtype = np.dtype(dtype)
-    (features,) = input_shape
-    program = _program(architecture, features)
     numbers = len(program.statistics)
     panels = -(-n1 // ROWS) * ROWS * (features + numbers)
     thread = _shape(program, features, dtype)[1]
@@ -129,29 +131,44 @@ def working_bytes(
     return dtype.itemsize * (panels + threads * thread) + alone + squares
 
 
-@functools.lru_cache(maxsize=64)
-def _program(architecture: Layer, features: int) -> DenseProgram:
-    program = compile_dense(architecture, (features,))
-    if isinstance(program, str):
-        raise NotImplementedError(f"{architecture!r} cannot be fused: {program}")
-    return program
+def _one_length(left: _Side, right: _Side, dtype: np.dtype[np.floating]) -> float | None:
+    """The root mean square that all samples of both sides share, rounded; or None."""
+    lengths = np.concatenate([left.lengths, right.lengths])
+    least, most = float(lengths.min()), float(lengths.max())
+    same = SAME_NORM[dtype]
+    if not (most > 0 and most - least <= same * most):
+        return None
+    # Rounded so that the blocks of one data set share their curves, which are fitted once.
+    mantissa, exponent = math.frexp((least + most) / 2)
+    return math.ldexp(round(mantissa / same) * same, exponent)
 
 
 @functools.lru_cache(maxsize=64)
-def _curves(architecture: Layer, features: int, dtype: np.dtype[np.floating]) -> np.ndarray:
-    """Polynomials in place of the program's layers, or none: see ``curves.py``."""
-    program = _program(architecture, features)
-    none = np.empty((2, 0))
-    if not program.sees_angles_alone:
-        return none.astype(dtype)
+def _curves(program: DenseProgram, length: float, dtype: np.dtype[np.floating]) -> Curves | None:
+    """Polynomials in place of the program's layers, if they are worth it: see ``curves.py``.
+
+    Parameters
+    ----------
+    program
+        What they take the place of.
+    length
+        Root mean square of every sample.
+    dtype
+        Of the arithmetic with them.
+    """
+    double = np.dtype(np.float64)
+    share = program.share_of_weights(length)
+    if not share:
+        return None
 
     def kernels_at(angles: np.ndarray) -> np.ndarray:
-        flat = math.sqrt(2) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        double = np.dtype(np.float64)
-        block = _block(program, none, flat[:1], flat, double, 1, ("nngp", "ntk"))
+        before = 2 * np.arcsin(np.minimum(np.sin(angles / 2) / share, 1))
+        flat = math.sqrt(2) * length * np.stack([np.cos(before), np.sin(before)], axis=1)
+        first, others = (_Side(program, x, double, 1) for x in (flat[:1], flat))
+        block = _block(program, None, first, others, double, 1, ("nngp", "ntk"))
         return np.concatenate([block["nngp"], block["ntk"]])
 
-    return fit(kernels_at, dtype)
+    return fit(kernels_at, dtype, 2 * math.asin(share), lead=int(program.begins_with_bias))
 
 
 class _Side:
@@ -171,7 +188,9 @@ class _Side:
         # One thread took a tenth of a block of 4096 x 4096 pairs for this.
         in_threads(threads, measure, _runs(len(x), PANELS_PER_RUN * ROWS))
         self._inverses = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
-        self._known = program.known(norms / math.sqrt(x.shape[1]), dtype)
+        self.lengths = norms / math.sqrt(x.shape[1])
+        """Root mean square of each sample."""
+        self._known = program.known(self.lengths, dtype)
 
     def put(self, first: int, directions: np.ndarray, known: np.ndarray) -> None:
         """Fill panels with samples from ``first`` on, and with zeros beyond the last.
@@ -217,7 +236,8 @@ def _shape(
     shape["terms"], shape["statistics"], shape["last"] = features, numbers, program.last
     shape["others"] = features * width
     shape["one"] = shape["others"] + numbers * width
-    shape["tiles"] = shape["one"] + -(-numbers * ROWS // lanes) * lanes
+    shape["products"] = shape["one"] + -(-numbers * ROWS // lanes) * lanes
+    shape["tiles"] = shape["products"] + TOGETHER * ROWS * width
     return shape, int(shape["tiles"]) + program.places * 2 * ROWS * width
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +19,10 @@ import numpy as np
 
 from ntk_dist.errors import MemoryBudgetError
 from ntk_dist.kernels.closeness import close_pairs, search_bytes
-from ntk_dist.kernels.evaluations import mirrored
 from ntk_dist.kernels.fused_cpu import plane_dtype
-from ntk_dist.kernels.gpu_program import BlockProgram, lay_out
-from ntk_dist.kernels.layers import Layer
+from ntk_dist.kernels.gpu_program import BlockProgram, BlockPrograms
+from ntk_dist.kernels.lanes import DOUBLE, SINGLE
+from ntk_dist.kernels.statistics import Side
 from ntk_dist.kernels.tail import tail_bytes, through_tail
 
 __all__ = ["available", "gpu_block", "working_bytes"]
@@ -53,12 +52,7 @@ def available() -> str | None:
 
 
 def gpu_block(
-    architecture: Layer,
-    x1: np.ndarray,
-    x2: np.ndarray | None,
-    variances1: Sequence[np.ndarray],
-    variances2: Sequence[np.ndarray],
-    dtype: np.dtype[np.floating],
+    programs: BlockPrograms, left: Side, right: Side | None, dtype: np.dtype[np.floating]
 ) -> tuple[np.ndarray, np.ndarray]:
     """NNGP and NTK between all samples of two sets: (n1, n2) each, float64.
 
@@ -66,49 +60,35 @@ def gpu_block(
     float64, sums over positions and what follows them in float64. The same numbers come out bit
     for bit on one kind of GPU, however its blocks of threads are scheduled.
     """
-    dtype = plane_dtype(architecture, x1.shape[1:], dtype)
-    program = _program(architecture, x1.shape[1:], dtype)
-    right = x1 if x2 is None else x2
-    nngp, ntk = (np.zeros((len(x1), len(right))) for _ in range(2))
+    dtype = plane_dtype(programs[dtype].program, dtype)
+    others = left if right is None else right
+    nngp, ntk = (np.zeros((len(left), len(others))) for _ in range(2))
 
     def all_pairs(columns: slice) -> np.ndarray:
-        rows, chunk = np.indices((len(x1), columns.stop - columns.start), np.int32)
+        rows, chunk = np.indices((len(left), columns.stop - columns.start), np.int32)
         pairs = np.stack([rows.ravel(), chunk.ravel()], axis=1)
-        return pairs[pairs[:, 0] <= pairs[:, 1] + columns.start] if x2 is None else pairs
+        return pairs[pairs[:, 0] <= pairs[:, 1] + columns.start] if right is None else pairs
 
-    chunks = _chunks(len(x1), len(right))
-    for columns, pairs, values in _computed(
-        program, x1, variances1, right, variances2, ((c, all_pairs(c)) for c in chunks)
-    ):
+    chunks = ((columns, all_pairs(columns)) for columns in _chunks(len(left), len(others)))
+    for columns, pairs, values in _computed(programs[dtype], left, others, chunks):
         i, j = pairs[:, 0], pairs[:, 1] + columns.start
         nngp[i, j], ntk[i, j] = values.T
-    if dtype == np.float32:
-        _compute_close_pairs(architecture, x1, x2, variances1, variances2, nngp, ntk)
-    done = len(program.program.statistics)
-    nngp, ntk = through_tail(program.program, nngp, ntk, variances1[done:], variances2[done:])
-    if x2 is None:
-        nngp, ntk = mirrored(nngp), mirrored(ntk)
-    return nngp, ntk
+    if dtype == SINGLE:
+        _compute_close_pairs(programs[DOUBLE], left, right, nngp, ntk)
+    return through_tail(programs[dtype].program, left, right, nngp, ntk)
 
 
-def working_bytes(
-    architecture: Layer,
-    input_shape: tuple[int, ...],
-    dtype: np.dtype[np.floating],
-    n1: int,
-    n2: int,
-) -> int:
-    """Peak memory of ``gpu_block`` on the host, beside samples and variances.
+def working_bytes(programs: BlockPrograms, n1: int, n2: int, dtype: np.dtype[np.floating]) -> int:
+    """Working memory of ``gpu_block`` on the host for n1 and n2 samples.
 
     The GPU holds the samples too, but at most two chunks of columns at once, and
     ``WORKSPACE_BYTES`` besides.
     """
-    dtype = plane_dtype(architecture, input_shape, dtype)
-    numbers = math.prod(input_shape)
-    program = _program(architecture, input_shape, dtype).program
+    program = programs[dtype].program
+    numbers = program.input_size
     chunk = _chunks(n1, n2)[0].stop if n2 else 0
     # In float64 while they are prepared, in both precisions for close pairs.
-    per_sample = 2 * np.float64().itemsize * (numbers + program.positions)
+    per_sample = 2 * DOUBLE.itemsize * (numbers + program.positions)
     samples = (n1 + 2 * chunk) * per_sample + search_bytes(n1, n2, numbers)
     return samples + tail_bytes(program) * n1 * n2
 
@@ -119,15 +99,6 @@ def _simulated() -> bool:
     return bool(config.ENABLE_CUDASIM)
 
 
-def _program(
-    architecture: Layer, shape: tuple[int, ...], dtype: np.dtype[np.floating]
-) -> BlockProgram:
-    program = lay_out(architecture, shape, dtype)
-    if isinstance(program, str):
-        raise NotImplementedError(f"{architecture!r} cannot be fused: {program}")
-    return program
-
-
 def _chunks(n1: int, n2: int) -> list[slice]:
     """Ranges of columns that go to the GPU together."""
     columns = max(1, CHUNK_PAIRS // max(1, n1))
@@ -135,18 +106,12 @@ def _chunks(n1: int, n2: int) -> list[slice]:
 
 
 def _compute_close_pairs(
-    architecture: Layer,
-    x1: np.ndarray,
-    x2: np.ndarray | None,
-    variances1: Sequence[np.ndarray],
-    variances2: Sequence[np.ndarray],
-    nngp: np.ndarray,
-    ntk: np.ndarray,
+    program: BlockProgram, left: Side, right: Side | None, nngp: np.ndarray, ntk: np.ndarray
 ) -> None:
-    """Put pairs of close samples in their places, computed in float64."""
-    near = [(i, j) for i, columns in close_pairs(x1, x2).items() for j in columns]
-    program = _program(architecture, x1.shape[1:], np.dtype(np.float64))
-    right = x1 if x2 is None else x2
+    """Put pairs of close samples in their places, computed by a program in float64."""
+    close = close_pairs(left.samples, None if right is None else right.samples)
+    near = [(i, j) for i, columns in close.items() for j in columns]
+    others = left if right is None else right
     for start in range(0, len(near), CHUNK_PAIRS):
         i, j = np.array(near[start : start + CHUNK_PAIRS]).T
         rows, at1 = np.unique(i, return_inverse=True)
@@ -154,18 +119,13 @@ def _compute_close_pairs(
         everything = slice(0, len(columns))
         pairs = np.stack([at1, at2], axis=1).astype(np.int32)
         ((_, _, values),) = _computed(
-            program,
-            x1[rows],
-            [v[rows] for v in variances1],
-            right[columns],
-            [v[columns] for v in variances2],
-            iter([(everything, pairs)]),
+            program, left[rows], others[columns], iter([(everything, pairs)])
         )
         nngp[i, j], ntk[i, j] = values.T
 
 
 @dataclass
-class _Side:
+class _Uploaded:
     """Samples on the GPU, and the standard deviations at their positions; both flat."""
 
     inputs: Any
@@ -187,10 +147,8 @@ class _Running:
 
 def _computed(
     program: BlockProgram,
-    x1: np.ndarray,
-    variances1: Sequence[np.ndarray],
-    x2: np.ndarray,
-    variances2: Sequence[np.ndarray],
+    left: Side,
+    right: Side,
     chunks: Iterator[tuple[slice, np.ndarray]],
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Chunks of columns with their pairs, and both kernels of each pair: (n_pairs, 2), float64.
@@ -201,7 +159,7 @@ def _computed(
     from numba import cuda
 
     streams = [cuda.stream(), cuda.stream()]
-    left = _upload(program, x1, variances1, streams[0])
+    rows = _upload(program, left, streams[0])
     constants = [
         cuda.to_device(each, stream=streams[0])
         for each in (
@@ -217,22 +175,21 @@ def _computed(
     ):
         if len(running) == len(streams):
             yield _finished(program, running.popleft())
-        right = _upload(program, x2[columns], [v[columns] for v in variances2], stream)
-        running.append(_launch(program, constants, left, right, columns, pairs, area, stream))
+        chunk = _upload(program, right[columns], stream)
+        running.append(_launch(program, constants, rows, chunk, columns, pairs, area, stream))
     while running:
         yield _finished(program, running.popleft())
 
 
-def _upload(
-    program: BlockProgram, x: np.ndarray, variances: Sequence[np.ndarray], stream: Any
-) -> _Side:
+def _upload(program: BlockProgram, side: Side, stream: Any) -> _Uploaded:
     """Samples, channels first, and standard deviations."""
     from numba import cuda
 
+    x = side.samples
     dtype = program.weights.dtype
     deviations = np.zeros((len(x), program.program.positions), dtype)
     start = 0
-    for statistic, v in zip(program.program.statistics, variances, strict=False):
+    for statistic, v in zip(program.program.statistics, side.variances, strict=False):
         deviation, _ = statistic.numbers(np.asarray(v, np.float64))
         rows = deviation.reshape(len(x), -1)
         deviations[:, start : start + rows.shape[1]] = rows
@@ -240,7 +197,7 @@ def _upload(
     channels_first = np.ascontiguousarray(np.moveaxis(x, -1, 1), dtype)
     pinned = [_pinned(channels_first), _pinned(deviations)]
     inputs, on_device = (cuda.to_device(each, stream=stream) for each in pinned)
-    return _Side(inputs, on_device, pinned)
+    return _Uploaded(inputs, on_device, pinned)
 
 
 def _pinned(array: np.ndarray) -> np.ndarray:
@@ -293,8 +250,8 @@ def _resident_blocks(program: BlockProgram) -> int:
 def _launch(
     program: BlockProgram,
     constants: list[Any],
-    left: _Side,
-    right: _Side,
+    left: _Uploaded,
+    right: _Uploaded,
     columns: slice,
     pairs: np.ndarray,
     areas: tuple[Any, Any, Any],
@@ -310,12 +267,10 @@ def _launch(
     results = cuda.device_array((len(pairs), 2), np.float64, stream=stream)
     blocks = min(len(pairs), areas[0].shape[0])
     run = kernel(8 * program.weights.dtype.itemsize, program.shared_bytes > 0)
-    channels = int(program.segments["channels"][0])
-    input_size = int(program.segments["in_y"][0] * program.segments["in_x"][0]) * channels
     run[blocks, program.threads, stream, program.shared_bytes](
         *constants, on_device, left.inputs, left.deviations, right.inputs, right.deviations,
-        np.int32(input_size), np.int32(program.program.positions), *areas, results,
-        real(1 / channels),
+        np.int32(program.program.input_size), np.int32(program.program.positions), *areas, results,
+        real(1 / int(program.segments["channels"][0])),
     )  # fmt: skip
     values = cuda.pinned_array((len(pairs), 2), np.float64)
     results.copy_to_host(values, stream=stream)

@@ -46,13 +46,9 @@ from ntk_dist.kernels.lanes import (
     store,
     with_sign,
 )
+from ntk_dist.kernels.records import integers
 
-__all__ = ["STEP", "apply", "choose", "fold", "integers"]
-
-
-def integers(names: str) -> list[tuple[str, str]]:
-    """Fields of a record."""
-    return [(name, "i8") for name in names.split()]
+__all__ = ["STEP", "apply", "choose", "fold"]
 
 
 STEP = np.dtype(

@@ -112,26 +112,33 @@ def add_products(
     columns: np.ndarray,
     column: int,
     terms: int,
-    tile: np.ndarray,
+    panels: int,
+    tiles: np.ndarray,
     at: int,
 ) -> None:
-    """Add the products of two panels of ``terms`` terms each to a tile.
+    """Add the products of some panels of rows with one of columns to a tile each.
 
     Parameters
     ----------
     rows, row
-        A flat array, and where in it the panel of ``ROWS`` rows starts: (terms, ROWS).
+        A flat array, and where in it the panels of ``ROWS`` rows start: (panels, terms, ROWS).
     columns, column
         The same of the columns, aligned to 64 bytes: (terms, WORDS * lanes).
     terms
-        How many.
-    tile, at
-        A flat array aligned to 64 bytes, and where in it the tile starts: (ROWS, WORDS * lanes).
+        How many of each sample.
+    panels
+        How many of rows. All of them use the columns of one short sum while those are in the first
+        cache.
+    tiles, at
+        A flat array aligned to 64 bytes, and where in it the tiles start:
+        (panels, ROWS, WORDS * lanes).
     """
-    width = WORDS * WORD_BYTES // tile.itemsize
+    width = WORDS * (WORD_BYTES // tiles.itemsize)
     for done in range(0, terms, MOST_TERMS):
         run = min(MOST_TERMS, terms - done)
-        _add_run(rows, row + done * ROWS, columns, column + done * width, run, tile, at)
+        for panel in range(panels):
+            left, tile = row + (panel * terms + done) * ROWS, at + panel * ROWS * width
+            _add_run(rows, left, columns, column + done * width, run, tiles, tile)
 
 
 def _pack(

@@ -9,16 +9,19 @@ The other axis alike, so that a packed plane has up to four parts.
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
 from ntk_dist.kernels.activations import Family
+from ntk_dist.kernels.lanes import DOUBLE, SINGLE
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.program import SEGMENT, STEP, Program, compile_program
+from ntk_dist.kernels.records import integers
 
-__all__ = ["ROWS", "BlockProgram", "lay_out", "packed_slots"]
+__all__ = ["ROWS", "BlockProgram", "BlockPrograms", "lay_out", "packed_slots"]
 
 ROWS = 16
 """Rows of a plane that one thread computes, one after another, or about as many in equal parts.
@@ -36,7 +39,7 @@ ABSENT = 1 << 15
 
 BLOCK_STEP = np.dtype(
     [(name, "i4") for name in STEP.names or () if STEP[name] == np.int64]
-    + [(name, "i4") for name in ("fast", "in_pitch", "pitch", "strips", "rows")],
+    + integers("fast in_pitch pitch strips rows", "i4"),
     align=True,
 )
 """The integers of ``program.STEP``; whether the window is the common one of 3 x 3 that keeps the
@@ -44,11 +47,9 @@ size; columns of the packed planes before and after; and groups of how many rows
 
 BLOCK_SEGMENT = np.dtype(
     [(name, "i4") for name in SEGMENT.names or ()]
-    + [(name, "i4") for name in ("first_slot", "slots", "together", "area")]
-    + [
-        (name, "i4")
-        for name in ("pitch", "strips", "rows", "last_pitch", "last_strips", "last_rows")
-    ],
+    + integers(
+        "first_slot slots together area pitch strips rows last_pitch last_strips last_rows", "i4"
+    ),
     align=True,
 )
 """``program.SEGMENT``, its tensors counted in pairs of numbers from 0 on; which packed planes it
@@ -94,6 +95,10 @@ class BlockProgram:
         return needed if needed <= SHARED_BYTES else 0
 
 
+BlockPrograms: TypeAlias = Mapping[np.dtype[np.floating], BlockProgram]
+"""Those of one architecture, by precision of the planes."""
+
+
 def packed_slots(size: int, reach: int) -> list[tuple[int, int]]:
     """The packed planes along an axis, as pairs of displacements ahead and behind.
 
@@ -109,18 +114,10 @@ def packed_slots(size: int, reach: int) -> list[tuple[int, int]]:
     return [pair for pair in zip(ahead, behind, strict=True) if min(pair) < ABSENT]
 
 
-@functools.lru_cache(maxsize=64)
-def lay_out(
-    architecture: Layer, input_shape: tuple[int, ...], dtype: np.dtype[np.floating]
-) -> BlockProgram | str:
-    """The program of an architecture for thread blocks, or why it has none.
+def lay_out(architecture: Layer, input_shape: tuple[int, ...]) -> BlockPrograms | str:
+    """The programs of an architecture for thread blocks in both precisions, or why it has none.
 
-    Parameters
-    ----------
-    architecture, input_shape
-        As ``compile_program`` takes them.
-    dtype
-        Of the planes.
+    Parameters are those of ``compile_program``.
     """
     program = compile_program(architecture, input_shape, lanes=1)
     if isinstance(program, str):
@@ -145,20 +142,26 @@ def lay_out(
         places = 1 + max([segment["first_plane"], *own["source"], *own["target"]])
         segment["together"] = max(1, min(threads // units, segment["slots"]))
         work = max(work, int(segment["together"]) * int(places) * int(segment["area"]))
-    numbers = [program.steps[name] for name in COEFFICIENTS]
-    return BlockProgram(
+    numbers = np.array([program.steps[name] for name in COEFFICIENTS])
+    double = BlockProgram(
         program=program,
         segments=segments,
         steps=steps,
-        coefficients=np.array(numbers, dtype).T.reshape(-1, len(COEFFICIENTS)).copy(),
+        coefficients=numbers.T.reshape(-1, len(COEFFICIENTS)).copy(),
         slots=np.array(slots, np.int32),
         windows=np.append(program.windows, [[0, 0]], axis=0).astype(np.int32),
         spans=_spans(program),
-        weights=np.append(program.weights, 0).astype(dtype),
+        weights=np.append(program.weights, 0.0),
         threads=min(-(-threads // WARP) * WARP, MOST_THREADS),
         work=work,
         tensors=int(program.layout["size"][0] - program.layout["tensors"][0]) // 2,
     )
+    single = replace(
+        double,
+        coefficients=double.coefficients.astype(SINGLE),
+        weights=double.weights.astype(SINGLE),
+    )
+    return {SINGLE: single, DOUBLE: double}
 
 
 def _copy(source: np.ndarray, target: np.ndarray) -> None:

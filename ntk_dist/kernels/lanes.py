@@ -20,6 +20,8 @@ from numba.extending import intrinsic, lower_builtin, models, register_model, ty
 
 __all__ = [
     "COMPILER_OPTIONS",
+    "DOUBLE",
+    "SINGLE",
     "WORD_BYTES",
     "Lanes",
     "aligned",
@@ -41,6 +43,8 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+"""What a word may hold."""
 WORD_BYTES = 64
 COMPILER_OPTIONS: dict[str, Any] = {
     "nogil": True,

@@ -26,7 +26,15 @@ from ntk_dist.kernels.arguments import (
     STD_OR_NONE,
     STRIDES,
 )
-from ntk_dist.kernels.shapes import Path, Signal, State, only_signal, refuse, require_spatial, slide
+from ntk_dist.kernels.shapes import (
+    Place,
+    Signal,
+    State,
+    only_signal,
+    refuse,
+    require_spatial,
+    slide,
+)
 
 __all__ = [
     "ABRelu",
@@ -84,7 +92,7 @@ class Layer:
             if (value := getattr(self, f.name)) != f.default or f.default is MISSING
         }
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """What is known after this layer, given what was known before.
 
         Raises
@@ -123,9 +131,9 @@ class Dense(Layer):
         """Inputs that one output of the finite network adds up."""
         return channels
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """Gaussian, whatever came in."""
-        return only_signal(state, path).redrawn("Dense", self.width)
+        return only_signal(state, place).redrawn("Dense", self.width)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -164,10 +172,10 @@ class Conv(Layer):
         """Inputs that one output of the finite network adds up."""
         return channels * math.prod(self.filter_shape)
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """Gaussian; the image shrinks by the stride and, under VALID, by the filter."""
-        signal = only_signal(state, path)
-        spatial = slide(signal, self.filter_shape, self.step, self.padding, path)
+        signal = only_signal(state, place)
+        spatial = slide(signal, self.filter_shape, self.step, self.padding, place)
         return replace(signal.redrawn("Conv", self.width), spatial=spatial)
 
 
@@ -189,11 +197,11 @@ class Pool(Layer):
         """The stride along each axis; as in neural_tangents, 1 unless given."""
         return self.strides or (1,) * len(self.window_shape)
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """Sums of Gaussians are Gaussian; the image shrinks."""
-        signal = only_signal(state, path)
+        signal = only_signal(state, place)
         return replace(
-            signal, spatial=slide(signal, self.window_shape, self.step, self.padding, path)
+            signal, spatial=slide(signal, self.window_shape, self.step, self.padding, place)
         )
 
 
@@ -216,10 +224,10 @@ class GlobalPool(Layer):
 
     fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = NHWC
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """The spatial axes are gone."""
-        signal = only_signal(state, path)
-        require_spatial(signal, None, path)
+        signal = only_signal(state, place)
+        require_spatial(signal, None, place)
         return signal.without_space(type(self).__name__)
 
 
@@ -239,9 +247,9 @@ class Flatten(Layer):
 
     fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {"batch_axis": (0,), "batch_axis_out": (0,)}
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """No spatial axes, and no longer Gaussian: neighbouring features are correlated."""
-        signal = only_signal(state, path)
+        signal = only_signal(state, place)
         sizes = (*(signal.spatial or ()), signal.channels)
         known = [size for size in sizes if size is not None]
         exact = signal.spatial is not None and len(known) == len(sizes)
@@ -261,23 +269,23 @@ class LayerNorm(Layer):
     axis: tuple[int, ...] = field(default=(-1,), metadata=AXES)
     eps: float = field(default=1e-12, metadata=STD)
 
-    def spatial_axes(self, rank: int, path: Path = ()) -> tuple[int, ...]:
+    def spatial_axes(self, rank: int, place: Place = ()) -> tuple[int, ...]:
         """Which of ``rank`` spatial axes are averaged over besides the channels."""
         axes = sorted(a if a > 0 else a + rank + 2 for a in self.axis)
         if len(set(axes)) != len(axes) or axes[0] < 1 or axes[-1] != rank + 1:
             refuse(
-                path,
+                place,
                 f"axis must name the channels (-1) and may name some of {rank} spatial axes "
                 f"(1 to {rank}), got {self.axis}",
             )
         return tuple(a - 1 for a in axes[:-1])
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """Still Gaussian: the norm does not fluctuate when there are infinitely many channels."""
-        signal = only_signal(state, path)
-        _require_gaussian(signal, path)
+        signal = only_signal(state, place)
+        _require_gaussian(signal, place)
         if signal.spatial is not None:
-            self.spatial_axes(len(signal.spatial), path)
+            self.spatial_axes(len(signal.spatial), place)
         return signal
 
 
@@ -285,10 +293,10 @@ class LayerNorm(Layer):
 class Activation(Layer):
     """Base of the pointwise nonlinearities."""
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """Needs a Gaussian input, and leaves none."""
-        signal = only_signal(state, path)
-        _require_gaussian(signal, path)
+        signal = only_signal(state, place)
+        _require_gaussian(signal, place)
         return replace(signal, gaussian=False, after=type(self).__name__)
 
 
@@ -376,15 +384,15 @@ class Rbf(Activation):
 class Identity(Layer):
     """Nothing."""
 
-    def flow(self, state: State, path: Path) -> State:
+    def flow(self, state: State, place: Place) -> State:
         """Nothing changes."""
         return state
 
 
-def _require_gaussian(signal: Signal, path: Path) -> None:
+def _require_gaussian(signal: Signal, place: Place) -> None:
     if signal.gaussian is False:
         refuse(
-            path,
+            place,
             f"expected a Gaussian input, got {signal.after}; "
             "put a Dense or Conv layer (and no Flatten) directly before it",
         )

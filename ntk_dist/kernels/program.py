@@ -7,30 +7,27 @@ them out anew (``gpu_program.py``).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from ntk_dist.kernels.activations import Family, slopes
-from ntk_dist.kernels.branching import Parallel, Serial
+from ntk_dist.kernels.activations import Family
+from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.flops import pair_flops
 from ntk_dist.kernels.fusing import Fused, NotFusedError, Plane, Segment, Statistic, Step, fuse
-from ntk_dist.kernels.lanes import lane_count
-from ntk_dist.kernels.layers import Activation, AvgPool, Flatten, GlobalAvgPool, Layer, Pool
-from ntk_dist.kernels.rounding import balance
+from ntk_dist.kernels.lanes import DOUBLE, SINGLE, lane_count
+from ntk_dist.kernels.layers import AvgPool, Flatten, GlobalAvgPool, Layer, Pool
+from ntk_dist.kernels.records import integers
+from ntk_dist.kernels.rounding import balance, blurs_angles
 from ntk_dist.kernels.shapes import pads, window_count
 
-__all__ = ["LAYOUT", "SEGMENT", "STEP", "Program", "compile_program"]
-
-
-def _integers(names: str) -> list[tuple[str, str]]:
-    return [(name, "i8") for name in names.split()]
+__all__ = ["LAYOUT", "SEGMENT", "STEP", "Program", "Programs", "compile_both", "compile_program"]
 
 
 STEP = np.dtype(
-    _integers(
+    integers(
         "source target adds normalizes statistic family taps_y taps_x step_y step_x pad_y pad_x "
         "in_y in_x out_y out_x in_factor_y in_factor_x out_factor_y out_factor_x"
     )
@@ -40,7 +37,7 @@ STEP = np.dtype(
 later strides magnify a displacement at the end of the segment."""
 
 SEGMENT = np.dtype(
-    _integers(
+    integers(
         "first_step last_step first_plane last_plane cyclic channels in_y in_x out_y out_x "
         "factor_y factor_x reach_y reach_x in_tensor in_slots_y in_slots_x "
         "out_tensor out_size out_slots_y out_slots_x "
@@ -52,7 +49,7 @@ SEGMENT = np.dtype(
 
 LAYOUT = np.dtype(
     [
-        *_integers("plane zero ring input1 one input2 others units products tensors size apart"),
+        *integers("plane zero ring input1 one input2 others units products tensors size apart"),
         ("share", "f8"),
     ]
 )
@@ -91,7 +88,7 @@ class Program:
     most_terms: int
     """Of the running sums that pooling adds up in the precision of the planes."""
     blurs_angles: bool
-    """Whether a kink follows an activation that is nearly constant: see ``_blurs_angles``."""
+    """See ``rounding.blurs_angles``."""
     flops: int
     """Of one pair; a contracted product and sum count as two, a square root as one."""
 
@@ -99,6 +96,11 @@ class Program:
     def mixes_positions(self) -> bool:
         """Whether a sample's kernels need more than each position with itself."""
         return bool((self.segments["reach_x"] + self.segments["reach_y"] > 0).any())
+
+    @property
+    def input_size(self) -> int:
+        """Numbers of one sample."""
+        return math.prod(int(self.segments[0][name]) for name in ("in_y", "in_x", "channels"))
 
     @property
     def share(self) -> float:
@@ -109,6 +111,24 @@ class Program:
     def size(self) -> int:
         """Numbers that one thread works on."""
         return int(self.layout["size"][0])
+
+
+Programs: TypeAlias = Mapping[np.dtype[np.floating], Program]
+"""Those of one architecture in words of either precision, by precision."""
+
+
+def compile_both(architecture: Layer, input_shape: Sequence[int]) -> Programs | str:
+    """The programs of an architecture in both precisions, or why it has none.
+
+    Parameters are those of ``compile_program``.
+    """
+    programs = {}
+    for dtype in (SINGLE, DOUBLE):
+        program = compile_program(architecture, input_shape, lane_count(dtype.itemsize))
+        if isinstance(program, str):
+            return program
+        programs[dtype] = program
+    return programs
 
 
 def compile_program(
@@ -161,7 +181,7 @@ class _Assembler:
             _put(record, "in", segment.start.size)
             _put(record, "out", segment.last.size)
             _put(record, "factor", segment.last.factor)
-        if self.lanes == lane_count(np.float32().itemsize):
+        if self.lanes == lane_count(SINGLE.itemsize):
             balance(steps)
         segments[0]["channels"] = channels
         self._reach(segments)
@@ -206,7 +226,7 @@ class _Assembler:
             channels=fused.channels,
             positions=fused.positions,
             most_terms=max((math.prod(_geometry(p)[0]) ** 2 for p in fused.pools), default=1),
-            blurs_angles=_blurs_angles(fused),
+            blurs_angles=blurs_angles(fused),
             flops=pair_flops(fused, segments, channels),
         )
 
@@ -276,34 +296,6 @@ class _Assembler:
                 if isinstance(pool, AvgPool) and pool.normalize_edges:
                     inside = min(i * stride - low + window, size) - max(i * stride - low, 0)
                 self.weights.append(1 / inside if isinstance(pool, AvgPool) else 1.0)
-
-
-def _blurs_angles(fused: Fused) -> bool:
-    """Whether a kink follows an activation that has a mean of its own.
-
-    Sigmoids and cosines are constants and little else where their inputs are small: a few of them
-    bring all pairs within 1e-7 of full correlation, where the slope of a kink takes the root of
-    the distance.
-    """
-    met = False
-    for segment in fused.segments:
-        for step in segment.steps:
-            match step.family, step.constants:
-                case Family.PIECEWISE_LINEAR, (below, above):
-                    if met and below != above:
-                        return True
-                case Family.ERF, (_, _, c):
-                    met |= c != 0
-                case Family.SINE, (_, _, cos2c):
-                    met |= cos2c != 1
-    return met and any(_kinks(layer) for layer in fused.tail.layers)
-
-
-def _kinks(layer: Layer) -> bool:
-    if isinstance(layer, Serial | Parallel):
-        return any(map(_kinks, layer.layers))
-    ab = slopes(layer) if isinstance(layer, Activation) else None
-    return ab is not None and ab[0] != ab[1]
 
 
 def _share(fused: Fused) -> float:

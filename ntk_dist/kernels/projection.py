@@ -32,7 +32,7 @@ class Projection:
     """Which evaluation it is and why."""
     flops_per_pair: int
     working_bytes: int
-    """The least that a block can do with, beyond samples and result."""
+    """The working memory of one pair: the least that a block can do with."""
     entries_per_s: float | None
     """Measured here and now; None where one pair alone would take too long or too much memory."""
     statistics_s: float | None

@@ -1,7 +1,8 @@
-"""The constants of a program in float32, rounded together.
+"""What rounding to float32 does to a program, and where that is too much.
 
 A covariance is multiplied by one constant per layer, and its variances, known in float64, are not.
-Errors of arithmetic are random and stay small; those of constants all point in one direction.
+Errors of arithmetic are random and stay small, unless a kink magnifies them; those of constants all
+point in one direction, unless they are rounded together.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ntk_dist.kernels.activations import Family
+from ntk_dist.kernels.activations import Family, slopes
+from ntk_dist.kernels.branching import Parallel, Serial
+from ntk_dist.kernels.fusing import Fused
+from ntk_dist.kernels.layers import Activation, Layer
 
-__all__ = ["balance"]
+__all__ = ["balance", "blurs_angles"]
 
 SHARES = {
     Family.PIECEWISE_LINEAR: (0.25, 1.0),
@@ -46,3 +50,31 @@ def balance(steps: Iterable[np.ndarray]) -> None:
             choices = near, np.nextafter(near, np.float32(0)), np.nextafter(near, 2 * near)
             step["scale"] = min(map(float, choices), key=lambda one: abs(drift * one / exact - 1))
             drift *= float(step["scale"]) / exact
+
+
+def blurs_angles(fused: Fused) -> bool:
+    """Whether a kink follows an activation that has a mean of its own.
+
+    Sigmoids and cosines are constants and little else where their inputs are small: a few of them
+    bring all pairs within 1e-7 of full correlation, where the slope of a kink takes the root of
+    the distance.
+    """
+    met = False
+    for segment in fused.segments:
+        for step in segment.steps:
+            match step.family, step.constants:
+                case Family.PIECEWISE_LINEAR, (below, above):
+                    if met and below != above:
+                        return True
+                case Family.ERF, (_, _, c):
+                    met |= c != 0
+                case Family.SINE, (_, _, cos2c):
+                    met |= cos2c != 1
+    return met and any(_kinks(layer) for layer in fused.tail.layers)
+
+
+def _kinks(layer: Layer) -> bool:
+    if isinstance(layer, Serial | Parallel):
+        return any(map(_kinks, layer.layers))
+    ab = slopes(layer) if isinstance(layer, Activation) else None
+    return ab is not None and ab[0] != ab[1]

@@ -9,9 +9,8 @@ those ``i`` with ``0 <= i - d < n``.
 
 from __future__ import annotations
 
-import functools
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +20,16 @@ from ntk_dist.kernels.lanes import WORD_BYTES, compiled, load, spread, store
 from ntk_dist.kernels.planes import apply, copy_row, plane_total
 from ntk_dist.kernels.program import Program
 
-__all__ = ["run_block"]
+__all__ = ["Prepared", "run_block"]
+
+
+class Prepared(NamedTuple):
+    """Samples as the engine reads them: a row for each, or for each word of them."""
+
+    inputs: np.ndarray
+    """All numbers of a sample; of a word of them, lanes innermost."""
+    deviations: np.ndarray
+    """The standard deviation at each position, followed by its reciprocal; likewise."""
 
 
 @compiled
@@ -273,21 +281,19 @@ def _run_rows(
             ntk[row, word * half + lane] = layout.share * total[half + lane]
 
 
-@functools.cache
-def _entry(dtype: np.dtype[np.floating]) -> Any:
-    """``_run_rows``, compiled once per machine and precision."""
-    # The families of activations are numbers to compiled code, and constants.
-    sources = (activations, lanes, arc_cosine, smooth, planes, sys.modules[__name__])
-    return kept_on_disk(_run_rows, f"convolution_engine_in_{dtype}", sources, announce=True)
+# The families of activations are numbers to compiled code, and constants.
+_SOURCES = (activations, lanes, arc_cosine, smooth, planes, sys.modules[__name__])
+_ENGINES = {
+    dtype: kept_on_disk(_run_rows, f"convolution_engine_in_{dtype}", _SOURCES, announce=True)
+    for dtype in ("float32", "float64")
+}
 
 
 def run_block(
     program: Program,
     work: np.ndarray,
-    inputs1: np.ndarray,
-    deviations1: np.ndarray,
-    inputs2: np.ndarray,
-    deviations2: np.ndarray,
+    rows: Prepared,
+    words: Prepared,
     piece: tuple[int, int, int],
     symmetric: bool,
     nngp: np.ndarray,
@@ -301,10 +307,8 @@ def run_block(
         What to compute.
     work : (program.size,)
         Memory of one thread, aligned to 64 bytes.
-    inputs1, deviations1 : (n1, ...)
-        Samples of the rows, flat; and their standard deviations, each followed by its reciprocal.
-    inputs2, deviations2 : (n_words, ...)
-        The same of the columns, lanes innermost.
+    rows, words
+        The samples of the rows, and those of the columns in words.
     piece
         Which word of columns, and the first row and the one past the last.
     symmetric : bool
@@ -313,8 +317,7 @@ def run_block(
         Where the sums go: float64.
     """
     word, first, last = piece
-    _entry(work.dtype)(
+    _ENGINES[work.dtype.name](
         program.segments, program.steps, program.layout, program.windows, program.weights,
-        work, inputs1, deviations1, inputs2, deviations2,
-        first, last, word, symmetric, nngp, ntk,
+        work, *rows, *words, first, last, word, symmetric, nngp, ntk,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import NoReturn, TypeAlias
 from ntk_dist.errors import ArchitectureError, DataShapeError
 
 __all__ = [
-    "Path",
+    "Place",
     "Signal",
     "State",
     "only_signal",
@@ -25,7 +25,7 @@ __all__ = [
     "window_count",
 ]
 
-Path: TypeAlias = tuple[str, ...]
+Place: TypeAlias = tuple[str, ...]
 """Where in the architecture a layer stands, outermost first."""
 
 
@@ -65,12 +65,12 @@ State: TypeAlias = "Signal | tuple[State, ...] | None"
 """One signal, the branches after a FanOut, or nothing known at all."""
 
 
-def refuse(path: Path, message: str) -> NoReturn:
+def refuse(place: Place, message: str) -> NoReturn:
     """Raise ArchitectureError, saying where the layer stands."""
-    raise ArchitectureError(f"{' > '.join(path)}: {message}" if path else message)
+    raise ArchitectureError(f"{' > '.join(place)}: {message}" if place else message)
 
 
-def only_signal(state: State, path: Path) -> Signal:
+def only_signal(state: State, place: Place) -> Signal:
     """The single signal that most layers take.
 
     Raises
@@ -82,19 +82,19 @@ def only_signal(state: State, path: Path) -> Signal:
         return Signal()
     if isinstance(state, tuple):
         refuse(
-            path,
+            place,
             f"expected one input, got {len(state)} branches; "
             "use parallel for one layer per branch, or FanInSum to add them up",
         )
     return state
 
 
-def _misfit(signal: Signal, path: Path, message: str) -> NoReturn:
+def _misfit(signal: Signal, place: Place, message: str) -> NoReturn:
     # The architecture alone was consistent when it was built, so with real data it is the
     # data that has the wrong shape.
     if signal.measured:
-        raise DataShapeError(f"{' > '.join(path)}: {message}")
-    refuse(path, message)
+        raise DataShapeError(f"{' > '.join(place)}: {message}")
+    refuse(place, message)
 
 
 def pads(size: int, window: int, stride: int, padding: str) -> tuple[int, int]:
@@ -115,26 +115,26 @@ def window_count(size: int, window: int, stride: int, padding: str) -> int:
     return (size + sum(pads(size, window, stride, padding)) - window) // stride + 1
 
 
-def require_spatial(signal: Signal, rank: int | None, path: Path) -> None:
+def require_spatial(signal: Signal, rank: int | None, place: Place) -> None:
     """Refuse a layer on images when there is no image, or not one with ``rank`` axes (if given)."""
     if signal.spatial is None:
         return
     if not signal.spatial:
         what = "expected an input with spatial axes, got none"
         if signal.flattened_by is None:
-            _misfit(signal, path, f"{what}: samples must be images, channels last")
-        refuse(path, f"{what}: {signal.flattened_by} removed them; move this layer before it")
+            _misfit(signal, place, f"{what}: samples must be images, channels last")
+        refuse(place, f"{what}: {signal.flattened_by} removed them; move this layer before it")
     if rank is not None and rank != len(signal.spatial):
         _misfit(
             signal,
-            path,
+            place,
             f"expected an input with {rank} spatial axes (channels last), got "
             f"{len(signal.spatial)}: shape {_show((*signal.spatial, signal.channels))}",
         )
 
 
 def slide(
-    signal: Signal, window: tuple[int, ...], strides: tuple[int, ...], padding: str, path: Path
+    signal: Signal, window: tuple[int, ...], strides: tuple[int, ...], padding: str, place: Place
 ) -> tuple[int | None, ...]:
     """The image size after a window has slid over it.
 
@@ -143,7 +143,7 @@ def slide(
     ArchitectureError, DataShapeError
         No spatial axes, another rank, or an image smaller than the window under VALID.
     """
-    require_spatial(signal, len(window), path)
+    require_spatial(signal, len(window), place)
     sizes: Iterable[int | None] = signal.spatial or (None,) * len(window)
     result: list[int | None] = []
     for size, w, stride in zip(sizes, window, strides, strict=True):
@@ -151,7 +151,7 @@ def slide(
         if count is not None and count < 1:
             _misfit(
                 signal,
-                path,
+                place,
                 f"expected an image of at least {_show(window)} under VALID padding, got "
                 f"{_show(signal.spatial or ())}; use SAME, a smaller window or larger images",
             )

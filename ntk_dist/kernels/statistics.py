@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Statistics", "StatisticsLayout"]
+__all__ = ["Side", "Statistics", "StatisticsLayout"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,23 @@ class Statistics:
             ),
             np.concatenate([p.keys for p in parts]),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The samples of the rows, or of the columns, of a block, as an evaluation needs them."""
+
+    samples: np.ndarray
+    """(n, *shape), float32 or float64."""
+    variances: Sequence[np.ndarray]
+    """What ``Statistics.variances`` holds of them."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Side:
+        """Some of them: a slice (no copy), or an array of indices."""
+        return Side(self.samples[rows], [values[rows] for values in self.variances])
 
 
 @dataclass(frozen=True)

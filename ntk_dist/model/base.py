@@ -19,7 +19,7 @@ from ntk_dist.errors import (
     DataShapeError,
     EmptyDataError,
 )
-from ntk_dist.events import EventSink, ignore
+from ntk_dist.events import EventSink, FanOut, ignore
 from ntk_dist.executors import AbstractExecutor, make_executor
 from ntk_dist.gram.plan import GramPlan
 from ntk_dist.kernels.dispatch import Kernel
@@ -31,7 +31,7 @@ from ntk_dist.model.portable import pack, unpack
 from ntk_dist.model.preprocess import Preprocessor
 from ntk_dist.model.report import GramReport
 from ntk_dist.model.targets import one_line
-from ntk_dist.settings import get_settings
+from ntk_dist.settings import get_settings, process_bytes
 from ntk_dist.stax import Network
 from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.inputs import check_rows
@@ -148,7 +148,8 @@ class AbstractNTKEstimator(BaseEstimator):
         y : array of shape (n_samples,) or (n_samples, n_targets)
             Targets.
         on_event : callable
-            Receives :mod:`ntk_dist.events` while the fit runs.
+            Receives :mod:`ntk_dist.events` while the fit runs, in this thread. One that raises is
+            dropped with a warning in the log; several go into a :class:`~ntk_dist.events.FanOut`.
 
         Returns
         -------
@@ -173,7 +174,12 @@ class AbstractNTKEstimator(BaseEstimator):
         with borrowed(self.executor, env=workspace.worker_environment()) as executor:
             resources = Resources(workspace, executor, get_settings())
             fitted = fit_dual(
-                kernel, x, targets, parameters=parameters, resources=resources, on_event=on_event
+                kernel,
+                x,
+                targets,
+                parameters=parameters,
+                resources=resources,
+                on_event=FanOut.of(on_event, process_bytes),
             )
         self.preprocessor_ = preprocessor
         self.rows_ = fitted.rows
@@ -217,7 +223,7 @@ class AbstractNTKEstimator(BaseEstimator):
                 x,
                 block_rows=self._parameters().block_rows,
                 resources=Resources(workspace, executor, get_settings()),
-                on_event=on_event,
+                on_event=FanOut.of(on_event, process_bytes),
             )
 
     def _parameters(self) -> Parameters:
@@ -254,7 +260,7 @@ class AbstractNTKEstimator(BaseEstimator):
                 self.dual_coef_,
                 executor=executor,
                 settings=get_settings(),
-                on_event=on_event,
+                on_event=FanOut.of(on_event, process_bytes),
             )
 
     @property

@@ -22,13 +22,14 @@ from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.plan import GramPlan, default_block_rows, plan_gram
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.model.growth import find_ancestor, side_of_ancestor
 from ntk_dist.model.report import GramReport
 from ntk_dist.settings import Settings, available_memory
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows, AbstractStatisticsStore
 from ntk_dist.store.dataset import Collapsed, MemoryRows, collapse
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.workspace import AbstractWorkspace, MemoryWorkspace, Workspace, find_gram
-from ntk_dist.tasks import GramTask, StatisticsRows, statistics_of
+from ntk_dist.tasks import AdoptTask, GramTask, RecentRows, StatisticsRows, statistics_of
 
 __all__ = [
     "Resources",
@@ -118,7 +119,10 @@ def open_gram(
         ``block_rows`` is not positive.
     """
     workspace, executor = resources.workspace, resources.executor
-    manifest = _manifest(kernel, rows, block_rows, _worker_device_kind(executor))
+    device = _worker_device_kind(executor)
+    manifest = _manifest(kernel, rows, block_rows, device)
+    if block_rows is None and (side := side_of_ancestor(manifest, rows, workspace)):
+        manifest = _manifest(kernel, rows, side, device)
     if executor.shares_memory or not isinstance(workspace, MemoryWorkspace):
         yield workspace.gram(manifest)
         return
@@ -152,24 +156,28 @@ def compute_gram(
         # What a cluster elsewhere has is for its operator to know.
         memory_bytes=available_memory() // executor.n_workers if executor.runs_here else None,
     )
-    phases: list[tuple[str, Callable[[Any], Any], Collection[Any], int]] = [
-        ("statistics", statistics, batches, statistics.store.n_batches),
-        ("gram", blocks, plan.missing, plan.grid.n_blocks),
-    ]
-    for phase, task, missing, total in phases:
-        with clock.phase(phase, total=total, done=total - len(missing)):
-            for _ in executor.map_unordered(
-                task,
-                missing,
-                retry=RetryPolicy(timeout_s=settings.task_timeout_s),
-                on_event=clock.on_event,
-            ):
-                pass
+
+    def run(phase: str, task: Callable[[Any], Any], items: Collection[Any], total: int) -> int:
+        """How many of the tasks, for items that are missing of so many, gave a truth."""
+        with clock.phase(phase, total=total, done=total - len(items)):
+            retry = RetryPolicy(timeout_s=settings.task_timeout_s)
+            done = executor.map_unordered(task, items, retry=retry, on_event=clock.on_event)
+            return sum(result is True for _, result in done)
+
+    adopted, missing = 0, plan.missing
+    if missing and (ancestor := find_ancestor(store.manifest, rows, resources.workspace)):
+        batches = ancestor.give_statistics(batches, statistics.store)
+        items = ancestor.blocks(missing)
+        adopted = run("adopt", AdoptTask(blocks, ancestor.store), items, len(items))
+        missing = tuple(sorted(set(missing) - set(items)))
+    run("statistics", statistics, batches, statistics.store.n_batches)
+    run("gram", blocks, missing, plan.grid.n_blocks)
     return GramReport(
         key=store.manifest.key,
         block_rows=plan.grid.block_rows,
         n_blocks=plan.grid.n_blocks,
-        n_computed=len(plan.missing),
+        n_computed=len(plan.missing) - adopted,
+        n_adopted=adopted,
         n_bytes=plan.gram_bytes,
     )
 
@@ -178,6 +186,7 @@ def gram_task(
     kernel: Kernel, rows: AbstractRows, store: AbstractBlockStore, settings: Settings
 ) -> GramTask:
     """The task that fills the blocks of ``store``, from statistics that are stored beside them."""
+    rows = RecentRows(rows)
     statistics = StatisticsRows(statistics_of(kernel, rows, store))
     return GramTask(kernel, rows, statistics, store, settings.block_max_bytes)
 

@@ -22,6 +22,8 @@ class GramReport:
     n_blocks: int
     n_computed: int
     """Blocks computed by this fit; the others were found in the workspace."""
+    n_adopted: int = 0
+    """Blocks taken from the Gram matrix of a data set that this one grew from."""
     n_bytes: int
     """All blocks, in bytes."""
 
@@ -86,6 +88,10 @@ class FitReport:
             f"  Gram {self.gram.key}: {self.gram.n_blocks} blocks of {self.gram.block_rows} rows, "
             f"{format_bytes(self.gram.n_bytes)}, {self.gram.n_computed} computed now",
         ]
+        if self.gram.n_adopted:
+            lines.append(
+                f"  {self.gram.n_adopted} blocks were those of a data set that this one grew from"
+            )
         if self.n_unique < self.n_rows:
             lines.append(
                 f"  {self.n_rows - self.n_unique} of {self.n_rows} rows repeat an earlier input: "

@@ -169,12 +169,18 @@ class Shards(Protocol):
         """Every shard's answer, in a fixed order."""
         ...
 
+    def sum(self, method: str, *args: Any) -> Any:
+        """The sum of every shard's answer, added in a fixed order."""
+        ...
+
 
 class StoredGramOperator(AbstractOperator):
     """A Gram matrix whose blocks stay on the workers that own them.
 
-    A product costs one call per shard, however many blocks there are. Parts are added in shard
-    order, so the same assignment of blocks gives the same bytes whichever shard answers first.
+    A product costs one call per shard and the additions of their answers, all on the workers,
+    however many blocks there are: the caller sends ``v`` and receives one array of its shape.
+    Additions have a fixed order, so the same assignment of blocks gives the same bytes whichever
+    shard answers first.
 
     Parameters
     ----------
@@ -199,10 +205,7 @@ class StoredGramOperator(AbstractOperator):
                 f"expected vectors of shape ({self.n}, k), got {v.shape}; "
                 "one row per row of the Gram matrix"
             )
-        product = np.zeros(v.shape)
-        for part in self._shards.call("matmat", v):
-            for start, values in part:
-                product[start : start + len(values)] += values
+        product: Array = self._shards.sum("matmat", v)
         return product
 
     def diagonal(self) -> Array:

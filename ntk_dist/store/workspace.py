@@ -5,6 +5,7 @@
     LOCATION/datasets/FINGERPRINT     rows, stored once however often they are used
     LOCATION/grams/KEY                blocks, found again by what they belong to, and statistics
     LOCATION/models/NAME/VERSION      fitted models, versions 1, 2, ...
+    LOCATION/jobs/NAME/RUN            what a job reported while it ran
     LOCATION/cache                    compiled kernels, safe to delete
 """
 
@@ -16,15 +17,15 @@ import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ntk_dist.errors import ArtifactError, InvalidInputError
+from ntk_dist.errors import ArtifactError, InvalidInputError, StoreError, UnreadableDataError
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows
-from ntk_dist.store.dataset import MemoryRows, fingerprint, write_rows
+from ntk_dist.store.dataset import MemoryRows, ZarrRows, fingerprint, write_rows
 from ntk_dist.store.location import absolute, refusals
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.memory import MemoryBlockStore
@@ -59,6 +60,20 @@ class AbstractWorkspace(ABC):
         """The rows of ``x``, stored once per fingerprint."""
 
     @abstractmethod
+    def gram_stores(self) -> Iterator[AbstractBlockStore]:
+        """The Gram matrices kept here; one whose metadata is damaged is passed over."""
+
+    @abstractmethod
+    def stored_rows(self, fingerprint: str) -> AbstractRows | None:
+        """The rows of that fingerprint; None if they are not here, whole.
+
+        Raises
+        ------
+        StoreUnreachableError
+            The place cannot be read.
+        """
+
+    @abstractmethod
     def free_bytes(self) -> int | None:
         """Bytes that can still be written; None where that is not a question of disks."""
 
@@ -72,6 +87,7 @@ class MemoryWorkspace(AbstractWorkspace):
 
     def __init__(self) -> None:
         self._grams: dict[str, MemoryBlockStore] = {}
+        self._rows: dict[str, MemoryRows] = {}
 
     def gram(self, manifest: Manifest) -> MemoryBlockStore:
         """The block store of one Gram matrix."""
@@ -79,7 +95,17 @@ class MemoryWorkspace(AbstractWorkspace):
 
     def rows(self, x: np.ndarray) -> MemoryRows:
         """The rows of ``x``, not copied."""
-        return MemoryRows(x)
+        rows = MemoryRows(x)
+        self._rows[rows.fingerprint] = rows
+        return rows
+
+    def gram_stores(self) -> Iterator[AbstractBlockStore]:
+        """Those that this object made."""
+        yield from tuple(self._grams.values())
+
+    def stored_rows(self, fingerprint: str) -> MemoryRows | None:
+        """Rows that this object was given."""
+        return self._rows.get(fingerprint)
 
     def free_bytes(self) -> None:
         """None: memory is budgeted elsewhere."""
@@ -155,6 +181,21 @@ class Workspace(AbstractWorkspace):
         """Folders of the Gram matrices kept here."""
         root = self.location / "grams"
         return tuple(sorted(p for p in root.iterdir() if is_gram(p))) if root.is_dir() else ()
+
+    def gram_stores(self) -> Iterator[AbstractBlockStore]:
+        """The Gram matrices kept here; one whose metadata is damaged is passed over."""
+        for folder in self.grams():
+            with suppress(StoreError):
+                yield ZarrBlockStore.open(folder)
+
+    def stored_rows(self, fingerprint: str) -> AbstractRows | None:
+        """The rows of that fingerprint, if they were written to their end."""
+        folder = self.location / "datasets" / fingerprint
+        if not folder.is_dir():
+            return None
+        with suppress(UnreadableDataError):
+            return ZarrRows(folder)
+        return None
 
     def models(self) -> dict[str, tuple[int, ...]]:
         """Published versions of every model, ascending, by name."""
@@ -255,7 +296,7 @@ def open_workspace(location: str | Path | None) -> AbstractWorkspace:
 
 def is_workspace(location: str | Path) -> bool:
     """Whether a workspace was used at ``location`` before."""
-    return any(Path(location, part).is_dir() for part in ("datasets", "grams", "models"))
+    return any(Path(location, part).is_dir() for part in ("datasets", "grams", "models", "jobs"))
 
 
 def find_gram(location: str | Path | None, manifest: Manifest) -> ZarrBlockStore | None:

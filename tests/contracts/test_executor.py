@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import operator
 import os
 import signal
 import sys
@@ -19,8 +20,9 @@ import numpy as np
 import pytest
 
 from ntk_dist.errors import BlockCorruptError, ExecutorError, StoreFullError, TaskError
-from ntk_dist.events import TaskEvent
+from ntk_dist.events import MemoryEvent, TaskEvent, report
 from ntk_dist.executors import AbstractExecutor, RetryPolicy, make_executor
+from ntk_dist.executors.tree import add_in_pairs
 
 # Workers cannot import this file; what it defines travels whole.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -201,6 +203,20 @@ def test_what_no_other_try_can_mend_is_raised_at_once(
     assert task.calls() == 1
 
 
+def test_what_a_task_reports_comes_home_with_it(executor: AbstractExecutor) -> None:
+    def task(item: int) -> int:
+        report(MemoryEvent(n_bytes=item, holder="task"))
+        return item
+
+    events: list[Any] = []
+    assert sorted(executor.map_unordered(task, range(3), on_event=events.append)) == [
+        (item, item) for item in range(3)
+    ]
+    told = [event for event in events if isinstance(event, MemoryEvent)]
+    assert sorted(event.n_bytes for event in told) == [0, 1, 2]
+    assert len(events) == 6
+
+
 def test_our_own_errors_come_as_themselves(executor: AbstractExecutor, tmp_path: Path) -> None:
     task = Scripted(tmp_path, {1: [raising(lambda: StoreFullError("no space left"))]})
     with pytest.raises(StoreFullError, match="no space left") as got:
@@ -310,6 +326,32 @@ def test_a_large_task_reaches_every_worker(executor: AbstractExecutor) -> None:
     assert sorted(found) == [(k, float(k)) for k in range(0, 300_000, 10_000)]
 
 
+class Opened:
+    """A task that leaves a mark wherever it is unpickled, and says which process it runs in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, item: int) -> int:
+        return os.getpid()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for k in itertools.count():
+            mark = self.folder / f"{os.getpid()}-{k}"
+            if not mark.exists():
+                mark.touch()
+                return
+
+
+def test_a_worker_opens_a_task_once_for_all_its_items(
+    processes: AbstractExecutor, tmp_path: Path
+) -> None:
+    ran = {pid for _, pid in processes.map_unordered(Opened(tmp_path), range(12))}
+    opened = [path.name for path in tmp_path.iterdir()]
+    assert sorted(opened) == sorted(f"{pid}-0" for pid in ran)
+
+
 def test_tasks_run_beside_living_shards(executor: AbstractExecutor) -> None:
     with executor.shards(Tally, ["a", "b", "c", "d"]) as shards:
         shards.call("ask")
@@ -353,7 +395,111 @@ def test_a_lost_shard_is_built_again_on_a_live_worker(processes: AbstractExecuto
         assert after[0][3] not in before
         array = np.ones(300_000)
         assert shards.call("total", array) == [300_000.0] * 2
-    assert "retried" in {e.state for e in events}
+    lost = [e.worker_lost for e in events if e.state == "retried"]
+    assert lost
+    assert all(lost)
+
+
+class Deadly:
+    """A number whose first addition anywhere ends the process that does it."""
+
+    def __init__(self, number: float, folder: Path) -> None:
+        self.number, self.folder = number, folder
+
+    def __add__(self, other: Deadly) -> Deadly:
+        Scripted(self.folder, {0: [lambda: os.kill(os.getpid(), signal.SIGKILL)]})(0)
+        return Deadly(self.number + other.number, self.folder)
+
+
+class Noisy:
+    """A shard whose answers show in their last bits in which order they were added."""
+
+    def __init__(self, assignment: int) -> None:
+        self.assignment = assignment
+
+    def vector(self, n: int, hasty: bool = False) -> np.ndarray:
+        if hasty:  # the last ones answer first
+            time.sleep(0.1 * max(0, 2 - self.assignment))
+        return np.random.default_rng(self.assignment).standard_normal(n) * 10.0**self.assignment
+
+    def vector_or_death(self, n: int, folder: Path) -> np.ndarray:
+        die = Scripted(folder, {2: [lambda: os.kill(os.getpid(), signal.SIGKILL)]})
+        die(self.assignment)
+        return self.vector(n)
+
+    def deadly(self, folder: Path) -> Deadly:
+        return Deadly(float(self.assignment), folder)
+
+    def refuse(self) -> np.ndarray:
+        if self.assignment == 1:
+            raise ValueError("not this way")
+        return np.ones(3)
+
+
+def sum_of(n_shards: int, n: int) -> np.ndarray:
+    return add_in_pairs([Noisy(k).vector(n) for k in range(n_shards)], operator.add)
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_a_sum_has_the_same_bytes_whoever_answers_first(
+    executor: AbstractExecutor, n_shards: int
+) -> None:
+    with executor.shards(Noisy, range(n_shards)) as shards:
+        for n in (7, 300_000):  # 2.4 MB: above what engines send with a message
+            total = shards.sum("vector", n, True)
+            assert total.tobytes() == sum_of(n_shards, n).tobytes()
+            total += 1  # the caller's own
+
+
+def test_a_sum_costs_two_tasks_per_shard_and_brings_one_array_home(
+    executor: AbstractExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came: list[int] = []
+    plain = executor.outcome
+
+    def counted(handle: Any) -> Any:
+        outcome = plain(handle)
+        if executor.shares_memory or isinstance(outcome.value, np.ndarray):
+            came.append(outcome.value.nbytes)
+        else:
+            came.append(0)
+        return outcome
+
+    monkeypatch.setattr(executor, "outcome", counted)
+    with executor.shards(Noisy, range(3)) as shards:
+        shards.sum("vector", 1000)
+        here = 4 if executor.shares_memory else 1
+        assert len(came) == 4  # three answers and their sum; additions report to nobody
+        assert sum(came) == here * 8000
+
+
+def test_a_worker_killed_in_the_middle_of_a_sum_changes_no_bit(
+    processes: AbstractExecutor, tmp_path: Path
+) -> None:
+    events: list[Any] = []
+    with processes.shards(Noisy, range(3), on_event=events.append) as shards:
+        shards.call("vector", 1)
+        total = shards.sum("vector_or_death", 300_000, tmp_path)
+        assert total.tobytes() == sum_of(3, 300_000).tobytes()
+        assert shards.sum("vector", 7).tobytes() == sum_of(3, 7).tobytes()
+    assert "retried" in {event.state for event in events}
+
+
+def test_a_worker_killed_while_it_adds_is_replaced(
+    processes: AbstractExecutor, tmp_path: Path
+) -> None:
+    events: list[Any] = []
+    with processes.shards(Noisy, range(2), on_event=events.append) as shards:
+        assert shards.sum("deadly", tmp_path).number == 1.0
+    assert "sum of deadly of 2 shards" in {event.item for event in events}
+
+
+def test_a_shard_that_refuses_fails_the_sum(executor: AbstractExecutor) -> None:
+    with (
+        executor.shards(Noisy, range(2)) as shards,
+        pytest.raises(TaskError, match=r"refuse of shard 1 .*process.*not this way"),
+    ):
+        shards.sum("refuse")
 
 
 def test_closed_shards_say_so(executor: AbstractExecutor) -> None:
@@ -362,3 +508,5 @@ def test_closed_shards_say_so(executor: AbstractExecutor) -> None:
     shards.close()
     with pytest.raises(ExecutorError, match="closed"):
         shards.call("ask")
+    with pytest.raises(ExecutorError, match="closed"):
+        shards.sum("ask")

@@ -6,20 +6,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 pytest.importorskip("distributed")
 
+import cloudpickle
 import dask
 
 from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError
 from ntk_dist.executors import make_executor
 from ntk_dist.executors.dask import DaskExecutor
+from ntk_dist.gram.grid import BlockGrid, BlockIndex
+from ntk_dist.gram.plan import assign_blocks
+from ntk_dist.gram.shard import GramShard
+from ntk_dist.solver.operators import StoredGramOperator
 
 pytestmark = pytest.mark.dask
+# Workers cannot import this file; what it defines travels whole.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +52,45 @@ def test_workers_get_their_share_of_the_machine(cluster: DaskExecutor) -> None:
     assert [seen[name] for name in names] == [share, share, share, "/somewhere"]
 
 
+def shard_of_ones(blocks: list[BlockIndex], grid: BlockGrid) -> GramShard:
+    return GramShard(lambda index: np.ones(grid.block_shape(index)), grid, blocks, 0)
+
+
+@pytest.mark.parametrize("block_rows", [30, 4])
+def test_a_product_is_less_than_two_tasks_per_worker_however_many_blocks(
+    cluster: DaskExecutor, monkeypatch: pytest.MonkeyPatch, block_rows: int
+) -> None:
+    grid = BlockGrid(60, 60, block_rows, symmetric=True)
+    submitted: list[str] = []
+    plain = cluster._client.submit
+
+    def counted(*args: Any, **options: Any) -> Any:
+        submitted.append(options["key"])
+        return plain(*args, **options)
+
+    monkeypatch.setattr(cluster._client, "submit", counted)
+    with cluster.shards(partial(shard_of_ones, grid=grid), assign_blocks(grid, 2)) as shards:
+        product = StoredGramOperator(shards, 60).matmat(np.ones((60, 3)))
+        np.testing.assert_array_equal(product, 60 * np.ones((60, 3)))
+    assert len(submitted) == 2 * cluster.n_workers - 1
+
+
 def test_workers_never_wait_for_memory_that_shards_hold(cluster: DaskExecutor) -> None:
     names = [f"distributed.worker.memory.{name}" for name in ("target", "spill", "pause")]
     seen = dict(cluster.map_unordered(lambda name: dask.config.get(name), names))
     assert seen == dict.fromkeys(names, False)
+
+
+def test_workers_are_not_profiled(cluster: DaskExecutor) -> None:
+    name = "distributed.worker.profile.enabled"
+    assert dict(cluster.map_unordered(lambda name: dask.config.get(name), [name])) == {name: False}
+
+
+def test_workers_keep_the_memory_of_one_block_for_the_next(cluster: DaskExecutor) -> None:
+    # Dask's own 64 KiB would have every array of every block mapped and cleared anew.
+    name = "MALLOC_TRIM_THRESHOLD_"
+    seen = dict(cluster.map_unordered(lambda name: int(os.environ[name]), [name]))
+    assert seen[name] >= 32 * 2**20
 
 
 def test_a_running_cluster_is_joined_and_left_running(cluster: DaskExecutor) -> None:

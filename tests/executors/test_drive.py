@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from ntk_dist.errors import StoreFullError, TaskError
 from ntk_dist.events import Event, TaskEvent
 from ntk_dist.executors.drive import drive
-from ntk_dist.executors.outcome import Outcome
+from ntk_dist.executors.outcome import Outcome, WorkerLostError
 from ntk_dist.executors.retry import RetryPolicy
 
 
@@ -85,6 +86,40 @@ def test_the_window_is_filled_and_never_exceeded() -> None:
     assert engine.most == 4
     assert engine.now == pytest.approx(10.0)
     assert [event.state for event in events] == ["done"] * 20
+
+
+class Instant:
+    """Finishes everything it is asked to wait for, and counts."""
+
+    n_slots = 8
+
+    def __init__(self) -> None:
+        self.most = 0
+
+    def wait(self, handles: Sequence[Any], timeout_s: float) -> Collection[Any]:
+        self.most = max(self.most, len(handles))
+        return handles
+
+    def outcome(self, handle: Any) -> Outcome:
+        return Outcome(value=handle)
+
+    def cancel(self, handles: Sequence[Any], *, by_force: bool) -> None:
+        assert not handles
+
+
+def test_a_million_items_are_never_more_than_the_window() -> None:
+    engine = Instant()
+    window, n = 32, 10**6
+    results = drive(engine, lambda item, number: item, range(n), window=window, retry=RetryPolicy())
+    total = 0
+    for seen, (_, value) in enumerate(results):
+        total += value
+        if seen == 1000:
+            before = sys.getallocatedblocks()
+    assert total == n * (n - 1) // 2
+    assert engine.most == window
+    # Objects alive: some hundred for what is in flight, and nothing for what is done.
+    assert sys.getallocatedblocks() - before < 5000
 
 
 def test_what_waits_for_its_pause_keeps_its_place_in_the_window() -> None:
@@ -182,3 +217,11 @@ def test_an_error_of_the_items_themselves_reaches_the_caller() -> None:
     with pytest.raises(KeyError):
         engine.run(items())
     assert not engine.running
+
+
+def test_a_try_that_went_with_its_worker_is_told_from_one_that_failed() -> None:
+    lost, failed = WorkerLostError("gone"), OSError("flaky")
+    engine = Scripted(errors={(1, 0): lost, (2, 0): failed})
+    _, events = engine.run(range(3))
+    told = {e.item: (e.worker_lost, e.error) for e in events if e.state == "retried"}
+    assert told == {"1": (True, "WorkerLostError: gone"), "2": (False, "OSError: flaky")}

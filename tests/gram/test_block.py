@@ -30,14 +30,14 @@ def problem():
 
 
 def test_problems_go_through_what_they_are_named_for(problem):
-    fused = {name: kernel.path(x.shape[1:], "cpu").fused for name, (kernel, x) in problem.items()}
+    fused = {name: kernel.choice(x.shape[1:], "cpu").fused for name, (kernel, x) in problem.items()}
     assert fused == {"fc": True, "conv": True, "not fused": False}
 
 
 def _room(kernel, shape, pairs):
     """Memory for a square of about this many pairs, and no more."""
     side = math.isqrt(pairs)
-    return kernel.block_bytes(shape, side, side)
+    return kernel.working_bytes(shape, side, side)
 
 
 @pytest.mark.parametrize("name", ["fc", "conv", "not fused"])
@@ -90,7 +90,7 @@ def test_bits_do_not_depend_on_where_a_fused_block_is_cut(problem, dtype, rng):
 
 def test_threads_without_room_stay_idle_and_the_cut_stays(problem, monkeypatch):
     kernel, x = problem["conv"]
-    shape, budget = x.shape[1:], kernel.block_bytes(x.shape[1:], 9, 9, 8)
+    shape, budget = x.shape[1:], kernel.working_bytes(x.shape[1:], 9, 9, 8)
     splits = []
     for threads in ("1", "2", "9"):
         monkeypatch.setenv("NTK_DIST_THREADS", threads)

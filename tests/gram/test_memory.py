@@ -60,7 +60,7 @@ def peak(evaluate):
 rng = np.random.default_rng(0)
 for name, (net, shape, n, dtype) in cases.items():
     kernel = Kernel(net.layer, ("ntk",), dtype)
-    assert kernel.path(shape, "cpu").fused == name.startswith("fused"), name
+    assert kernel.choice(shape, "cpu").fused == name.startswith("fused"), name
     sides = [rng.normal(size=(n, *shape)).astype(dtype) for _ in range(2)]
     # Compiled before: programs take memory of their own, once.
     known = [compute_statistics(kernel, x, pad_rows=n) for x in sides]

@@ -1,3 +1,6 @@
+import pickle
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +86,21 @@ def test_every_block_has_one_owner_and_no_shard_is_idle(n, block_rows, n_shards)
     assert sorted(block for shard in shards for block in shard) == sorted(grid)
     assert len(shards) == min(n_shards, grid.n_blocks)
     assert all(shards)
+
+
+def test_a_million_rows_are_planned_in_a_few_bytes_per_block():
+    grid = BlockGrid(1_000_000, 1_000_000, 4096, symmetric=True)
+    tracemalloc.start()
+    try:
+        planned = plan(grid)
+        shards = assign_blocks(grid, 64)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(planned.missing) == sum(map(len, shards)) == 30_135
+    assert peak < 500 * 30_135
+    # What travels to a worker.
+    assert len(pickle.dumps(shards[0])) < 20 * len(shards[0])
 
 
 def test_shards_are_balanced():

@@ -33,7 +33,7 @@ for name, (layers, shape, n) in networks.items():
     x = rng.normal(size=(n, *shape))
     for dtype in ("float32", "float64"):
         kernel = Kernel(stax.serial(*layers).layer, ("nngp", "ntk"), dtype)
-        assert kernel.path(shape, "cpu").fused == name.startswith("fused"), name
+        assert kernel.choice(shape, "cpu").fused == name.startswith("fused"), name
         for budget in (2**24, 2**28):
             known = compute_statistics(kernel, x, pad_rows=n)
             blocks = compute_block(kernel, x, None, known, max_bytes=budget, pad_rows=n)

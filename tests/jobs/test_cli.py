@@ -105,6 +105,38 @@ def test_from_plan_to_predictions(job, tmp_path, run):
         assert words in told.stdout
 
 
+def test_a_cluster_is_simulated_on_paper(job, tmp_path, run):
+    options = ["--workers", "64", "--n", "1000000", "--worker-memory", "32GB"]
+    told = run("gram", job, "--plan", *options)
+    assert told.returncode == 0, told.stderr
+    lines = [" ".join(line.split()) for line in told.stdout.splitlines()]
+    assert "simulated 1,000,000 rows, 10 targets, on 64 workers as fast as this process" in lines
+    assert any(line.startswith("one product ") for line in lines)
+    record = json.loads(run("gram", job, "--plan", "--workers", "2", "--json").stdout)
+    assert (record["n_rows"], record["n_blocks"]) == (100, 6)
+    assert [phase["name"] for phase in record["phases"]][:2] == ["statistics", "gram"]
+    assert record["cluster"]["product_rate"] > 0
+    assert not (tmp_path / "ws").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--n", "7"], "--n: expected --plan and --workers with it"),
+        (["--plan", "--read-rate", "1GB"], "--read-rate: expected --plan and --workers with it"),
+        (["--plan", "--workers", "0"], "0 is not in the range x>=1"),
+        (["--plan", "--workers", "2", "--link-rate", "fast"], "expected a size such as 32GB"),
+        (["--plan", "--workers", "2", "--read-rate", "0GB"], "read_rate: expected a finite"),
+    ],
+)
+def test_a_simulation_is_refused_in_one_line(job, run, options, words):
+    told = run("gram", job, *options)
+    assert told.returncode == 2
+    (line,) = told.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+
+
 def test_a_job_is_described_with_what_it_takes_here(job, tmp_path, run):
     told = run("info", job)
     assert told.returncode == 0, told.stderr

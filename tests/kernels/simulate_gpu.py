@@ -23,6 +23,7 @@ from numba.cuda.simulator.cudadrv import devicearray
 from ntk_dist import stax
 from ntk_dist.kernels import fused_gpu, gpu_program, recursion
 from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.kernels.statistics import Side
 
 S = 2**0.5
 RELU = stax.Relu()
@@ -104,16 +105,17 @@ def main() -> None:
         x = rng.standard_normal((3, *shape))
         known = list(Kernel(layer, dtype="float64").statistics(x).variances)
         expected = reference(layer, x[:1], x[1:], known)
-        v1, v2 = _split(known, 1)
+        side, programs = Side(x, known), gpu_program.lay_out(layer, shape)
         for dtype in ("float64", "float32"):
-            found = fused_gpu.gpu_block(layer, x[:1], x[1:], v1, v2, np.dtype(dtype))
+            found = fused_gpu.gpu_block(programs, side[:1], side[1:], np.dtype(dtype))
             say(name, dtype, found, expected)
     layer = stax.serial(conv(), RELU, *FLAT).layer
     x = rng.standard_normal((3, 3, 2, 1))
     x[2] = x[1] + 1e-4 * x[0]
     v = list(Kernel(layer, dtype="float64").statistics(x).variances)
     expected = reference(layer, x, x, [np.concatenate([each, each]) for each in v])
-    found = fused_gpu.gpu_block(layer, x, None, v, v, np.dtype("float32"))
+    programs = gpu_program.lay_out(layer, x.shape[1:])
+    found = fused_gpu.gpu_block(programs, Side(x, v), None, np.dtype("float32"))
     assert all((each == each.T).all() for each in found)
     off = ~np.eye(3, dtype=bool)
     say(

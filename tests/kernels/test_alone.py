@@ -10,7 +10,8 @@ from ntk_dist import stax
 from ntk_dist.kernels import recursion
 from ntk_dist.kernels.alone import each_with_itself, each_with_opposite
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.kernels.fused_cpu import program_for
+from ntk_dist.kernels.program import Program, compile_program
+from ntk_dist.kernels.statistics import Side
 from ntk_dist.stax import Network
 
 pytestmark = pytest.mark.usefixtures("recursion_on_numpy")
@@ -126,7 +127,7 @@ def test_equal_the_recursion(name: str) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
     for found, (q, t) in (
         ((nngp, ntk), expected),
-        (each_with_opposite(layer, x, met, threads=2), opposite),
+        (each_with_opposite(layer, Side(x, met), threads=2), opposite),
     ):
         scale = np.abs(expected[0]).max()
         np.testing.assert_allclose(found[0], q, rtol=1e-12, atol=1e-14 * scale)
@@ -142,23 +143,24 @@ def test_bits_do_not_depend_on_threads_nor_on_the_samples_beside() -> None:
     for some, threads in ((slice(None), 3), (slice(3, 5), 1)):
         again = each_with_itself(layer, x[some], threads)
         np.testing.assert_array_equal(again[:2], (nngp[some], ntk[some]))
-        opposite = each_with_opposite(layer, x[some], [v[some] for v in met], threads)
+        opposite = each_with_opposite(layer, Side(x, met)[some], threads)
         np.testing.assert_array_equal(
-            opposite, np.array(each_with_opposite(layer, x, met))[:, some]
+            opposite, np.array(each_with_opposite(layer, Side(x, met)))[:, some]
         )
 
 
 def test_a_variance_needs_few_displacements() -> None:
     for pooling, reaches in ((4, [1, 0]), (7, [3, 1, 0])):
         before = stax.serial(*MYRTLE[: pooling + 1], *FLAT[:1]).layer
-        program = program_for(before, (32, 32, 3), np.dtype(np.float64), matched=True)
+        program = compile_program(before, (32, 32, 3), lanes=8, matched=True)
+        assert isinstance(program, Program)
         assert program.segments["reach_x"].tolist() == reaches
 
 
 def test_memory_is_far_below_that_of_all_pairs_of_positions() -> None:
     shape = (32, 32, 3)
-    evaluation = Kernel(stax.serial(*MYRTLE).layer).path(shape, "cpu").evaluation
-    word = evaluation.statistics_bytes(1, True, threads=1)
-    assert word < 16 * 2**20 < 64 * 2**20 < evaluation.pair_bytes(True)
+    evaluation = Kernel(stax.serial(*MYRTLE).layer).choice(shape, "cpu").evaluation
+    word = evaluation.statistics_working_bytes(1, True, threads=1)
+    assert word < 16 * 2**20 < 64 * 2**20 < evaluation.recursion_bytes(True)
     # Two words, of whatever length, and what each sample more takes.
-    assert evaluation.statistics_bytes(64, True, threads=2) < 2 * word + 64 * 2**17
+    assert evaluation.statistics_working_bytes(64, True, threads=2) < 2 * word + 64 * 2**17

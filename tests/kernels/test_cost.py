@@ -100,8 +100,8 @@ def test_a_kernel_costs_what_its_path_costs():
     conv, shape, _ = NETWORKS["conv"]
     kernel = Kernel(conv.layer)
     assert kernel.flops_per_pair(shape, "gpu") == pair_cost(conv.layer, shape, 8, 2).flops
-    assert kernel.flops_per_pair(shape, "cpu") == kernel.path(shape, "cpu").evaluation.flops
+    assert kernel.flops_per_pair(shape, "cpu") == kernel.choice(shape, "cpu").evaluation.flops
     # The engine holds words of samples, and no pair of positions of most pairs of samples.
     big = (16, 16, 1)
-    assert kernel.block_bytes(big, 100, 100) < 100 * 100 * pair_cost(conv.layer, big, 8, 2).bytes
-    assert kernel.block_bytes(big, 200, 100) > kernel.block_bytes(big, 100, 100)
+    assert kernel.working_bytes(big, 100, 100) < 100 * 100 * pair_cost(conv.layer, big, 8, 2).bytes
+    assert kernel.working_bytes(big, 200, 100) > kernel.working_bytes(big, 100, 100)

@@ -9,6 +9,7 @@ from ntk_dist import stax
 from ntk_dist.kernels.curves import fit
 from ntk_dist.kernels.dense_program import compile_dense
 from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.kernels.fused_dense import _curves, dense_block
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -19,18 +20,17 @@ def smooth(angles: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("dtype", "error"), [(SINGLE, 3e-7), (DOUBLE, 1e-13)])
 def test_curves_go_through_smooth_kernels(dtype: np.dtype[np.floating], error: float) -> None:
-    curves = fit(smooth, dtype)
-    assert curves.dtype == dtype
-    angles = np.linspace(0, np.pi, 77)
-    exact = smooth(angles) / smooth(np.zeros(1))[0]
-    x = (2 / np.pi * angles - 1).astype(dtype)
-    for kernel, curve in zip(exact, curves, strict=True):
-        assert np.abs(np.polyval(curve, x) - kernel).max() <= 2 * error * kernel.max()
+    for largest in (np.pi, 0.7):
+        curves = fit(smooth, dtype, largest)
+        assert curves is not None
+        assert curves.coefficients.dtype == dtype
+        angles = np.linspace(0, largest, 77)
+        exact = smooth(angles) / smooth(np.zeros(1))[0]
+        assert np.abs(curves(angles) - exact).max() <= 2 * error * exact.max()
 
 
 def test_what_is_too_bent_keeps_its_layers() -> None:
-    bent = fit(lambda t: np.exp(-np.stack([t, 400 * np.sin(t / 2)])), SINGLE)
-    assert bent.shape == (2, 0)
+    assert fit(lambda t: np.exp(-np.stack([t, 400 * np.sin(t / 2)])), SINGLE) is None
 
 
 @pytest.mark.parametrize("depth", [2, 4, 8])
@@ -54,3 +54,25 @@ def test_kernels_equal_those_of_a_net_with_a_bias_of_nothing(
         for name in ("nngp", "ntk"):
             a, b = (each[name] for each in pair)
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=0.3 * tolerance * b.max())
+
+
+@pytest.mark.parametrize("b_std", [0.05, 0.5, 5.0])
+def test_samples_of_one_norm_have_curves_with_biases_too(
+    b_std: float, rng: np.random.Generator
+) -> None:
+    layer = stax.serial(stax.Dense(1, 2**0.5, b_std), stax.Relu())
+    net = stax.serial(*[layer] * 5, stax.Dense(1))
+    program = compile_dense(net.layer, (9,))
+    x, y = (rng.standard_normal((n, 9)) for n in (40, 30))
+    y[0], y[1] = x[0] + 1e-5, -x[1] + 1e-5
+    x, y = (3 * side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x, y))
+    others = np.concatenate([x, 2 * x[:1]])  # another norm among them: every pair has its layers
+    for dtype, tolerance in ((SINGLE, 1e-6), (DOUBLE, 1e-12)):
+        curves = _curves(program, 1.0, dtype)
+        assert curves is not None
+        assert curves.lead == 1
+        curved, layered = (dense_block(program, side, y, dtype) for side in (x, others))
+        for name in ("nngp", "ntk"):
+            a, b = curved[name], layered[name][:40]
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=0.3 * tolerance * b.max())
+            assert (a != b).any(), "both went the same way"

@@ -15,7 +15,7 @@ from ntk_dist.kernels.architecture import build
 from ntk_dist.kernels.dispatch import Kernel, explain
 from ntk_dist.kernels.evaluations import Recursion
 from ntk_dist.kernels.fused_gpu import available
-from ntk_dist.kernels.statistics import Statistics
+from ntk_dist.kernels.statistics import Side, Statistics
 
 FC = stax.serial(
     stax.Dense(1, 1.4, 0.1), stax.Relu(), stax.Dense(1, 1.4), stax.Relu(), stax.Dense(1)
@@ -168,8 +168,9 @@ def test_what_does_not_fit_is_refused():
         kernel.block(np.ones((2, 5)), np.ones((2, 6)))
     with pytest.raises(InvalidInputError, match="expected some of"):
         Kernel(FC.layer, ("ntkk",))
-    with pytest.raises(InvalidInputError, match="float16"):
-        Kernel(FC.layer, ("ntk",), "float16")
+    for dtype in ("float16", ">f4"):
+        with pytest.raises(InvalidInputError, match=dtype):
+            Kernel(FC.layer, ("ntk",), dtype)
 
 
 def test_flatten_before_all_else_is_the_flat_network(rng):
@@ -177,8 +178,8 @@ def test_flatten_before_all_else_is_the_flat_network(rng):
     dense = stax.serial(stax.Dense(1, W_std=1.4, b_std=0.1), stax.Relu(), stax.Dense(1))
     flat = Kernel(dense.layer, BOTH, "float64").block(x.reshape(4, -1))
     image = Kernel(stax.serial(stax.Flatten(), dense).layer, BOTH, "float64")
-    flat_bytes = Kernel(dense.layer, BOTH).block_bytes((18,), 4, 4)
-    assert image.block_bytes((3, 3, 2), 4, 4) < 2 * flat_bytes
+    flat_bytes = Kernel(dense.layer, BOTH).working_bytes((18,), 4, 4)
+    assert image.working_bytes((3, 3, 2), 4, 4) < 2 * flat_bytes
     for name, values in image.block(x).items():
         np.testing.assert_allclose(values, flat[name], rtol=1e-14)
 
@@ -255,21 +256,21 @@ PATHS = {
 @pytest.mark.parametrize("name", PATHS)
 def test_says_which_path_and_why(name):
     net, shape, fused, why = PATHS[name]
-    path = Kernel(net.layer).path(shape, "cpu")
-    assert path.fused == fused
-    assert why in path.explanation
-    assert path.explanation.startswith("fused CPU engine" if fused else "reference recursion")
-    elsewhere = Kernel(net.layer).path(shape, "tpu")
+    choice = Kernel(net.layer).choice(shape, "cpu")
+    assert choice.fused == fused
+    assert why in choice.explanation
+    assert choice.explanation.startswith("fused CPU engine" if fused else "reference recursion")
+    elsewhere = Kernel(net.layer).choice(shape, "tpu")
     assert not elsewhere.fused
     assert ("runs on tpu" in elsewhere.explanation) == ("no layer sees" not in why)
 
 
 def test_a_gpu_engine_that_is_not_there_is_named():
     net, shape, *_ = PATHS["pooled"]
-    path = Kernel(net.layer).path(shape, "gpu")
+    choice = Kernel(net.layer).choice(shape, "gpu")
     reason = available()
-    assert path.fused == (reason is None)
-    assert reason is None or reason in path.explanation
+    assert choice.fused == (reason is None)
+    assert reason is None or reason in choice.explanation
 
 
 def test_explains_in_words_what_a_pair_takes_here():
@@ -326,7 +327,7 @@ def test_a_fused_block_takes_no_more_memory_than_it_says(rng):
     kernel.block(x, x[::-1] + 1, known, known)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    projected = kernel.block_bytes(x.shape[1:], 60, 60)
+    projected = kernel.working_bytes(x.shape[1:], 60, 60)
     assert 0.2 * projected < peak < projected + x.nbytes  # the shifted copy is not the block's
 
 
@@ -337,7 +338,7 @@ def test_opposite_images_equal_the_recursion(rng):
     kernel = Kernel(net.layer, BOTH, "float64")
     x = rng.normal(size=(3, 6, 5, 2))
     block = kernel.block(x, -x)
-    exact = Recursion(net.layer, (6, 5, 2)).each_with_opposite(x, [], True, 1)
+    exact = Recursion(net.layer, (6, 5, 2)).each_with_opposite(Side(x, []), True, 1)
     for name in BOTH:
         np.testing.assert_allclose(np.diag(block[name]), exact[name], rtol=1e-12)
 
@@ -345,9 +346,9 @@ def test_opposite_images_equal_the_recursion(rng):
 def test_large_images_need_little_memory_where_only_the_last_pooling_mixes():
     net = stax.serial(SQUARE, stax.Relu(), SQUARE, stax.Relu(), stax.GlobalAvgPool())
     kernel, shape = Kernel(net.layer), (128, 128, 3)
-    assert kernel.block_bytes(shape, 1, 1, 1) < 64 * 2**20
-    assert kernel.statistics_bytes(shape, 1) < 64 * 2**20
-    assert kernel.path(shape).evaluation.pair_bytes(True) > 2**33
+    assert kernel.working_bytes(shape, 1, 1, 1) < 64 * 2**20
+    assert kernel.statistics_working_bytes(shape, 1) < 64 * 2**20
+    assert kernel.choice(shape).evaluation.recursion_bytes(True) > 2**33
 
 
 def layers_of(draw):

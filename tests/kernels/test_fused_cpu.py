@@ -11,8 +11,10 @@ import pytest
 
 from ntk_dist import stax
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.kernels.fused_cpu import block_bytes, fused_block
-from ntk_dist.kernels.program import Program, compile_program
+from ntk_dist.kernels.fused_cpu import fused_block, spatial_bytes
+from ntk_dist.kernels.layers import Layer
+from ntk_dist.kernels.program import Programs, compile_both
+from ntk_dist.kernels.statistics import Side
 from ntk_dist.stax import Network
 
 pytestmark = pytest.mark.usefixtures("recursion_on_numpy")
@@ -148,6 +150,12 @@ NETS: dict[str, tuple[tuple[int, ...], tuple[Network, ...]]] = {
 }  # fmt: skip
 
 
+def programs(layer: Layer, shape: tuple[int, ...]) -> Programs:
+    found = compile_both(layer, shape)
+    assert not isinstance(found, str), found
+    return found
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_equals_the_recursion(name: str, reference: Any) -> None:
     shape, layers = NETS[name]
@@ -160,7 +168,11 @@ def test_equals_the_recursion(name: str, reference: Any) -> None:
     expected = reference(net.layer, x1, x2, first, second)
     for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-6)):
         found = fused_block(
-            net.layer, x1, x2, first.variances, second.variances, np.dtype(dtype), threads=2
+            programs(net.layer, shape),
+            Side(x1, first.variances),
+            Side(x2, second.variances),
+            np.dtype(dtype),
+            threads=2,
         )
         for which, values in zip(("nngp", "ntk"), found, strict=True):
             scale = np.abs(expected[which]).max()
@@ -182,11 +194,9 @@ def test_float32_is_good_to_1e_6_at_depth_20(
 ) -> None:
     net = deep(20, *last, b_std=b_std, W_std=W_std)
     x = np.random.default_rng(1).standard_normal((20, 8, 8, 3))
-    variances = Kernel(net.layer, dtype="float64").statistics(x).variances
-    v1, v2 = [v[:4] for v in variances], [v[4:] for v in variances]
-    blocks = [
-        fused_block(net.layer, x[:4], x[4:], v1, v2, np.dtype(d)) for d in ("float32", "float64")
-    ]
+    side = Side(x, Kernel(net.layer, dtype="float64").statistics(x).variances)
+    both = programs(net.layer, x.shape[1:])
+    blocks = [fused_block(both, side[:4], side[4:], np.dtype(d)) for d in ("float32", "float64")]
     for single, double in zip(*blocks, strict=True):
         np.testing.assert_allclose(single, double, rtol=1e-6)
         # Errors must not all point in one direction, or deeper networks would be worse.
@@ -202,12 +212,10 @@ def test_patches_of_one_colour_are_perfectly_correlated(
     x = np.ones((5, 8, 8, 3))  # white, but for a few pixels
     x[:, 3:6, 3:6] = np.random.default_rng(10).random((5, 3, 3, 3))
     known = Kernel(deep(2, *FLAT, b_std=b_std).layer, dtype="float64").statistics(x)
-    first, second = known[:2], known[2:]
-    expected = reference(net.layer, x[:2], x[2:], first, second)
+    side, both = Side(x, known.variances), programs(net.layer, x.shape[1:])
+    expected = reference(net.layer, x[:2], x[2:], known[:2], known[2:])
     for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-6)):
-        found = fused_block(
-            net.layer, x[:2], x[2:], first.variances, second.variances, np.dtype(dtype)
-        )
+        found = fused_block(both, side[:2], side[2:], np.dtype(dtype))
         np.testing.assert_allclose(found[0], expected["nngp"], rtol=tolerance)
         np.testing.assert_allclose(found[1], expected["ntk"], rtol=tolerance)
 
@@ -215,10 +223,11 @@ def test_patches_of_one_colour_are_perfectly_correlated(
 def test_a_symmetric_block_is_the_block_with_itself() -> None:
     net = deep(2, *HEAD)
     x = np.random.default_rng(2).standard_normal((21, 5, 5, 2))
-    v = Kernel(net.layer, dtype="float64").statistics(x).variances
+    side = Side(x, Kernel(net.layer, dtype="float64").statistics(x).variances)
+    both = programs(net.layer, x.shape[1:])
     for half, whole in zip(
-        fused_block(net.layer, x, None, v, v, np.dtype("float64")),
-        fused_block(net.layer, x, x, v, v, np.dtype("float64")),
+        fused_block(both, side, None, np.dtype("float64")),
+        fused_block(both, side, side, np.dtype("float64")),
         strict=True,
     ):
         np.testing.assert_array_equal(half, half.T)
@@ -228,10 +237,9 @@ def test_a_symmetric_block_is_the_block_with_itself() -> None:
 def test_threads_do_not_change_a_bit() -> None:
     net = deep(2, *HEAD)
     x = np.random.default_rng(3).standard_normal((19, 5, 5, 2))
-    v = Kernel(net.layer, dtype="float64").statistics(x).variances
-    one, three = (
-        fused_block(net.layer, x, None, v, v, np.dtype("float32"), threads) for threads in (1, 3)
-    )
+    side = Side(x, Kernel(net.layer, dtype="float64").statistics(x).variances)
+    both = programs(net.layer, x.shape[1:])
+    one, three = (fused_block(both, side, None, np.dtype("float32"), threads) for threads in (1, 3))
     np.testing.assert_array_equal(one, three)
 
 
@@ -242,32 +250,27 @@ def test_empty_patches_and_zero_samples_have_the_angle_of_no_correlation(referen
     x[1, :3] = 0
     known = Kernel(net.layer, dtype="float64").statistics(x)
     expected = reference(net.layer, x[:2], x[2:], known[:2], known[2:])
-    found = fused_block(
-        net.layer, x[:2], x[2:], known[:2].variances, known[2:].variances, np.dtype("float64")
-    )
+    side = Side(x, known.variances)
+    found = fused_block(programs(net.layer, x.shape[1:]), side[:2], side[2:], np.dtype("float64"))
     np.testing.assert_allclose(found[0], expected["nngp"], rtol=1e-12)
     np.testing.assert_allclose(found[1], expected["ntk"], rtol=1e-12)
 
 
-def test_memory_is_what_block_bytes_says() -> None:
+def test_memory_is_what_spatial_bytes_says() -> None:
     net = stax.serial(conv(), RELU, pool(2, 2), conv(), RELU, *FLAT)
     x = np.random.default_rng(6).standard_normal((60, 16, 16, 3))
-    v = [
-        np.ones((60, 16, 16)),
-        np.ones((60, 8, 8)),
-    ]
-    program = compile_program(net.layer, x.shape[1:], 16)
-    assert isinstance(program, Program)
+    side = Side(x, [np.ones((60, 16, 16)), np.ones((60, 8, 8))])
+    both = programs(net.layer, x.shape[1:])
 
     def run() -> None:
-        fused_block(net.layer, x, x, v, v, np.dtype("float32"), 2)
+        fused_block(both, side, side, np.dtype("float32"), 2)
 
     run()
     tracemalloc.start()
     run()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    projected = block_bytes(program, 60, 60, 4, 2, 16 * 16 * 3)
+    projected = spatial_bytes(both[np.dtype("float32")], 60, 60, 4, 2)
     assert 0.5 * projected < peak < 1.2 * projected
 
 
@@ -275,10 +278,9 @@ def test_close_pairs_are_computed_in_float64() -> None:
     net = deep(3, *FLAT)
     x = np.random.default_rng(7).standard_normal((3, 6, 6, 2))
     x = np.concatenate([x, x + 1e-4 * np.random.default_rng(8).standard_normal(x.shape)])
-    v = Kernel(net.layer, dtype="float64").statistics(x).variances
-    single, double = (
-        fused_block(net.layer, x, None, v, v, np.dtype(d), 2) for d in ("float32", "float64")
-    )
+    side = Side(x, Kernel(net.layer, dtype="float64").statistics(x).variances)
+    both = programs(net.layer, x.shape[1:])
+    single, double = (fused_block(both, side, None, np.dtype(d), 2) for d in ("float32", "float64"))
     known = np.eye(len(x), dtype=bool)
     for a, b in zip(single, double, strict=True):
         np.testing.assert_allclose(a[~known], b[~known], rtol=1e-6)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from ntk_dist import stax
+from ntk_dist.kernels import fused_dense
+from ntk_dist.kernels.dense_program import DenseProgram, compile_dense
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.kernels.fused_dense import dense_block, working_bytes
 from ntk_dist.stax import Network
 
 S = 2**0.5
@@ -75,6 +76,16 @@ NETS: dict[str, tuple[Network, ...]] = {
 }
 
 
+def program(net: Network, features: int) -> DenseProgram:
+    found = compile_dense(net.layer, (features,))
+    assert isinstance(found, DenseProgram)
+    return found
+
+
+def dense_block(net: Network, x1: np.ndarray, *more: Any, **named: Any) -> dict[str, np.ndarray]:
+    return fused_dense.dense_block(program(net, x1.shape[1]), x1, *more, **named)
+
+
 def compare(
     net: Network, x1: np.ndarray, x2: np.ndarray, reference: Any, **tolerances: float
 ) -> None:
@@ -82,7 +93,7 @@ def compare(
     kernel = Kernel(net.layer, dtype="float64")
     expected = reference(net.layer, x1, x2, kernel.statistics(x1), kernel.statistics(x2))
     for dtype, tolerance in (TOLERANCES | tolerances).items():
-        found = dense_block(net.layer, x1, x2, np.dtype(dtype), threads=2)
+        found = dense_block(net, x1, x2, np.dtype(dtype), threads=2)
         for name, values in found.items():
             assert values.dtype == dtype
             scale = np.abs(expected[name]).max()
@@ -114,7 +125,7 @@ def test_float32_is_good_to_1e_6_at_depth_30(kind: str, b_std: float | None) -> 
     x = rng.standard_normal((24, 784))
     apart = 1e-4 * rng.standard_normal(x.shape)
     y = {"generic": rng.standard_normal(x.shape), "close": x + apart, "opposite": apart - x}[kind]
-    single, double = (dense_block(net.layer, x, y, np.dtype(d)) for d in TOLERANCES)
+    single, double = (dense_block(net, x, y, np.dtype(d)) for d in TOLERANCES)
     for name, values in single.items():
         np.testing.assert_allclose(values, double[name], rtol=1e-6)
 
@@ -123,7 +134,7 @@ def test_close_rows_keep_their_digits_where_the_recursion_loses_four() -> None:
     rng = np.random.default_rng(8)
     x = rng.standard_normal((2, 20))
     y = x + 1e-4 * rng.standard_normal(x.shape)
-    blocks = {dtype: dense_block(deep(30).layer, x, y, dtype)["ntk"] for dtype in TOLERANCES}
+    blocks = {dtype: dense_block(deep(30), x, y, dtype)["ntk"] for dtype in TOLERANCES}
     with mp.workdps(40):
         for i in range(2):
             a, b = (list(map(mp.mpf, side[i])) for side in (x, y))
@@ -145,7 +156,7 @@ def test_correlations_just_below_those_that_are_computed_again() -> None:
     rng = np.random.default_rng(3)
     x = rng.standard_normal((24, 784))
     y = x + np.tan(np.arccos(0.975)) * rng.standard_normal(x.shape)
-    single, double = (dense_block(deep(4).layer, x, y, np.dtype(d)) for d in TOLERANCES)
+    single, double = (dense_block(deep(4), x, y, np.dtype(d)) for d in TOLERANCES)
     for name, values in single.items():
         np.testing.assert_allclose(values, double[name], rtol=1.5e-6)
 
@@ -153,7 +164,7 @@ def test_correlations_just_below_those_that_are_computed_again() -> None:
 def test_equal_and_opposite_rows_are_finite() -> None:
     x = np.random.default_rng(4).standard_normal((5, 3))
     for dtype in TOLERANCES:
-        for values in dense_block(deep(3).layer, x, np.concatenate([x, -x]), dtype).values():
+        for values in dense_block(deep(3), x, np.concatenate([x, -x]), dtype).values():
             assert np.isfinite(values).all()
 
 
@@ -163,15 +174,15 @@ def test_bits_depend_on_the_two_samples_alone(dtype: str) -> None:
     rng = np.random.default_rng(5)
     x = rng.standard_normal((77, 300))
     x[40:] = x[:37] + 1e-2 * x[40:]  # among them some that are computed again
-    whole = dense_block(net.layer, x, x, dtype)
-    half = dense_block(net.layer, x, None, dtype, threads=3)
+    whole = dense_block(net, x, x, dtype)
+    half = dense_block(net, x, None, dtype, threads=3)
     for name, values in whole.items():
         np.testing.assert_array_equal(values, values.T)
         np.testing.assert_array_equal(values, half[name])
     cuts = [0, 1, 18, 51, 77]
     for rows, columns in itertools.product(itertools.pairwise(cuts), repeat=2):
         here = np.s_[slice(*rows), slice(*columns)]
-        part = dense_block(net.layer, x[here[0]], x[here[1]], dtype, 2, ("ntk",))
+        part = dense_block(net, x[here[0]], x[here[1]], dtype, 2, ("ntk",))
         assert list(part) == ["ntk"]
         np.testing.assert_array_equal(part["ntk"], whole["ntk"][here])
 
@@ -180,10 +191,10 @@ def test_samples_may_be_stored_in_float32_and_be_of_any_size() -> None:
     x = np.random.default_rng(6).standard_normal((9, 40)).astype(np.float32)
     net = deep(2, b_std=None)
     for dtype in TOLERANCES:
-        stored, converted = (dense_block(net.layer, a, None, dtype) for a in (x, x.astype(float)))
+        stored, converted = (dense_block(net, a, None, dtype) for a in (x, x.astype(float)))
         np.testing.assert_array_equal(stored["ntk"], converted["ntk"])
     # Squares of these leave the range of float32.
-    (huge,) = dense_block(net.layer, x * np.float32(2.0**70), None, "float64", 1, ("ntk",)).values()
+    (huge,) = dense_block(net, x * np.float32(2.0**70), None, "float64", 1, ("ntk",)).values()
     np.testing.assert_allclose(huge, 2.0**140 * stored["ntk"], rtol=1e-13)
 
 
@@ -193,14 +204,16 @@ def test_memory_is_what_working_bytes_says(symmetric: bool) -> None:
     x = np.random.default_rng(7).standard_normal((n, features)).astype(np.float32)
 
     def run() -> None:
-        dense_block(net.layer, x, None if symmetric else x, np.dtype("float32"), 2)
+        dense_block(net, x, None if symmetric else x, np.dtype("float32"), 2)
 
     run()
     tracemalloc.start()
     run()
     peak = tracemalloc.get_traced_memory()[1] - 2 * 4 * n * n
     tracemalloc.stop()
-    projected = working_bytes(net.layer, (features,), np.dtype("float32"), n, n, 2)
+    projected = fused_dense.working_bytes(
+        program(net, features), features, np.dtype("float32"), n, n, 2
+    )
     assert 0.7 * projected < peak < 1.1 * projected
 
 

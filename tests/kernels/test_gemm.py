@@ -20,7 +20,7 @@ def test_products_are_added_to_a_tile_in_short_sums(dtype: str) -> None:
         aligned(size, dtype) for size in (terms * ROWS, terms * width, ROWS * width)
     )
     rows[:], columns[:], tile[:] = left.ravel(), right.ravel(), 3
-    add_products(rows, 0, columns, 0, terms, tile, 0)
+    add_products(rows, 0, columns, 0, terms, 1, tile, 0)
     terms_of = (each.astype(np.longdouble) for each in (rows, columns))
     exact = 3 + np.matmul(next(terms_of).reshape(left.shape).T, next(terms_of).reshape(right.shape))
     error = np.abs(tile.reshape(exact.shape) / exact - 1).max()

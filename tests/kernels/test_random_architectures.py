@@ -18,9 +18,8 @@ from ntk_dist import stax
 from ntk_dist.errors import ArchitectureError, DataShapeError
 from ntk_dist.kernels.architecture import output_shape
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.kernels.fused_cpu import fused_block
 from ntk_dist.kernels.layers import Layer
-from ntk_dist.kernels.statistics import Statistics
+from ntk_dist.kernels.statistics import Side, Statistics
 from ntk_dist.stax import Network
 
 pytestmark = pytest.mark.usefixtures("recursion_on_numpy")
@@ -214,10 +213,10 @@ def test_the_number_of_threads_does_not_change_a_bit(
 ) -> None:
     layer, x1, x2 = problem
     kernel = Kernel(layer, BOTH, dtype)
-    path = kernel.path(x1.shape[1:], "cpu")
-    if not path.fused:
-        assert ": " in path.explanation  # the reason; the recursion takes no threads
+    choice = kernel.choice(x1.shape[1:], "cpu")
+    if not choice.fused:
+        assert ": " in choice.explanation  # the reason; the recursion takes no threads
         return
-    v1, v2 = kernel.statistics(x1).variances, kernel.statistics(x2).variances
-    one, three = (fused_block(layer, x1, x2, v1, v2, np.dtype(dtype), n) for n in (1, 3))
-    np.testing.assert_array_equal(one, three)
+    left, right = (Side(x, kernel.statistics(x).variances) for x in (x1, x2))
+    one, three = (choice.evaluation.block(left, right, kernel.dtype, BOTH, n) for n in (1, 3))
+    np.testing.assert_equal(one, three)

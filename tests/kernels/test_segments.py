@@ -11,11 +11,14 @@ ONE_BLOCK = """
 import numpy as np
 from ntk_dist import stax
 from ntk_dist.kernels.fused_cpu import fused_block
-from ntk_dist.kernels.segments import _entry
+from ntk_dist.kernels.program import compile_both
+from ntk_dist.kernels.segments import _ENGINES
+from ntk_dist.kernels.statistics import Side
 
 net = stax.serial(stax.Conv(1, (3, 3), padding="SAME"), stax.Flatten()).layer
-fused_block(net, np.ones((1, 4, 4, 1)), 2 * np.ones((2, 4, 4, 1)), [], [], np.dtype("float64"))
-stats = _entry(np.dtype("float64")).stats
+left, right = Side(np.ones((1, 4, 4, 1)), []), Side(2 * np.ones((2, 4, 4, 1)), [])
+fused_block(compile_both(net, (4, 4, 1)), left, right, np.dtype("float64"))
+stats = _ENGINES["float64"].stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 

@@ -6,31 +6,22 @@ import functools
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.dense_program import compile_dense
 from ntk_dist.kernels.engines import FusedDense, FusedGpu, FusedPlanes
 from ntk_dist.kernels.evaluations import Evaluation, Recursion
 from ntk_dist.kernels.fused_gpu import available
 from ntk_dist.kernels.gpu_program import lay_out
+from ntk_dist.kernels.lanes import SINGLE
 from ntk_dist.kernels.layers import Flatten, Identity, Layer
-from ntk_dist.kernels.program import compile_program
+from ntk_dist.kernels.program import compile_both
 from ntk_dist.kernels.recursion import needs_all_positions
 
-__all__ = ["Path", "choose", "seen_shape"]
-
-LANES = 16
-"""Those of float32: what can be fused does not depend on them, nor do the flops of a pair."""
-
-FLOAT32 = np.dtype(np.float32)
-"""Likewise: the precision that decides nothing here."""
-ENGINES = {"cpu": FusedPlanes, "gpu": FusedGpu}
-"""For convolutions, by kind of device."""
+__all__ = ["Choice", "choose", "seen_shape"]
 
 
 @dataclass(frozen=True)
-class Path:
+class Choice:
     """One of the evaluations, chosen for an architecture, a shape of samples and a device."""
 
     evaluation: Evaluation
@@ -44,7 +35,7 @@ class Path:
 
 
 @functools.lru_cache(maxsize=256)
-def choose(architecture: Layer, input_shape: tuple[int, ...], device: str) -> Path:
+def choose(architecture: Layer, input_shape: tuple[int, ...], device: str) -> Choice:
     """The evaluation for samples of this shape on this kind of device.
 
     Parameters
@@ -63,34 +54,45 @@ def choose(architecture: Layer, input_shape: tuple[int, ...], device: str) -> Pa
     pixels = " × ".join(map(str, shape[:-1]))
     everywhere = needs_all_positions(architecture)
     mixed = f"all pairs of the {pixels} positions" if everywhere else f"the {pixels} positions"
-    if device not in ENGINES:
-        why = f"no fused engine runs on {device}"
-        return Path(reference, f"reference recursion over {mixed}: {why}")
-    if device == "gpu" and (missing := available()):
-        return Path(reference, f"reference recursion over {mixed}: {missing}")
-    program = compile_program(architecture, shape, LANES)
-    if isinstance(program, str):
-        return Path(reference, f"reference recursion over {mixed}: {program}")
-    if not len(program.steps):
-        why = "no layer precedes the pooling"
-        return Path(reference, f"reference recursion over {mixed}: {why}")
-    if device == "gpu" and isinstance(refusal := lay_out(architecture, shape, FLOAT32), str):
-        return Path(reference, f"reference recursion over {mixed}: {refusal}")
+    engine = _by_displacements(architecture, shape, device)
+    if isinstance(engine, str):
+        return Choice(reference, f"reference recursion over {mixed}: {engine}")
     why = "pooling mixes them" if everywhere else "no pooling mixes them"
     explanation = f"fused {device.upper()} engine over {mixed}, a displacement at a time: {why}"
-    return Path(ENGINES[device](architecture, shape, program), explanation)
+    return Choice(engine, explanation)
 
 
-def _without_axes(reference: Recursion, device: str) -> Path:
+def _by_displacements(
+    architecture: Layer, shape: tuple[int, ...], device: str
+) -> FusedPlanes | str:
+    """The fused engine for convolutions, or why it cannot be had."""
+    if device not in ("cpu", "gpu"):
+        return f"no fused engine runs on {device}"
+    if device == "gpu" and (missing := available()):
+        return missing
+    programs = compile_both(architecture, shape)
+    if isinstance(programs, str):
+        return programs
+    if not len(programs[SINGLE].steps):
+        return "no layer precedes the pooling"
+    if device == "cpu":
+        return FusedPlanes(architecture, shape, programs)
+    block_programs = lay_out(architecture, shape)
+    if isinstance(block_programs, str):
+        return block_programs
+    return FusedGpu(architecture, shape, programs, block_programs)
+
+
+def _without_axes(reference: Recursion, device: str) -> Choice:
     """Where no layer sees spatial axes."""
     seen = "no layer sees spatial axes"
     if device != "cpu":
-        return Path(reference, f"reference recursion on whole matrices: {seen}")
+        return Choice(reference, f"reference recursion on whole matrices: {seen}")
     program = compile_dense(reference.architecture, reference.shape)
     if isinstance(program, str):
-        return Path(reference, f"reference recursion on whole matrices: {seen}; {program}")
+        return Choice(reference, f"reference recursion on whole matrices: {seen}; {program}")
     evaluation = FusedDense(reference.architecture, reference.shape, program)
-    return Path(evaluation, f"fused CPU engine, a tile of a matrix product at a time: {seen}")
+    return Choice(evaluation, f"fused CPU engine, a tile of a matrix product at a time: {seen}")
 
 
 def seen_shape(architecture: Layer, input_shape: tuple[int, ...]) -> tuple[int, ...]:
