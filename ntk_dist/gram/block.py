@@ -174,6 +174,8 @@ def compute_block(
             else:
                 b, b_statistics = _batch(right, statistics2, start2, rows2, padded=split.padded)
                 part = kernel.block(a, b, a_statistics, b_statistics, split.threads)
+            if (rows1, rows2) == (n1, n2):
+                return part  # whole: a copy of 4096 x 4096 would take 64 MiB
             here, there = slice(start1, start1 + rows1), slice(start2, start2 + rows2)
             for name, values in part.items():
                 values = values[: n1 - start1, : n2 - start2]
@@ -205,11 +207,17 @@ def split_block(
         ``max_bytes`` does not hold a single pair.
     """
     if not kernel.choice(input_shape).fused:
-        pair = kernel.working_bytes(input_shape, 1, 1)
         n1, n2 = pad_rows or _round_up(n1), pad_rows or _round_up(n2)
-        wanted = sub_batch_bytes(device_kind(), max_bytes)
-        rows1, rows2 = _batch_rows(pair, n1, n2, max_bytes, square=square, wanted_bytes=wanted)
-        return Split(rows1, rows2, None, padded=True, working_bytes=rows1 * rows2 * pair)
+        pair = kernel.recursion_bytes(input_shape)
+        if (least := kernel.working_bytes(input_shape, 1, 1)) > max_bytes:
+            raise _no_room(least, max_bytes)
+        wanted = sub_batch_bytes(device_kind(), max_bytes - (least - pair))
+        while True:
+            rows1, rows2 = _batch_rows(pair, n1, n2, square=square, wanted_bytes=wanted)
+            needs = kernel.working_bytes(input_shape, rows1, rows2)
+            if needs <= max_bytes:
+                return Split(rows1, rows2, None, padded=True, working_bytes=needs)
+            wanted = wanted * 7 // 8  # their samples take some of it
 
     def needed(rows1: int, rows2: int, threads: int) -> int:
         return kernel.working_bytes(input_shape, rows1, rows2, threads)
@@ -253,7 +261,7 @@ def sub_batch_bytes(device: str, max_bytes: int) -> int:
 
 def _statistics_rows(kernel: Kernel, input_shape: tuple[int, ...], rows: int) -> int:
     """How many of ``rows`` samples are evaluated at a time."""
-    most = max(1, CACHE_BYTES // kernel.statistics_working_bytes(input_shape, 1))
+    most = max(1, CACHE_BYTES // kernel.sample_working_bytes(input_shape))
     return _split(rows, min(rows, most))
 
 
@@ -281,11 +289,9 @@ def _no_room(needed: int, max_bytes: int) -> MemoryBudgetError:
 
 
 def _batch_rows(
-    bytes_per_pair: int, n1: int, n2: int, max_bytes: int, *, square: bool, wanted_bytes: int
+    bytes_per_pair: int, n1: int, n2: int, *, square: bool, wanted_bytes: int
 ) -> tuple[int, int]:
     """Rows and columns of a sub-batch: as square as the budget and the sizes allow."""
-    if bytes_per_pair > max_bytes:
-        raise _no_room(bytes_per_pair, max_bytes)
     pairs = max(1, wanted_bytes // bytes_per_pair)
     side = math.isqrt(pairs)
     rows1 = _split(n1, min(n1, side))

@@ -33,9 +33,9 @@ MAX_BLOCK_FLOPS = 4e12
 """About a minute on one slow core, so that a killed worker never loses more than that."""
 MAX_STATISTICS_FLOPS = 1e11
 """Some seconds on one slow core."""
-PAIRS_PER_STATISTICS = 16
+PAIRS_PER_STATISTICS = 4
 """A sample's statistics take as long as so many entries where pooling mixes positions: the pair
-of a sample with itself is computed in float64 and in one lane of eight (32 x 32: 60 to 130 ms)."""
+of a sample with itself is computed in float64, at a third of the speed of float32."""
 MAX_STATISTICS_BYTES = 16 * 2**20
 """One stored batch: large enough to hide the 0.9 ms that a chunk costs."""
 

@@ -34,8 +34,8 @@ def close_pairs(x1: np.ndarray, x2: np.ndarray | None) -> dict[int, np.ndarray]:
 
 
 def search_bytes(n1: int, n2: int, input_size: int) -> int:
-    """Working memory of ``close_pairs`` but for the cosines: rows, their directions and squares."""
-    return 3 * np.float32().itemsize * (n1 + n2) * input_size
+    """Working memory of ``close_pairs``: rows, their directions and squares; twice the cosines."""
+    return np.float32().itemsize * (3 * (n1 + n2) * input_size + 2 * n1 * n2)
 
 
 def _directions(x: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from ntk_dist.kernels import architecture as architectures
 from ntk_dist.kernels.choice import Choice, choose, seen_shape
 from ntk_dist.kernels.coincidence import Coincidence, coincidence, row_keys
 from ntk_dist.kernels.device import device_kind
-from ntk_dist.kernels.evaluations import Arrays, Evaluation
+from ntk_dist.kernels.evaluations import XLA_BYTES, Arrays, Evaluation
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.projection import Projection, measured_cost, measured_rate
 from ntk_dist.kernels.statistics import Side, Statistics, StatisticsLayout
@@ -148,7 +148,9 @@ class Kernel:
         threads = threads or get_settings().threads
         block = self._asked_for(evaluation.block(rows, columns, self.dtype, self.kernels, threads))
         pairs = coincidence(left, None if x2 is None else right, first.keys, second.keys)
-        self._put_known(block, evaluation, rows, first.kernels, pairs, symmetric=x2 is None)
+        self._put_known(
+            block, evaluation, rows, first.kernels, pairs, symmetric=x2 is None, threads=threads
+        )
         return block
 
     def diag(self, x: np.ndarray) -> Arrays:
@@ -180,14 +182,21 @@ class Kernel:
         evaluation = self.choice(input_shape).evaluation
         threads = threads or get_settings().threads
         working = evaluation.working_bytes(n1, n2, self.dtype, self._want_ntk, threads)
-        return max(working, evaluation.opposite_working_bytes(self._want_ntk))
+        return max(working, evaluation.statistics_working_bytes(1, self._want_ntk, threads))
 
     def statistics_working_bytes(self, input_shape: Iterable[int], n: int) -> int:
-        """Working memory of the statistics of n samples; ``StatisticsLayout`` has their size.
+        """Working memory of the statistics of n samples; ``StatisticsLayout`` has their size."""
+        evaluation = self.choice(input_shape).evaluation
+        threads = get_settings().threads
+        return XLA_BYTES + evaluation.statistics_working_bytes(n, self._want_ntk, threads)
 
-        The same on every machine: how samples are batched shows in the last bits.
-        """
-        return self.choice(input_shape).evaluation.statistics_working_bytes(n, self._want_ntk)
+    def sample_working_bytes(self, input_shape: Iterable[int]) -> int:
+        """What one sample more takes of that: the same on every machine."""
+        return self.choice(input_shape).evaluation.sample_working_bytes(self._want_ntk)
+
+    def recursion_bytes(self, input_shape: Iterable[int]) -> int:
+        """Working memory of the recursion for one pair."""
+        return self.choice(input_shape).evaluation.recursion_bytes(self._want_ntk)
 
     def flops_per_pair(self, input_shape: Iterable[int], device: str | None = None) -> int:
         """Arithmetic of a block per pair of samples, here or on another kind of device."""
@@ -249,6 +258,7 @@ class Kernel:
         alone: Arrays,
         pairs: Coincidence,
         symmetric: bool,
+        threads: int,
     ) -> None:
         """Put into a block what is known of equal and of opposite rows."""
         i, j = pairs.equal
@@ -259,14 +269,19 @@ class Kernel:
         i, j = pairs.opposite
         leader = np.minimum(i, j) if symmetric else i
         rows = np.unique(leader)
-        # They go through the recursion, so many at a time that they take no more than the block
-        # did; always as many, because JAX compiles every layer again for another number.
-        room = self.working_bytes(left.samples.shape[1:], *next(iter(block.values())).shape)
-        step = max(1, min(OPPOSITE_ROWS, room // evaluation.opposite_working_bytes(self._want_ntk)))
+        # So many at a time that they take no more than the block did; always as many, because JAX
+        # compiles every layer again for another number.
+        n1, n2 = next(iter(block.values())).shape
+        room = self.working_bytes(left.samples.shape[1:], n1, n2, threads)
+        step = OPPOSITE_ROWS
+        while (
+            step > 1 and evaluation.statistics_working_bytes(step, self._want_ntk, threads) > room
+        ):
+            step //= 2
         for start in range(0, len(rows), step):
             some = rows[np.minimum(np.arange(start, start + step), len(rows) - 1)]
             known = self._asked_for(
-                evaluation.each_with_opposite(left[some], self._want_ntk, get_settings().threads)
+                evaluation.each_with_opposite(left[some], self._want_ntk, threads)
             )
             here = np.isin(leader, some)
             place = np.searchsorted(some, leader[here])

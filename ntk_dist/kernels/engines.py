@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ntk_dist.kernels import alone, fused_cpu, fused_dense, fused_gpu
-from ntk_dist.kernels.cost import pair_cost
 from ntk_dist.kernels.dense_program import DenseProgram
-from ntk_dist.kernels.evaluations import Arrays, Evaluation
+from ntk_dist.kernels.evaluations import SAMPLE_COPIES, Arrays, Evaluation
 from ntk_dist.kernels.gpu_program import BlockPrograms
 from ntk_dist.kernels.lanes import DOUBLE, SINGLE, lane_count
 from ntk_dist.kernels.program import Programs
 from ntk_dist.kernels.statistics import Side
 
 __all__ = ["FusedDense", "FusedGpu", "FusedPlanes"]
+
+
+THREADS_BYTES = 128 * 2**20
+"""Most memory for statistics, of all threads together: nine of them for Myrtle-5 at 32 x 32."""
 
 
 @dataclass(frozen=True)
@@ -52,38 +54,46 @@ class FusedPlanes(Evaluation):
         self, x: np.ndarray, want_ntk: bool, threads: int
     ) -> tuple[Arrays, list[np.ndarray]]:
         """See ``Evaluation``."""
-        program = self.programs[DOUBLE]
-        if not program.only_pools_globally:
+        if not self._mixes_positions:
             return super().each_with_itself(x, want_ntk, threads)
         samples = x.astype(DOUBLE, copy=False)
-        nngp, ntk, met = alone.each_with_itself(program, samples, threads)
+        threads = self._threads(len(x), threads)
+        nngp, ntk, met = alone.each_with_itself(self.architecture, samples, threads)
         return {"nngp": nngp, "ntk": ntk}, met
 
     def each_with_opposite(self, side: Side, want_ntk: bool, threads: int) -> Arrays:
         """See ``Evaluation``."""
-        program = self.programs[DOUBLE]
-        if not program.only_pools_globally:
+        if not self._mixes_positions:
             return super().each_with_opposite(side, want_ntk, threads)
         exact = Side(side.samples.astype(DOUBLE, copy=False), side.variances)
-        nngp, ntk = alone.each_with_opposite(program, exact, threads)
+        threads = self._threads(len(side), threads)
+        nngp, ntk = alone.each_with_opposite(self.architecture, exact, threads)
         return {"nngp": nngp, "ntk": ntk}
 
-    def opposite_working_bytes(self, want_ntk: bool) -> int:
+    def sample_working_bytes(self, want_ntk: bool) -> int:
         """See ``Evaluation``."""
-        return self.statistics_working_bytes(1, want_ntk)
+        if not self._mixes_positions:
+            return super().sample_working_bytes(want_ntk)
+        walks = alone.sample_bytes(self.architecture, self.shape)
+        return walks + SAMPLE_COPIES * self.input_bytes
 
-    def statistics_working_bytes(self, n: int, want_ntk: bool) -> int:
+    def statistics_working_bytes(self, n: int, want_ntk: bool, threads: int) -> int:
         """See ``Evaluation``."""
-        program = self.programs[SINGLE]
-        if not program.only_pools_globally:
-            return super().statistics_working_bytes(n, want_ntk)
-        walk = pair_cost(program.flat, self.shape, DOUBLE.itemsize, 2).bytes
-        # The planes of a thread take as much in words of either precision.
-        words = program.size * SINGLE.itemsize
-        # A sample, and the word it is brought into twice: less than three words.
-        row = DOUBLE.itemsize * (math.prod(self.shape) + 2 * program.positions)
-        words += 3 * lane_count(DOUBLE.itemsize) * row
-        return n * (walk + words)  # a thread for each
+        samples = super().statistics_working_bytes(n, want_ntk, threads)
+        if not self._mixes_positions:
+            return samples
+        words = self._threads(n, threads) * alone.word_bytes(self.architecture, self.shape)
+        return samples + words
+
+    @property
+    def _mixes_positions(self) -> bool:
+        return self.programs[DOUBLE].mixes_positions
+
+    def _threads(self, n: int, threads: int) -> int:
+        """How many of ``threads`` have something to do, and room."""
+        words = -(-n // lane_count(DOUBLE.itemsize))
+        room = THREADS_BYTES // alone.word_bytes(self.architecture, self.shape)
+        return max(1, min(threads, words, room))
 
 
 @dataclass(frozen=True)

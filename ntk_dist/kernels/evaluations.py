@@ -8,6 +8,7 @@ them, and the result; all ``working_bytes`` mean that.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -22,10 +23,15 @@ from ntk_dist.kernels.lanes import DOUBLE
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.statistics import Side
 
-__all__ = ["Arrays", "Evaluation", "Recursion", "mirrored"]
+__all__ = ["SAMPLE_COPIES", "XLA_BYTES", "Arrays", "Evaluation", "Recursion", "mirrored"]
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 """By kernel."""
+XLA_BYTES = 8 * 2**20
+"""What XLA's threads, and the C library for them, keep of memory that was freed: 3 to 9 MiB, for
+small blocks and large ones; with one arena for all threads (``MALLOC_ARENA_MAX=1``) no less."""
+SAMPLE_COPIES = 3
+"""In float64, as JAX has it, and squared."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,20 @@ class Evaluation(ABC):
             )
             return _named(both), list(map(np.asarray, met))
 
-    def statistics_working_bytes(self, n: int, want_ntk: bool) -> int:
-        """Working memory of ``each_with_itself`` for n samples.
+    def sample_working_bytes(self, want_ntk: bool) -> int:
+        """What one sample more takes of the working memory of ``each_with_itself``.
 
         The same on every machine: how samples are batched shows in the last bits.
         """
-        return n * self.recursion_bytes(want_ntk)
+        return self.recursion_bytes(want_ntk) + SAMPLE_COPIES * self.input_bytes
+
+    def statistics_working_bytes(self, n: int, want_ntk: bool, threads: int) -> int:
+        """Working memory of ``each_with_itself`` and ``each_with_opposite`` for n samples.
+
+        Beside the ``XLA_BYTES`` of a process that computes statistics.
+        """
+        del threads
+        return n * self.sample_working_bytes(want_ntk)
 
     def each_with_opposite(self, side: Side, want_ntk: bool, threads: int) -> Arrays:
         """The kernels of each sample ``x_i`` with ``-x_i``: (n,)."""
@@ -101,14 +115,15 @@ class Evaluation(ABC):
             x64 = jnp.asarray(side.samples, np.float64)
             return _named(recursion.each_with_opposite(self.architecture, x64, want_ntk))
 
-    def opposite_working_bytes(self, want_ntk: bool) -> int:
-        """Working memory of ``each_with_opposite`` for one sample."""
-        return self.recursion_bytes(want_ntk)
-
     @property
     def variance_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shape per sample of each of the variances met."""
         return pair_cost(self.architecture, self.shape, DOUBLE.itemsize, 1).variances
+
+    @property
+    def input_bytes(self) -> int:
+        """Of one sample, in float64."""
+        return DOUBLE.itemsize * math.prod(self.shape)
 
     def recursion_bytes(self, want_ntk: bool) -> int:
         """Working memory of the recursion for one pair."""
@@ -146,7 +161,8 @@ class Recursion(Evaluation):
         self, n1: int, n2: int, dtype: np.dtype[np.floating], want_ntk: bool, threads: int
     ) -> int:
         """See ``Evaluation``."""
-        return n1 * n2 * self.recursion_bytes(want_ntk)
+        pairs = n1 * n2 * self.recursion_bytes(want_ntk)
+        return XLA_BYTES + pairs + (n1 + n2) * self.input_bytes
 
 
 def _named(both: recursion.BothKernels) -> Arrays:

@@ -13,14 +13,22 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ntk_dist.kernels.closeness import close_pairs, search_bytes
-from ntk_dist.kernels.lanes import DOUBLE, SINGLE, aligned
+from ntk_dist.kernels.lanes import DOUBLE, SINGLE
 from ntk_dist.kernels.program import Program, Programs
 from ntk_dist.kernels.segments import Prepared, run_block
 from ntk_dist.kernels.statistics import Side
-from ntk_dist.kernels.tail import TAIL_BYTES, through_tail
-from ntk_dist.kernels.threads import PIECES_PER_THREAD, in_threads
+from ntk_dist.kernels.tail import tail_bytes, through_tail
+from ntk_dist.kernels.threads import PIECES_PER_THREAD, in_threads, thread_memory
 
-__all__ = ["fused_block", "plane_dtype", "spatial_bytes", "spatial_part", "working_bytes"]
+__all__ = [
+    "fused_block",
+    "in_words",
+    "plane_dtype",
+    "prepared",
+    "spatial_bytes",
+    "spatial_part",
+    "working_bytes",
+]
 
 MOST_TERMS = 4096
 """Running sums of more float32 numbers are left to float64: windows of 8 x 8 positions, 4096 terms,
@@ -94,6 +102,7 @@ def working_bytes(
     """
     dtype = plane_dtype(programs[dtype], dtype)
     program = programs[dtype]
+    sums = 2 * DOUBLE.itemsize * n1 * (n2 + program.lanes)
     peak = spatial_bytes(program, n1, n2, dtype.itemsize, threads)
     if dtype == SINGLE:
         numbers = program.input_size
@@ -101,7 +110,7 @@ def working_bytes(
         row = spatial_bytes(programs[DOUBLE], 1, columns, DOUBLE.itemsize, 1)
         row += DOUBLE.itemsize * columns * (numbers + program.positions)
         peak = max(peak, threads * row, search_bytes(n1, n2, numbers))
-    return peak + TAIL_BYTES * n1 * (n2 + program.lanes)
+    return max(sums + peak, tail_bytes(program) * n1 * (n2 + program.lanes))
 
 
 def plane_dtype(program: Program, dtype: np.dtype[np.floating]) -> np.dtype[np.floating]:
@@ -123,13 +132,13 @@ def spatial_part(
     """Both kernels where the spatial axes end: (n1, n2) each, float64."""
     others = left if right is None else right
     n_words = -(-len(others) // program.lanes)
-    rows = _prepared(program, left, dtype, weighted=True)
-    columns = _prepared(program, others, dtype, weighted=False)
-    words = Prepared(*(_in_words(each, program.lanes) for each in columns))
+    rows = prepared(program, left, dtype, weighted=True)
+    columns = prepared(program, others, dtype, weighted=False)
+    words = Prepared(*(in_words(each, program.lanes) for each in columns))
     nngp, ntk = (np.zeros((len(left), n_words * program.lanes)) for _ in range(2))
 
     def work(pieces: Iterator[tuple[int, int, int]]) -> None:
-        memory = aligned(program.size, dtype)
+        memory = thread_memory(program.size, dtype)
         for piece in pieces:
             run_block(program, memory, rows, words, piece, right is None, nngp, ntk)
 
@@ -175,7 +184,7 @@ def _pieces(
             yield word, first, min(first + rows, wanted)
 
 
-def _prepared(
+def prepared(
     program: Program, side: Side, dtype: np.dtype[np.floating], weighted: bool
 ) -> Prepared:
     """Samples as the engine reads them; those of the rows carry the weights of their products."""
@@ -195,7 +204,7 @@ def _prepared(
     return Prepared(inputs.reshape(len(x), -1), deviations.reshape(len(x), -1))
 
 
-def _in_words(rows: np.ndarray, lanes: int) -> np.ndarray:
+def in_words(rows: np.ndarray, lanes: int) -> np.ndarray:
     """Rows as words of lanes, the lanes innermost: (n_words, columns * lanes)."""
     n_words = -(-len(rows) // lanes)
     words = np.zeros((n_words, rows.shape[1], lanes), rows.dtype)

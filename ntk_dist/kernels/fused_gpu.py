@@ -23,7 +23,7 @@ from ntk_dist.kernels.fused_cpu import plane_dtype
 from ntk_dist.kernels.gpu_program import BlockProgram, BlockPrograms
 from ntk_dist.kernels.lanes import DOUBLE, SINGLE
 from ntk_dist.kernels.statistics import Side
-from ntk_dist.kernels.tail import TAIL_BYTES, through_tail
+from ntk_dist.kernels.tail import tail_bytes, through_tail
 
 __all__ = ["available", "gpu_block", "working_bytes"]
 
@@ -90,7 +90,7 @@ def working_bytes(programs: BlockPrograms, n1: int, n2: int, dtype: np.dtype[np.
     # In float64 while they are prepared, in both precisions for close pairs.
     per_sample = 2 * DOUBLE.itemsize * (numbers + program.positions)
     samples = (n1 + 2 * chunk) * per_sample + search_bytes(n1, n2, numbers)
-    return samples + TAIL_BYTES * n1 * n2
+    return samples + tail_bytes(program) * n1 * n2
 
 
 def _simulated() -> bool:

@@ -35,8 +35,11 @@ from ntk_dist.kernels.smooth import erf, gelu, sine
 __all__ = ["apply", "copy_row", "plane_total"]
 
 SAME_32, SAME_64 = SAME[32], SAME[64]
-PIECEWISE_LINEAR, ERF, GELU = (
-    int(each) for each in (Family.PIECEWISE_LINEAR, Family.ERF, Family.GELU)
+KNOWN_SAME = 2.0**-40
+"""Gaps of a position with itself below this are none, where each sample meets itself or its
+opposite: 4000 roundings in float64, of which a layer makes a dozen."""
+PIECEWISE_LINEAR, ERF, GELU, SINE = (
+    int(each) for each in (Family.PIECEWISE_LINEAR, Family.ERF, Family.GELU, Family.SINE)
 )
 
 
@@ -200,6 +203,7 @@ def _activate(
     columns: int,
     one: int,
     others: int,
+    same: float,
 ) -> None:
     """A random linear layer over the sum of three rows, and a piecewise linear activation."""
     width = 2 * WORD_BYTES // work.itemsize
@@ -209,7 +213,7 @@ def _activate(
     weight, level = spread(work, op.weight), spread(work, op.level)
     fold = spread(work, 0.25 * op.weight)
     full, quarter, zero = spread(work, 1.0), spread(work, 0.25), spread(work, 0.0)
-    tiny = spread(work, SAME_32 if work.itemsize == 4 else SAME_64)
+    tiny = spread(work, same)
     for at in range(0, columns * width, width):
         n = at + half
         q = load(work, a + at) + load(work, b + at) + load(work, c + at)
@@ -259,6 +263,16 @@ def _normalize(
 
 
 @compiled
+def _combine(work: np.ndarray, op: Any, one: int, others: int, products: int, columns: int) -> None:
+    """What a pair of samples has at each position of a row, where each lane has its own pair."""
+    half = WORD_BYTES // work.itemsize
+    for at in range(0, columns * 2 * half, half):
+        left, right = load(work, one + at), load(work, others + at)
+        both = left + right if op.family == SINE else left * right
+        store(work, products + at, both)
+
+
+@compiled
 def apply(
     work: np.ndarray, op: Any, source: int, target: int, layout: Any, cyclic: bool, dy: int, dx: int
 ) -> None:
@@ -292,7 +306,10 @@ def apply(
         _add_row(work, source, target, rows_out * columns_out)
         return
     plain = op.taps_y * op.taps_x * op.step_y * op.step_x == 1
-    zero = layout.zero
+    zero, apart = layout.zero, layout.apart
+    same = SAME_32 if work.itemsize == 4 else SAME_64
+    if apart > 1 and dy == 0 and dx == 0:
+        same = KNOWN_SAME
     # Not a literal zero, for which numba would compile functions that others have compiled.
     summed, slot = -op.pad_y, 0 * op.pad_y
     for row in range(rows_out):
@@ -321,13 +338,18 @@ def apply(
             count = columns_out - x2
         done = 0
         while done < columns_out:
-            one = layout.one + 2 * (op.statistic + y1 * op.out_x + x1)
+            one = layout.one + 2 * apart * (op.statistic + y1 * op.out_x + x1)
             others = layout.others + (op.statistic + y2 * op.out_x + x2) * width
+            if apart > 1:
+                _combine(work, op, one, others, layout.products, count)
+                one, others = layout.zero if op.family == SINE else layout.units, layout.products
             skip = done * width
             if op.normalizes:
                 _normalize(work, a + skip, to + skip, count, one, others)
             elif op.family == PIECEWISE_LINEAR:
-                _activate(work, op, a + skip, b + skip, c + skip, to + skip, count, one, others)
+                _activate(
+                    work, op, a + skip, b + skip, c + skip, to + skip, count, one, others, same
+                )
             else:
                 _scale(work, op, a + skip, b + skip, c + skip, to + skip, count)
                 if op.family == ERF:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -48,11 +48,16 @@ SEGMENT = np.dtype(
 """What ``segments._run_segment`` needs to know. ``reach`` is the largest displacement needed."""
 
 LAYOUT = np.dtype(
-    [*integers("plane zero ring input1 one input2 others tensors size"), ("share", "f8")]
+    [
+        *integers("plane zero ring input1 one input2 others units products tensors size apart"),
+        ("share", "f8"),
+    ]
 )
 """The memory of one thread, in numbers: planes of this size from 0 on, a row of zeros, sums of
 rows, one sample and its deviations, a word of samples and theirs, and the tensors between
-segments. ``share`` is the weight of a pair of positions in the final sum."""
+segments. ``apart`` is 1, or as many as there are lanes where each of these has a row of its own;
+then there are rows of ones and of products of deviations, too. ``share`` is the weight of a pair
+of positions in the final sum."""
 
 
 @dataclass(frozen=True)
@@ -88,25 +93,9 @@ class Program:
     """Of one pair; a contracted product and sum count as two, a square root as one."""
 
     @property
-    def only_pools_globally(self) -> bool:
-        """Whether every variance is known without mixing positions, but not the kernels."""
-        return (
-            len(self.segments) == 1
-            and int(self.segments["reach_x"][0]) + int(self.segments["reach_y"][0]) > 0
-        )
-
-    @property
-    def flat(self) -> Serial:
-        """The head with Flatten after it, whatever pools in the architecture."""
-        return Serial((self.head, Flatten()))
-
-    @property
-    def at_zero(self) -> Program:
-        """The program of ``flat``, where this one ``only_pools_globally``: displacement 0 alone."""
-        segments, layout = self.segments.copy(), self.layout.copy()
-        segments["reach_y"] = segments["reach_x"] = 0
-        layout["share"] = 1 / math.prod(int(segments[0][name]) for name in ("out_y", "out_x"))
-        return replace(self, segments=segments, layout=layout)
+    def mixes_positions(self) -> bool:
+        """Whether a sample's kernels need more than each position with itself."""
+        return bool((self.segments["reach_x"] + self.segments["reach_y"] > 0).any())
 
     @property
     def input_size(self) -> int:
@@ -142,7 +131,9 @@ def compile_both(architecture: Layer, input_shape: Sequence[int]) -> Programs | 
     return programs
 
 
-def compile_program(architecture: Layer, input_shape: Sequence[int], lanes: int) -> Program | str:
+def compile_program(
+    architecture: Layer, input_shape: Sequence[int], lanes: int, matched: bool = False
+) -> Program | str:
     """The program of an architecture that ``architecture.check`` accepts, or why it has none.
 
     Parameters
@@ -154,10 +145,12 @@ def compile_program(architecture: Layer, input_shape: Sequence[int], lanes: int)
         Shape of one sample: one or two spatial axes, then channels.
     lanes
         Pairs that the engine takes at once in the precision at hand.
+    matched
+        Whether each lane has a row of its own, in place of one row for all of them.
     """
     try:
         fused = fuse(architecture, input_shape)
-        return _Assembler(fused, lanes).program(input_shape[-1])
+        return _Assembler(fused, lanes, matched).program(input_shape[-1])
     except NotFusedError as reason:
         return str(reason)
 
@@ -165,9 +158,10 @@ def compile_program(architecture: Layer, input_shape: Sequence[int], lanes: int)
 class _Assembler:
     """Turns steps on planes into arrays: offsets, sizes, which displacements are needed."""
 
-    def __init__(self, fused: Fused, lanes: int) -> None:
+    def __init__(self, fused: Fused, lanes: int, matched: bool) -> None:
         self.fused = fused
         self.lanes = lanes
+        self.apart = lanes if matched else 1
         self.width = 2 * lanes
         self.windows: list[tuple[int, int]] = []
         self.weights: list[float] = []
@@ -202,10 +196,12 @@ class _Assembler:
             "zero": n_planes * int(layout["plane"][0]),
             "ring": row,
             "input1": (taps + 1) * row,
-            "one": samples,
-            "input2": 2 * fused.positions,
+            "one": samples * self.apart,
+            "input2": 2 * fused.positions * self.apart,
             "others": samples * self.lanes,
-            "tensors": fused.positions * width,
+            "units": fused.positions * width,
+            "products": row * (self.apart > 1),
+            "tensors": row * (self.apart > 1),
             "size": tensor_size,
         }
         start = 0
@@ -215,6 +211,7 @@ class _Assembler:
             layout[name] = start
         for name in ("in_tensor", "out_tensor"):
             segments[name] += layout["tensors"]
+        layout["apart"] = self.apart
         layout["share"] = _share(fused)
         return Program(
             lanes=self.lanes,

@@ -33,6 +33,14 @@ class Prepared(NamedTuple):
 
 
 @compiled
+def _of_row(work: np.ndarray, at: int, apart: int) -> Any:
+    """A number of the row for all lanes, or one of each lane's own row."""
+    if apart == 1:
+        return spread(work, work[at])
+    return load(work, at)
+
+
+@compiled
 def _load_input(
     work: np.ndarray,
     plane: int,
@@ -47,7 +55,7 @@ def _load_input(
     """The covariance of the inputs on one plane: products over channels, and no NTK yet."""
     half = WORD_BYTES // work.itemsize
     zero = spread(work, 0.0)
-    channels = segment.channels
+    channels, apart = segment.channels, layout.apart
     at = plane
     for row in range(rows):
         y1, y2 = row + max(0, dy), row + max(0, -dy)
@@ -55,17 +63,18 @@ def _load_input(
         if cyclic:
             y1, y2 = row, row - dy + (segment.in_y if row < dy else 0)
             x1, x2 = 0, segment.in_x - dx if dx else 0
-        one = layout.input1 + (y1 * segment.in_x + x1) * channels
+        one = layout.input1 + (y1 * segment.in_x + x1) * channels * apart
         first = layout.input2 + y2 * segment.in_x * channels * half
         others = first + x2 * channels * half
         for _ in range(columns):
             if x2 == segment.in_x:
                 others = first
             x2 += 1
-            q = spread(work, work[one]) * load(work, others)
+            q = _of_row(work, one, apart) * load(work, others)
             for channel in range(1, channels):
-                q = q + spread(work, work[one + channel]) * load(work, others + channel * half)
-            one += channels
+                number = _of_row(work, one + channel * apart, apart)
+                q = q + number * load(work, others + channel * half)
+            one += channels * apart
             others += channels * half
             store(work, at, q)
             store(work, at + half, zero)
@@ -252,6 +261,8 @@ def _run_rows(
     half = WORD_BYTES // work.itemsize
     layout = layouts[0]
     _clear(work, layout.zero, layout.ring)
+    for at in range(layout.units, layout.products):
+        work[at] = 1.0
     # One array for everything: passing several through every call costs more than small rows.
     _copy(work, layout.input2, inputs2[word])
     _copy(work, layout.others, deviations2[word])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["PIECES_PER_THREAD", "in_threads"]
+import numpy as np
+
+__all__ = ["PIECES_PER_THREAD", "in_threads", "thread_memory"]
 
 T = TypeVar("T")
 
@@ -34,6 +38,21 @@ def in_threads(threads: int, work: Callable[[Iterator[T]], None], pieces: Iterat
     with ThreadPoolExecutor(threads) as pool:
         for running in [pool.submit(work, shared) for _ in range(threads)]:
             running.result()
+
+
+def thread_memory(size: int, dtype: np.dtype[np.floating]) -> np.ndarray:
+    """Zeros for one thread, aligned to a page, that go back to the system when nobody reads them.
+
+    The C library would keep them for threads that are gone: after two of 10 MiB it held up to
+    40 MiB, which no plan had counted. Private and huge, 10 MiB take 0.8 ms; shared ones took 8.
+    """
+    bytes_needed = size * dtype.itemsize
+    if sys.platform == "win32":
+        return np.frombuffer(mmap.mmap(-1, bytes_needed), dtype)
+    pages = mmap.mmap(-1, bytes_needed, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, dtype)
 
 
 class _Shared(Iterator[T]):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ntk_dist.kernels import activations, evaluations, fused_cpu, recursion, tail, windows
+from ntk_dist.kernels import activations, alone, evaluations, fused_cpu, recursion, tail, windows
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.statistics import Statistics
 
@@ -58,7 +58,7 @@ class OnNumpy:
 def recursion_on_numpy() -> Iterator[None]:
     """The recursion runs on NumPy: JAX would compile a second or two for each small shape."""
     with pytest.MonkeyPatch.context() as patch, jax.disable_jit():
-        for module in (recursion, windows, activations, fused_cpu, tail, evaluations):
+        for module in (recursion, windows, activations, alone, fused_cpu, tail, evaluations):
             patch.setattr(module, "jnp", OnNumpy(), raising=False)
         patch.setattr(windows, "lax", OnNumpy())
         yield

@@ -6,13 +6,10 @@ import itertools
 import tracemalloc
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from ntk_dist import stax
-from ntk_dist.kernels import recursion
-from ntk_dist.kernels.alone import each_with_itself
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.fused_cpu import fused_block, spatial_bytes
 from ntk_dist.kernels.layers import Layer
@@ -287,30 +284,3 @@ def test_close_pairs_are_computed_in_float64() -> None:
     known = np.eye(len(x), dtype=bool)
     for a, b in zip(single, double, strict=True):
         np.testing.assert_allclose(a[~known], b[~known], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "name", ["same", "sums at once", "standard, pooled", "strides", "residual"]
-)
-def test_samples_with_themselves_equal_the_recursion(name: str) -> None:
-    more = {
-        "sums at once": ((5, 4, 2), (conv(), RELU, stax.GlobalSumPool(), *HEAD[1:])),
-        "standard, pooled": ((5, 4, 3), (conv(parameterization="standard"), RELU, *HEAD)),
-    }
-    shape, layers = (NETS | more)[name]
-    layer = stax.serial(*layers).layer
-    x = np.random.default_rng(9).standard_normal((5, *shape))
-    x[0] = 0
-    x[1, :2] = 1
-    with jax.enable_x64(True):
-        expected, variances = recursion.each_with_itself(layer, recursion.jnp.asarray(x), True)
-        expected = np.array(expected)
-        variances = [np.asarray(v) for v in variances]
-    program = programs(layer, shape)[np.dtype("float64")]
-    nngp, ntk, met = each_with_itself(program, x, threads=2)
-    # Equal patches at different positions are no better known to the recursion than to the engine.
-    np.testing.assert_allclose(nngp, expected[0], rtol=1e-12)
-    np.testing.assert_allclose(ntk[2:], expected[1][2:], rtol=1e-12)
-    np.testing.assert_allclose(ntk, expected[1], rtol=1e-7)
-    for ours, theirs in zip(met, variances, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-12)

@@ -109,15 +109,3 @@ def test_kinks_after_sigmoids_need_more_digits() -> None:
     assert not blurs(conv(), RELU, conv(), stax.Sigmoid_like(), GAP)
     assert not blurs(conv(), stax.Erf(), conv(), RELU, GAP)
     assert not blurs(conv(), stax.Sin(), conv(), stax.Gelu(), conv(), RELU, GAP, stax.Dense(1))
-
-
-@pytest.mark.parametrize("padding", ["SAME", "CIRCULAR"])
-def test_displacement_zero_of_a_pooled_program_is_that_of_the_flat_one(padding: str) -> None:
-    layers = conv(padding), RELU, conv(padding, 2), stax.LayerNorm(), RELU
-    for last in (GAP, stax.GlobalSumPool()):
-        pooled = program(*layers, last, stax.Dense(1), lanes=8)
-        assert pooled.only_pools_globally
-        flat = compile_program(pooled.flat, (32, 32, 3), 8)
-        assert isinstance(flat, Program)
-        for name in ("steps", "segments", "layout"):
-            np.testing.assert_array_equal(getattr(pooled.at_zero, name), getattr(flat, name))
