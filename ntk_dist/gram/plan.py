@@ -93,6 +93,8 @@ class GramPlan:
     """What is stored of each row alone, in bytes."""
     missing_statistics: int
     """Rows whose statistics are still to compute."""
+    known: frozenset[BlockIndex] = frozenset()
+    """Missing blocks that the Gram matrix of fewer rows has: copied, not computed."""
 
     @property
     def input_bytes(self) -> int:
@@ -143,6 +145,8 @@ class GramPlan:
         """Entries still to compute; of a block on the diagonal, half."""
         entries = 0.0
         for index in self.missing:
+            if index in self.known:
+                continue
             rows, cols = self.grid.block_shape(index)
             half = 0.5 if self.grid.is_diagonal(index) else 1.0
             entries += half * rows * cols
@@ -193,6 +197,7 @@ class GramPlan:
             "kernels": list(self.kernels),
             "n_blocks": self.grid.n_blocks,
             "n_missing": len(self.missing),
+            "n_known": len(self.known),
             "block_bytes": self.block_bytes,
             "gram_bytes": self.gram_bytes,
             "statistics_bytes": self.statistics_bytes,

@@ -68,6 +68,7 @@ def describe_plan(plan: GramPlan, projection: Projection, free_bytes: int | None
             f"{len(plan.missing):,} blocks, statistics of {plan.missing_statistics:,} rows, "
             f"{format_bytes(plan.missing_bytes)}",
         ),
+        *([("known", f"{len(plan.known):,} blocks, of fewer rows: copied")] if plan.known else []),
         ("stored in all", format_bytes(plan.gram_bytes + plan.statistics_bytes)),
         ("free in workspace", free),
         ("memory of a worker", format_bytes(plan.worker_bytes)),

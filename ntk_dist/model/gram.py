@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,13 @@ from ntk_dist.store.base import AbstractBlockStore, AbstractRows, AbstractStatis
 from ntk_dist.store.dataset import Collapsed, MemoryRows, collapse
 from ntk_dist.store.location import Location
 from ntk_dist.store.manifest import Manifest
-from ntk_dist.store.workspace import AbstractWorkspace, MemoryWorkspace, Workspace, find_gram
+from ntk_dist.store.workspace import (
+    AbstractWorkspace,
+    MemoryWorkspace,
+    Workspace,
+    find_gram,
+    is_workspace,
+)
 from ntk_dist.tasks import AdoptTask, GramTask, RecentRows, StatisticsRows, statistics_of
 
 __all__ = [
@@ -68,12 +74,19 @@ def plan_rows(
     """
     rows = MemoryRows(distinct(x)[0])
     manifest = _manifest(kernel, rows, block_rows, device_kind())
-    store = find_gram(location, manifest)
-    if store is None:
+    if location is None or not is_workspace(location):
         return _plan(kernel, rows, manifest, frozenset(), len(rows), settings)
-    missing = _missing(statistics_of(kernel, rows, store).store)
-    n_missing = sum(missing.values())
-    return _plan(kernel, rows, manifest, store.present(), n_missing, settings)
+    workspace = Workspace(location, read_only=True)
+    if block_rows is None and (side := side_of_ancestor(manifest, rows, workspace)):
+        manifest = _manifest(kernel, rows, side, device_kind())
+    store = find_gram(location, manifest)
+    present, n_missing = frozenset[BlockIndex](), len(rows)
+    if store is not None:
+        present = store.present()
+        n_missing = sum(_missing(statistics_of(kernel, rows, store).store).values())
+    plan = _plan(kernel, rows, manifest, present, n_missing, settings)
+    ancestor = find_ancestor(manifest, rows, workspace) if plan.missing else None
+    return replace(plan, known=frozenset(ancestor.blocks(plan.missing))) if ancestor else plan
 
 
 def gram_of_rows(

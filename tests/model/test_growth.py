@@ -10,7 +10,6 @@ import pytest
 from ntk_dist import NTKRegressor, stax
 from ntk_dist.model.growth import shared_rows
 from ntk_dist.store.dataset import MemoryRows
-from ntk_dist.store.workspace import Workspace
 
 NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
 
@@ -30,6 +29,12 @@ def test_a_grown_data_set_computes_only_the_new_blocks(
     x, y = data
     first = model(tmp_path).fit(x[:90], y[:90])
     assert first.report_.gram.n_computed == 5 * 6 // 2
+    plan = model(tmp_path).plan(x)
+    assert (len(plan.missing), len(plan.known), plan.missing_entries) == (
+        28,
+        10,
+        130**2 / 2 - 80**2 / 2,
+    )
     grown = model(tmp_path).fit(x, y)
     # Four whole ranges of rows are shared; the fifth was ragged.
     assert grown.report_.gram.n_adopted == 4 * 5 // 2
@@ -55,6 +60,7 @@ def test_the_side_of_blocks_is_that_of_what_was_there(
 ) -> None:
     x, y = data
     model(tmp_path, block_rows=None).fit(x[:70], y[:70])
+    assert model(tmp_path, block_rows=None).plan(x).grid.block_rows == 70
     grown = model(tmp_path, block_rows=None).fit(x, y)
     assert (grown.report_.gram.block_rows, grown.report_.gram.n_adopted) == (70, 1)
     model(tmp_path, block_rows=10).fit(x, y)
@@ -98,8 +104,7 @@ def test_what_cannot_be_read_is_passed_over(
 ) -> None:
     x, y = data
     model(tmp_path).fit(x[:80], y[:80])
-    (gram,) = Workspace(tmp_path).grams()
-    for metadata in (gram / "zarr.json", *(tmp_path / "datasets").glob("*/zarr.json")):
+    for metadata in [*tmp_path.glob("grams/*/zarr.json"), *tmp_path.glob("datasets/*/zarr.json")]:
         whole = metadata.read_text()
         metadata.write_text(whole[: len(whole) // 2])
         assert model(tmp_path).fit(x[:100], y[:100]).report_.gram.n_adopted == 0
