@@ -274,6 +274,7 @@ class AbstractNTKEstimator(BaseEstimator):
         """
         parameters = self._parameters()
         x = self._validated(X, reset=True)
+        parameters.require_rows(len(x))
         kernel = self._kernel(parameters.kernel, parameters.dtype, x.shape[1:])
         if kept and kept.is_of(self.preprocess, x):
             return kernel, kept.transform(x, parameters.exact_dtype), kept

@@ -68,6 +68,19 @@ class Parameters(BaseModel):
         """Precision of inputs and of predictions: refined coefficients are those of float64."""
         return "float64" if self.refine else self.dtype
 
+    def require_rows(self, n_rows: int) -> None:
+        """Refuse what is larger than the data.
+
+        Raises
+        ------
+        InvalidInputError
+            ``block_rows`` or ``rank`` is more than there are training rows.
+        """
+        for name in ("block_rows", "rank"):
+            value = getattr(self, name)
+            if isinstance(value, int) and value > n_rows:
+                raise InvalidInputError(f"{name}: expected at most {n_rows} (rows), got {value}")
+
     @classmethod
     def checked(cls, given: Mapping[str, Any]) -> Parameters:
         """The parameters among ``given``; NumPy scalars count as the numbers they are.

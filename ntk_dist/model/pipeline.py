@@ -13,7 +13,6 @@ import numpy as np
 
 from ntk_dist.errors import (
     BreakdownError,
-    InvalidInputError,
     NonFiniteDataError,
 )
 from ntk_dist.events import Clock, EventSink, ignore
@@ -95,8 +94,8 @@ def fit_dual(
     Raises
     ------
     InvalidInputError
-        The preconditioner's rank is more than the rows, or one distinct row is all there is to
-        choose a ridge with.
+        The preconditioner's rank or the blocks' side is more than the rows, or one distinct row is
+        all there is to choose a ridge with.
     BudgetError
         Projected bytes exceed what there is; nothing was started. Or the driver's memory does not
         hold a path of ridges.
@@ -107,8 +106,7 @@ def fit_dual(
     BreakdownError
         The Gram matrix is indefinite or not finite.
     """
-    if isinstance(parameters.rank, int) and parameters.rank > len(x):
-        raise InvalidInputError(f"rank: expected at most {len(x)} (rows), got {parameters.rank}")
+    parameters.require_rows(len(x))
     warnings = precision_warnings(parameters)
     clock = Clock(on_event)
     with clock.phase("ingest"):

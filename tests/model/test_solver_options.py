@@ -111,6 +111,7 @@ def test_a_warning_tells_where_rounding_moves_predictions(ill_conditioned, rng):
         ({"preconditioner": "jacobi", "rank": 5}, r"^rank: expected 'auto', because .*, got 5$"),
         ({"preconditioner": "none", "rank": 5}, r"^rank: expected 'auto', because .*, got 5$"),
         ({"preconditioner": "ilu"}, r"^preconditioner: expected 'rpcholesky', 'nystrom', 'jacobi'"),
+        ({"block_rows": 61}, r"^block_rows: expected at most 60 \(rows\), got 61$"),
         ({"rank": 61}, r"^rank: expected at most 60 \(rows\), got 61$"),
         ({"tol": 1e-16}, r"^tol: expected at least 1e-14, .*, got 1e-16$"),
         ({"refine": True, "dtype": "float64"}, r"^refine: .*float64 blocks leave nothing"),
