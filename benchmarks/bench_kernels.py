@@ -102,9 +102,7 @@ class Ours:
 
     @property
     def _step(self) -> int:
-        return max(
-            1, STATISTICS_BYTES // self.kernel.statistics_working_bytes(self.x1.shape[1:], 1)
-        )
+        return max(1, STATISTICS_BYTES // self.kernel.sample_working_bytes(self.x1.shape[1:]))
 
     def _known(self, x: np.ndarray) -> Statistics:
         parts = [
