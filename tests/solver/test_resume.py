@@ -8,6 +8,7 @@ from ntk_dist.events import CheckpointEvent, StepEvent
 from ntk_dist.solver import DenseOperator, RPCholeskyPreconditioner, solve, solve_cg
 from ntk_dist.solver import resume as resume_module
 from ntk_dist.store.checkpoint import Checkpoint
+from ntk_dist.store.location import open_place
 
 IDENTITY = {"gram": "this"}
 
@@ -44,7 +45,7 @@ def preconditioner(matrix):
 def test_workers_lost_in_the_middle_cost_no_step(problem, tmp_path, at):
     matrix, y = problem
     whole = solve_cg(DenseOperator(matrix), y, preconditioner(matrix), tol=1e-10, check_every=7)
-    checkpoint = Checkpoint(tmp_path, IDENTITY)
+    checkpoint = Checkpoint(open_place(tmp_path), IDENTITY)
     with pytest.raises(ExecutorError, match="every worker"):
         solve_cg(
             Failing(matrix, at),
@@ -80,7 +81,7 @@ def test_an_interruption_keeps_the_state(problem, tmp_path):
         if isinstance(event, StepEvent) and event.step == 12:
             raise KeyboardInterrupt
 
-    checkpoint = Checkpoint(tmp_path, IDENTITY)
+    checkpoint = Checkpoint(open_place(tmp_path), IDENTITY)
     with pytest.raises(KeyboardInterrupt):
         solve_cg(DenseOperator(matrix), y, checkpoint=checkpoint, on_step=interrupt)
     assert solve(DenseOperator(matrix), y, checkpoint=checkpoint).report.resumed_from_step == 12
@@ -89,7 +90,7 @@ def test_an_interruption_keeps_the_state(problem, tmp_path):
 def test_states_are_written_down_as_often_as_asked(problem, tmp_path, monkeypatch):
     matrix, y = problem
     monkeypatch.setattr(resume_module, "SHARE", 1e9)
-    checkpoint, events = Checkpoint(tmp_path, IDENTITY), []
+    checkpoint, events = Checkpoint(open_place(tmp_path), IDENTITY), []
     report = solve_cg(
         DenseOperator(matrix),
         y,
@@ -119,7 +120,7 @@ def test_a_slow_disk_is_written_to_less_often(problem, tmp_path, monkeypatch):
             self.saves += 1
 
     monkeypatch.setattr(resume_module.time, "perf_counter", clock)
-    checkpoint = Slow(tmp_path, IDENTITY)
+    checkpoint = Slow(open_place(tmp_path), IDENTITY)
     matrix, y = problem
     solve_cg(DenseOperator(matrix), y, checkpoint=checkpoint, checkpoint_every_s=0, tol=1e-12)
     assert checkpoint.saves == 1
@@ -127,7 +128,7 @@ def test_a_slow_disk_is_written_to_less_often(problem, tmp_path, monkeypatch):
 
 def test_a_state_of_another_system_is_not_used(problem, tmp_path, caplog):
     matrix, y = problem
-    checkpoint = Checkpoint(tmp_path, IDENTITY)
+    checkpoint = Checkpoint(open_place(tmp_path), IDENTITY)
     with pytest.raises(ExecutorError):
         solve_cg(Failing(matrix, 5), y, checkpoint=checkpoint)
     report = solve_cg(DenseOperator(matrix), y[:, :2], checkpoint=checkpoint).report
@@ -142,7 +143,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_solve(problem, tmp
 
     matrix, y = problem
     with pytest.raises(ExecutorError, match="every worker"):
-        solve_cg(Failing(matrix, 5), y, checkpoint=Full(tmp_path, IDENTITY))
+        solve_cg(Failing(matrix, 5), y, checkpoint=Full(open_place(tmp_path), IDENTITY))
     assert "no checkpoint after step 4: no space is left" in caplog.text
 
 
