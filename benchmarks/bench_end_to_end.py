@@ -6,7 +6,7 @@ The file holds train_jpeg and test_jpeg (the bytes of all images, one after anot
 ..._offsets and ..._labels. A ReLU network with three hidden layers (W_std = sqrt 2, b_std = 0.1
 everywhere) is fitted without a ridge on standardized features, with fewer resident blocks than the
 matrix has, and predicts 10,000 images. The dense route, scikit-learn's KernelRidge on a precomputed
-Gram matrix, runs beside it at the most rows that memory holds. First both answer the same on 4,000
+Gram matrix, runs beside it at the most rows that memory and LAPACK bear. First both answer the same on 4,000
 rows; then projected and measured bytes, the peak of resident memory and the seconds of every phase
 are printed. ``synthetic`` in place of a file runs the same on a few random images.
 """
@@ -45,6 +45,8 @@ AGREE = 1e-4
 DENSE_BYTES = 44
 """Of an entry in the dense route: float32 as computed, and float64 as given, kept, checked and
 factored. With 37 of them it ran out of memory."""
+DENSE_ROWS = 12_000
+"""OpenBLAS 0.3.30, as SciPy brings it, broke down in the factorization of 20,000 rows."""
 SHARE_OF_MEMORY = 0.85
 SAMPLE_EVERY_S = 0.05
 
@@ -213,7 +215,8 @@ def main() -> int:
     arguments = parser.parse_args()
     print(describe_machine(get_settings().threads))
     most = math.isqrt(int(SHARE_OF_MEMORY * available_memory() / DENSE_BYTES))
-    dense_n = most // 1000 * 1000 if arguments.dense_n is None else arguments.dense_n
+    fits = min(DENSE_ROWS, most // 1000 * 1000)
+    dense_n = fits if arguments.dense_n is None else arguments.dense_n
     data = load(arguments.data, arguments.n, arguments.n_test)
     good = check(data, arguments.executor)
     with tempfile.TemporaryDirectory() as folder:
