@@ -6,9 +6,9 @@ The file holds train_jpeg and test_jpeg (the bytes of all images, one after anot
 ..._offsets and ..._labels. A ReLU network with three hidden layers (W_std = sqrt 2, b_std = 0.1
 everywhere) is fitted without a ridge on standardized features, with fewer resident blocks than the
 matrix has, and predicts 10,000 images. The dense route, scikit-learn's KernelRidge on a precomputed
-Gram matrix, runs beside it at the most rows that memory and LAPACK bear. First both answer the same on 4,000
-rows; then projected and measured bytes, the peak of resident memory and the seconds of every phase
-are printed. ``synthetic`` in place of a file runs the same on a few random images.
+Gram matrix, runs beside it at the most rows that memory and LAPACK bear. First both answer the same
+on 4,000 rows; then projected and measured bytes, the peak of resident memory and the seconds of
+every phase are printed. ``synthetic`` in place of a file runs the same on a few random images.
 """
 
 from __future__ import annotations
