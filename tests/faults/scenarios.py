@@ -35,7 +35,9 @@ LAYER = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu())
 NET = stax.serial(LAYER, LAYER, stax.Dense(1))
 BLOCK_ROWS = 50
 N_ROWS = 600
-Victim = Callable[[], int]
+FRESH_S = 0.1
+Victim = Callable[[], list[int]]
+"""What dies together: a worker, or a node with all that runs on it."""
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +52,7 @@ def dask() -> Iterator[tuple[AbstractExecutor, Victim]]:
     """Two worker processes, and what finds one of them."""
     with make_executor("dask:2") as executor:
         pids = {pid for _, pid in executor.map_unordered(_slow_pid, range(8))}
-        yield executor, lambda: min(pids)
+        yield executor, lambda: [min(pids)]
 
 
 def _slow_pid(_: int) -> int:
@@ -60,7 +62,10 @@ def _slow_pid(_: int) -> int:
 
 @contextmanager
 def ray() -> Iterator[tuple[AbstractExecutor, Victim]]:
-    """Two nodes with a worker each, and what finds the second one's raylet."""
+    """Two nodes with a worker each, and what finds the second one's raylet and its workers.
+
+    A worker whose raylet alone is killed may still hand in what it has begun.
+    """
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -73,8 +78,8 @@ def ray() -> Iterator[tuple[AbstractExecutor, Victim]]:
         _ray_node(f"--address=127.0.0.1:{port}") as second,
         RayExecutor(f"127.0.0.1:{port}") as executor,
     ):
-        family = second.children(recursive=True)
-        yield executor, lambda: next(each.pid for each in family if each.name() == "raylet")
+        raylet = next(p for p in second.children(recursive=True) if p.name() == "raylet")
+        yield executor, lambda: [raylet.pid, *(p.pid for p in raylet.children(recursive=True))]
 
 
 @contextmanager
@@ -94,33 +99,57 @@ def _ray_node(*arguments: str) -> Iterator[psutil.Process]:
 
 
 class Counted:
-    """A task that leaves a mark on disk each time it begins."""
+    """A task that leaves a mark on disk each time it begins and each time it ends."""
 
     def __init__(self, task: Callable[[Any], Any], folder: Path) -> None:
-        self.task, self.folder = task, folder
-        folder.mkdir()
+        self.task, self.begun, self.ended = task, folder / "begun", folder / "ended"
+        for each in (self.begun, self.ended):
+            each.mkdir(parents=True)
 
     def __call__(self, item: Any) -> Any:
-        (self.folder / f"{item.i}-{item.j}-{os.getpid()}-{time.time_ns()}").touch()
-        time.sleep(0.1)  # long enough to be killed in
-        return self.task(item)
+        mark = f"{item.i}-{item.j}-{os.getpid()}-{time.time_ns()}"
+        (self.begun / mark).touch()
+        time.sleep(2 * FRESH_S)  # long enough to be killed in
+        result = self.task(item)
+        (self.ended / mark).touch()
+        return result
+
+    def busy(self) -> set[int]:
+        """Processes that have begun a task so lately that they cannot have ended it."""
+        begun = [mark.name.split("-")[2:] for mark in self.begun.iterdir()]
+        return {int(pid) for pid, at in begun if time.time_ns() - int(at) < FRESH_S * 1e9}
 
 
 def gram(executor: AbstractExecutor, victim: Victim, folder: Path) -> dict[str, int]:
-    """All blocks, with a kill when both workers are at it: how often one was begun."""
+    """All blocks, with a kill in the middle of one: how many were begun, how many ended."""
     kernel, settings = Kernel(NET.layer, ("ntk",), "float32"), get_settings()
     resources = Resources(Workspace(folder / "gram"), executor, settings)
     rows = resources.workspace.rows(data()[0])
     with open_gram(kernel, rows, BLOCK_ROWS, resources) as store:
         task = Counted(gram_task(kernel, rows, store, settings), folder / "marks")
-        pid, slots = victim(), executor.n_slots
-        killed = False
-        for _ in executor.map_unordered(task, store.grid):
-            workers = {mark.name.split("-")[2] for mark in task.folder.iterdir()}
-            if len(workers) > 1 and not killed:
-                os.kill(pid, signal.SIGKILL)
-                killed = True
-    return {"begun": len(list((folder / "marks").iterdir())), "slots": slots}
+        hit = threading.Thread(target=_kill_in_a_task, args=(task, victim))
+        hit.start()
+        stored = list(executor.map_unordered(task, store.grid))
+        hit.join()
+    return {
+        "stored": len(stored),
+        "begun": len(list(task.begun.iterdir())),
+        "ended": len(list(task.ended.iterdir())),
+        "slots": executor.n_slots,
+    }
+
+
+def _kill_in_a_task(task: Counted, victim: Victim) -> None:
+    while task.busy().isdisjoint(pids := victim()):
+        time.sleep(0.002)
+    kill(pids)
+
+
+def kill(pids: list[int]) -> None:
+    """All of them at once, as a machine that loses its power."""
+    for pid in pids:
+        with suppress(ProcessLookupError):  # gone with its raylet
+            os.kill(pid, signal.SIGKILL)
 
 
 def product(executor: AbstractExecutor, victim: Victim, folder: Path) -> dict[str, int]:
@@ -138,12 +167,9 @@ def product(executor: AbstractExecutor, victim: Victim, folder: Path) -> dict[st
     def on_event(event: Event) -> None:
         events.append(event)
         if isinstance(event, StepEvent) and event.step == 3:
-            threading.Timer(0.02, os.kill, (pid, signal.SIGKILL)).start()
-        if isinstance(event, StepEvent) and event.step == 6:
-            time.sleep(1.0)  # an actor outlives its node by some steps
+            threading.Timer(0.02, kill, (victim(),)).start()
 
     fit("quiet", lambda event: None)
-    pid = victim()
     report = fit("disturbed", on_event).report_
     return {
         "converged": report.status == "converged",

@@ -57,7 +57,8 @@ def run(scenario: str, engine: str, folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_killed_in_the_gram_costs_a_few_blocks(engine: str, quiet: Any, tmp_path: Path) -> None:
     found = run("gram", engine, tmp_path)
-    assert N_BLOCKS < found["begun"] <= N_BLOCKS + WINDOW_PER_SLOT * found["slots"]
+    assert found["stored"] == N_BLOCKS
+    assert found["ended"] < found["begun"] <= N_BLOCKS + WINDOW_PER_SLOT * found["slots"]
     disturbed, undisturbed = (
         ZarrBlockStore.open(next(folder.glob("grams/*")))
         for folder in (tmp_path / "gram", quiet[1])
