@@ -16,6 +16,18 @@ machines, the process ``exit_code`` of the command line and the ``http_status`` 
      │    │    └── LabelError                             not one per row, or a single class
      │    ├── JobSpecError                                a job file that does not validate
      │    ├── SettingsError                               an NTK_DIST_* variable, or the file
+     │    ├── RequestError                           400  a request that does not validate
+     │    │    ├── UnsupportedMediaTypeError         415  a body of a kind that is not read here
+     │    │    ├── RequestTooLargeError              413  more bytes or rows than one may send
+     │    │    └── ChecksumMismatchError                  an upload that arrived otherwise
+     │    ├── NotFoundError (LookupError)            404  nothing is kept under that name
+     │    │    ├── JobNotFoundError
+     │    │    ├── ModelNotFoundError
+     │    │    └── UploadNotFoundError
+     │    ├── ConflictError                          409  it is in no state for that
+     │    │    └── IdempotencyError                       a key used before, for something else
+     │    ├── AuthenticationError                    401  no token, or one that is not valid
+     │    ├── ForbiddenError (PermissionError)       403  a token, or data, that does not go so far
      │    └── BudgetError                            413  refused before starting
      │         ├── MemoryBudgetError
      │         └── DiskBudgetError
@@ -30,9 +42,18 @@ machines, the process ``exit_code`` of the command line and the ``http_status`` 
      │    ├── ExecutorUnreachableError (ConnectionError)
      │    ├── MissingDependencyError (ImportError)  2  501
      │    └── TaskError                              500  failed for good; cause attached
-     └── SolveError                               3  500  the linear system
-          ├── NotConvergedError                           the answer so far is kept
-          └── BreakdownError                              indefinite or non-finite operator
+     ├── SolveError                               3  500  the linear system
+     │    ├── NotConvergedError                           the answer so far is kept
+     │    └── BreakdownError                              indefinite or non-finite operator
+     ├── ServiceError                             4  503  the service, or the way to it
+     │    ├── ServiceUnreachableError (ConnectionError)
+     │    ├── ServiceTimeoutError (TimeoutError)     504
+     │    ├── OverloadedError                        429  ask again in ``retry_after_s`` seconds
+     │    └── DefectError                         1  500  a mistake of ours, told by its id
+     └── JobError                                 1  500  a job that is waited for came to nothing
+          ├── JobFailedError
+          ├── JobCancelledError                      409
+          └── JobLostError                           503  its driver is gone; it can be resumed
 """
 
 from __future__ import annotations
@@ -42,25 +63,44 @@ from typing import ClassVar
 __all__ = [
     "ArchitectureError",
     "ArtifactError",
+    "AuthenticationError",
     "BlockCorruptError",
     "BlockNotFoundError",
     "BreakdownError",
     "BudgetError",
+    "ChecksumMismatchError",
+    "ConflictError",
     "DataError",
     "DataShapeError",
+    "DefectError",
     "DiskBudgetError",
     "EmptyDataError",
     "ExecutorError",
     "ExecutorUnreachableError",
+    "ForbiddenError",
+    "IdempotencyError",
     "InvalidInputError",
+    "JobCancelledError",
+    "JobError",
+    "JobFailedError",
+    "JobLostError",
+    "JobNotFoundError",
     "JobSpecError",
     "LabelError",
     "ManifestMismatchError",
     "MemoryBudgetError",
     "MissingDependencyError",
+    "ModelNotFoundError",
     "NTKDistError",
     "NonFiniteDataError",
     "NotConvergedError",
+    "NotFoundError",
+    "OverloadedError",
+    "RequestError",
+    "RequestTooLargeError",
+    "ServiceError",
+    "ServiceTimeoutError",
+    "ServiceUnreachableError",
     "SettingsError",
     "SolveError",
     "StoreError",
@@ -68,6 +108,8 @@ __all__ = [
     "StoreUnreachableError",
     "TaskError",
     "UnreadableDataError",
+    "UnsupportedMediaTypeError",
+    "UploadNotFoundError",
 ]
 
 
@@ -144,6 +186,86 @@ class SettingsError(InvalidInputError):
     """An ``NTK_DIST_*`` variable or the settings file does not validate."""
 
     code = "invalid_settings"
+
+
+class RequestError(InvalidInputError):
+    """A request to the service does not validate; the message names every culprit."""
+
+    code = "invalid_request"
+    http_status = 400
+
+
+class UnsupportedMediaTypeError(RequestError):
+    """The body is of a kind that is not read at this address."""
+
+    code = "unsupported_media_type"
+    http_status = 415
+
+
+class RequestTooLargeError(RequestError):
+    """The body has more bytes, or more rows, than one request may have."""
+
+    code = "too_large"
+    http_status = 413
+
+
+class ChecksumMismatchError(RequestError):
+    """What arrived is not what was announced; send it again."""
+
+    code = "checksum_mismatch"
+    http_status = 422
+
+
+class NotFoundError(InvalidInputError, LookupError):
+    """Nothing is kept under that name."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class JobNotFoundError(NotFoundError):
+    """There is no job of that id."""
+
+    code = "job_not_found"
+
+
+class ModelNotFoundError(NotFoundError):
+    """There is no model, or no version of it, under that name."""
+
+    code = "model_not_found"
+
+
+class UploadNotFoundError(NotFoundError):
+    """There is no upload of that id."""
+
+    code = "upload_not_found"
+
+
+class ConflictError(InvalidInputError):
+    """It is in no state in which that can be done."""
+
+    code = "conflict"
+    http_status = 409
+
+
+class IdempotencyError(ConflictError):
+    """The idempotency key came before, with another body."""
+
+    code = "idempotency_key_reused"
+
+
+class AuthenticationError(InvalidInputError):
+    """There is no token, or it is unknown, revoked or expired."""
+
+    code = "unauthenticated"
+    http_status = 401
+
+
+class ForbiddenError(InvalidInputError, PermissionError):
+    """The token does not go so far, or the data lie where jobs of the service may not read."""
+
+    code = "forbidden"
+    http_status = 403
 
 
 class BudgetError(InvalidInputError):
@@ -261,3 +383,67 @@ class BreakdownError(SolveError):
     """The Gram matrix is indefinite or not finite, so no answer can be trusted."""
 
     code = "breakdown"
+
+
+class ServiceError(NTKDistError):
+    """The service, or the way to it, failed."""
+
+    code = "service_error"
+    http_status = 503
+    exit_code = 4
+
+
+class ServiceUnreachableError(ServiceError, ConnectionError):
+    """No service answers at the address given."""
+
+    code = "service_unreachable"
+
+
+class ServiceTimeoutError(ServiceError, TimeoutError):
+    """The service, or a job that was waited for, took longer than was allowed."""
+
+    code = "service_timeout"
+    http_status = 504
+
+
+class OverloadedError(ServiceError):
+    """The service has as much to do as it takes; it says when to ask again."""
+
+    code = "overloaded"
+    http_status = 429
+    retry_after_s: float = 1.0
+    """Seconds after which another try may go through."""
+
+
+class DefectError(ServiceError):
+    """A mistake of ours; the service's log says more under the id of the request."""
+
+    code = "defect"
+    http_status = 500
+    exit_code = 1
+
+
+class JobError(NTKDistError):
+    """A job that was waited for came to no model."""
+
+    code = "job_error"
+
+
+class JobFailedError(JobError):
+    """The job failed; the message is that of its own error."""
+
+    code = "job_failed"
+
+
+class JobCancelledError(JobError):
+    """Somebody cancelled the job; what it had computed is kept."""
+
+    code = "job_cancelled"
+    http_status = 409
+
+
+class JobLostError(JobError):
+    """The driver of the job is gone; resume it, and it goes on where it was."""
+
+    code = "job_lost"
+    http_status = 503

@@ -1,0 +1,383 @@
+"""The one contract that the service and its clients share: records, errors and arrays as bytes.
+
+Records are frozen dataclasses; on the wire each is a JSON object with the same keys, times are
+ISO 8601 in UTC. :func:`to_json` and :func:`of_json` turn one into the other. Keys of later versions
+are passed over, so that an old client reads a new service.
+
+An error is one JSON shape everywhere (except on ``/v2`` paths, whose protocol has its own)::
+
+    {"error": {"code": "job_not_found", "message": "...", "request_id": "4f0c..."}}
+
+Arrays travel as JSON lists, as ``application/x-npy`` (NumPy's format, version 1 or 2, never with
+objects) or as an Arrow IPC stream. No jax here: a client loads in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from ntk_dist import errors
+from ntk_dist.errors import DefectError, NTKDistError, OverloadedError, RequestError
+
+__all__ = [
+    "ARROW",
+    "IDEMPOTENCY_KEY",
+    "NPY",
+    "REQUEST_ID",
+    "SCOPES",
+    "Failure",
+    "Job",
+    "JobPage",
+    "JobState",
+    "Model",
+    "ModelList",
+    "Progress",
+    "Scope",
+    "Token",
+    "Upload",
+    "Version",
+    "error_of",
+    "from_npy",
+    "of_json",
+    "problem_of",
+    "to_json",
+    "to_npy",
+]
+
+NPY = "application/x-npy"
+ARROW = "application/vnd.apache.arrow.stream"
+REQUEST_ID = "X-Request-Id"
+IDEMPOTENCY_KEY = "Idempotency-Key"
+
+Scope = Literal["read", "predict", "submit", "admin"]
+"""What a token may do; ``admin`` includes the others, each of the others only itself."""
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+class JobState(StrEnum):
+    """Where a job is; :mod:`ntk_dist.jobs.lifecycle` says how it comes from one to another."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more happens unless somebody asks for it."""
+        return self not in {JobState.QUEUED, JobState.RUNNING}
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether it can be queued again, to go on from what it left in the workspace."""
+        return self in {JobState.FAILED, JobState.CANCELLED, JobState.LOST}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why something came to nothing."""
+
+    code: str
+    """That of the class in :mod:`ntk_dist.errors`."""
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far the driver of a job has come, by what it wrote down last."""
+
+    phase: str
+    label: str
+    """The phase in words."""
+    note: str
+    """The numbers of the phase in words."""
+    done: int = 0
+    """Tasks of the phase that are done."""
+    total: int | None = None
+    step: int | None = None
+    """Of the solver."""
+    residual: float | None = None
+    """The largest true relative residual of all targets."""
+    tol: float | None = None
+    fraction: float | None = None
+    """Of the phase, 0 to 1, where its length is known."""
+    rate: float | None = None
+    """Tasks or steps a second, lately."""
+    eta_s: float | None = None
+    """Seconds that are left of the phase."""
+    driver_bytes: int | None = None
+    resident_bytes: int = 0
+    """Blocks that workers keep in memory."""
+    retries: int = 0
+    lost: int = 0
+    duplicates: int = 0
+    failures: int = 0
+    repairs: int = 0
+    """Stored blocks that were found damaged and computed again."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of the phases that are finished."""
+    updated: datetime | None = None
+    """When the driver was heard of last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One job as a caller sees it."""
+
+    id: str
+    name: str
+    """The model is published under it."""
+    state: JobState
+    attempt: int
+    """How often a driver was started for it."""
+    created: datetime
+    updated: datetime
+    started: datetime | None = None
+    finished: datetime | None = None
+    launcher: str
+    """Who runs its driver: ``process`` or ``ray``."""
+    executor: str
+    """Who runs its tasks."""
+    is_cancelling: bool = False
+    """Somebody asked for its end, and it has not come yet."""
+    is_resumable: bool = False
+    progress: Progress | None = None
+    failure: Failure | None = None
+    model_version: int | None = None
+    """Of the model ``name`` that it left behind."""
+    score: float | None = None
+    """Accuracy or R^2 on the job's test data, if it names any."""
+    report: dict[str, Any] | None = None
+    """That of the fit, as plain types."""
+    spec: dict[str, Any] = field(default_factory=dict)
+    """The job file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPage:
+    """Some jobs, the newest first."""
+
+    items: tuple[Job, ...]
+    next: str | None = None
+    """What to ask for as ``after`` to see older ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One version of a published model."""
+
+    name: str
+    version: int
+    versions: tuple[int, ...]
+    """All that there are, ascending."""
+    task: Literal["classification", "regression"]
+    kernel: Literal["ntk", "nngp"]
+    architecture: list[Any]
+    """As the JSON of :meth:`stax.Network.to_json`."""
+    row_shape: tuple[int, ...]
+    """Shape of one input."""
+    n_rows: int
+    """Distinct training inputs."""
+    n_targets: int
+    dtype: Literal["float32", "float64"]
+    """Of inputs and predictions."""
+    classes: tuple[str | float, ...] | None = None
+    """Of a classifier, in the order of its scores."""
+    n_bytes: int
+    """Memory it takes to answer with it."""
+    is_loaded: bool = False
+    report: dict[str, Any] = field(default_factory=dict)
+    """That of the fit, as plain types."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelList:
+    """The latest version of every model, by name."""
+
+    items: tuple[Model, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A data file on its way into the workspace, in numbered parts; jobs read it as ``place``."""
+
+    id: str
+    filename: str
+    n_bytes: int
+    """Of the whole file, as announced."""
+    sha256: str
+    """Of the whole file, as announced."""
+    part_bytes: int
+    """Of every part but the last."""
+    received: tuple[int, ...]
+    """Parts that have arrived whole, from 0."""
+    is_complete: bool
+    place: str
+    """``upload://ID``, for the ``data`` of a job, with ``:array`` behind it for one of an .npz."""
+    created: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """What is known of a token, which is all but the token."""
+
+    id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    created: datetime
+    expires: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """Which service answers."""
+
+    name: str
+    version: str
+    api: str = "v1"
+
+
+Record = TypeVar("Record")
+
+
+def to_json(record: object) -> Any:
+    """JSON types of a record."""
+    if is_dataclass(record) and not isinstance(record, type):
+        return {key: to_json(value) for key, value in asdict(record).items()}
+    if isinstance(record, datetime):
+        return record.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(record, Mapping):
+        return {str(key): to_json(value) for key, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [to_json(value) for value in record]
+    return record
+
+
+def of_json(kind: type[Record], found: object) -> Record:
+    """The record that :func:`to_json` turned into ``found``.
+
+    Raises
+    ------
+    RequestError
+        It is no such record.
+    """
+    try:
+        value: Record = _of_json(kind, found)
+    except (TypeError, ValueError, KeyError) as error:
+        raise RequestError(f"expected a {kind.__name__}, got {error}") from error
+    return value
+
+
+def _of_json(kind: Any, found: Any) -> Any:
+    origin = get_origin(kind)
+    if kind is Any or origin is Literal:
+        return found
+    if origin in {Union, types.UnionType}:
+        arms = [arm for arm in get_args(kind) if arm is not type(None)]
+        return None if found is None else _of_json(arms[0], found) if len(arms) == 1 else found
+    if origin is tuple:
+        return tuple(_of_json(get_args(kind)[0], value) for value in found)
+    if origin in {list, dict}:
+        return origin(found)
+    if is_dataclass(kind):
+        if not isinstance(found, Mapping):
+            raise TypeError(f"{type(found).__name__} in place of {kind.__name__}")
+        hints = _hints(kind)
+        return kind(**{name: _of_json(hints[name], found[name]) for name in hints if name in found})
+    if kind is datetime:
+        return datetime.fromisoformat(found)
+    if kind is float and isinstance(found, int):
+        return float(found)
+    return kind(found)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {f.name: hints[f.name] for f in fields(kind)}
+
+
+# Errors.
+
+_CLASSES: dict[str, type[NTKDistError]] = {
+    cls.code: cls for cls in (getattr(errors, name) for name in errors.__all__)
+}
+
+
+def problem_of(error: NTKDistError, request_id: str) -> dict[str, Any]:
+    """What a caller is told of an error."""
+    told: dict[str, Any] = {"code": error.code, "message": str(error), "request_id": request_id}
+    if isinstance(error, OverloadedError):
+        told["retry_after_s"] = error.retry_after_s
+    return {"error": told}
+
+
+def error_of(status: int, body: object) -> NTKDistError:
+    """The error that the service raised; a :class:`DefectError` if the body is none of ours."""
+    told = body.get("error") if isinstance(body, Mapping) else None
+    if not isinstance(told, Mapping) or not isinstance(told.get("message"), str):
+        text = told if isinstance(told, str) else repr(body)[:200]  # /v2 answers with a sentence
+        return DefectError(f"the service answered {status}: {text}")
+    error = _CLASSES.get(str(told.get("code")), DefectError)(told["message"])
+    if request_id := told.get("request_id"):
+        error.add_note(f"request {request_id}")
+    if isinstance(error, OverloadedError):
+        error.retry_after_s = float(told.get("retry_after_s", error.retry_after_s))
+    return error
+
+
+# Arrays.
+
+
+def to_npy(array: np.ndarray) -> bytes:
+    """An array of numbers or text in NumPy's own format."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def from_npy(body: bytes) -> np.ndarray:
+    """The array in ``body``; objects, which would have to be unpickled, are refused.
+
+    Raises
+    ------
+    RequestError
+        It is no such array, not all of it, or something follows it. Nothing is allocated before
+        that is known: a header of 128 bytes may promise any number of rows.
+    """
+    stream = io.BytesIO(body)
+    try:
+        major, minor = np.lib.format.read_magic(stream)
+        if (major, minor) not in _HEADERS:
+            raise ValueError(f"version {major}.{minor}")
+        shape, is_fortran, dtype = _HEADERS[major, minor](stream)
+    except (ValueError, EOFError, TypeError, SyntaxError) as error:
+        raise RequestError(f"expected an array in the .npy format, got: {error}") from error
+    if dtype.hasobject:
+        raise RequestError("expected an .npy array of numbers or text, got one of objects")
+    expected, found = math.prod(shape) * dtype.itemsize, len(body) - stream.tell()
+    if found != expected:
+        raise RequestError(
+            f"expected {expected} bytes behind the header of the .npy array (shape {shape}, "
+            f"{dtype}), got {found}"
+        )
+    flat = np.frombuffer(body, dtype, count=math.prod(shape), offset=stream.tell())
+    return flat.reshape(shape, order="F" if is_fortran else "C")
+
+
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
