@@ -13,6 +13,7 @@ HOMES = {
     "click": ["cli.py"],
     "dask": ["executors/dask.py", "executors/dask_cluster.py"],
     "distributed": ["executors/dask.py", "executors/dask_cluster.py"],
+    "httpx": ["client/"],
     "jax": ["kernels/", "stax.py"],
     "llvmlite": ["kernels/"],
     "matplotlib": ["analysis/"],
@@ -21,9 +22,9 @@ HOMES = {
     "pyarrow": ["store/"],
     "pydantic": ["jobs/spec.py", "model/parameters.py", "settings.py", "validation.py"],
     "ray": ["executors/ray.py"],
-    "rich": ["cli.py", "jobs/"],
+    "rich": ["cli.py", "client/", "jobs/"],
     "sklearn": ["cli.py", "jobs/demo.py", "model/"],
-    "yaml": ["jobs/spec.py", "settings.py"],
+    "yaml": ["client/", "jobs/spec.py", "settings.py"],
     "zarr": ["store/"],
 }
 
