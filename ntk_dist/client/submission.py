@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-import yaml
 
 from ntk_dist.client.exchange import Terms
 from ntk_dist.client.flow import Flow, Work
@@ -119,11 +118,12 @@ def body_of(spec: Mapping[str, Any]) -> bytes:
     except (TypeError, ValueError) as error:
         raise JobSpecError(
             f"job: expected numbers, text and lists or mappings of them, got {error}"
-
         ) from error
 
 
 def _parsed(path: Path) -> dict[str, Any]:
+    import yaml  # 15 ms that only job files need
+
     try:
         spec = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
