@@ -24,6 +24,8 @@ from ntk_dist.events import Event, event_of
 
 __all__ = ["Message", "MessageReader", "TimedEvent", "follow", "read_event"]
 
+END = "end"
+"""Kind of the message after which nothing follows."""
 AGAIN_S = 0.5
 """Pause before a stream that ended before its job is opened again, in seconds."""
 
@@ -123,10 +125,13 @@ def follow(
                 failure = failure_of(terms.url, attempt, chunk)
                 break
             for message in reader.feed(chunk):
+                if message.kind == END:
+                    return
                 failures, after = 0, message.id or after
                 if (event := read_event(message)) is not None:
                     yield Item(event)
         if failure is None:
+            # A service that is stopped ends its streams too, and says nothing.
             if (yield from is_over()):
                 return
             yield Pause(AGAIN_S)

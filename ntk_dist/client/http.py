@@ -51,8 +51,8 @@ CONNECT_S = 10.0
 LISTEN_S = 60.0
 """A stream of events says something every 15 s; silence of four times that is a lost connection."""
 KEEP_S = 3.0
-"""An idle connection is used again within this, in seconds: servers hang up after 5 s (uvicorn),
-and a request that is sent just then is lost."""
+"""An idle connection is used again within this, in seconds: many a proxy hangs up after 5 s, and a
+request that is sent just then is lost."""
 
 T = TypeVar("T")
 

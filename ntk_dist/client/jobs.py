@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -134,15 +135,21 @@ class JobHandle(Bound[Driver]):
         ConflictError
             It is queued, at work, or has succeeded.
         """
-        # A second one would find it queued, and be refused although all went well.
+        # A second one may find it at work already, and be refused although all went well.
         return (yield from self._told("resume", is_repeatable=False))
 
     @flow
     def logs(self, start: int = 0) -> Flow[str]:
         """What its driver has written to standard output and error, from byte ``start`` on."""
-        request = Request(method="GET", path=f"{self._path}/logs", params={"start": str(start)})
-        answer = yield from exchange(self._terms, request)
-        return answer.body.decode(errors="replace")
+        found, next_start = [], str(start)
+        while next_start:  # a service sends 4 MiB at a time, and says where to go on
+            params = {"start": next_start}
+            request = Request(method="GET", path=f"{self._path}/logs", params=params)
+            answer = yield from exchange(self._terms, request)
+            found.append(answer.body)
+            next_start = answer.headers.get("x-next-start", "") if answer.body else ""
+        # A character whose last bytes are not written yet is left for the next call.
+        return getincrementaldecoder("utf-8")(errors="replace").decode(b"".join(found))
 
     @stream
     def events(self, after: str | None = None) -> Stream[TimedEvent]:

@@ -98,7 +98,8 @@ class ModelHandle(Bound[Driver]):
 
         Returns
         -------
-        ndarray of shape (n_rows, n_targets)
+        ndarray of shape (n_rows, n_classes), or (n_rows,) for two classes
+            For two classes, positive values mean the second class.
 
         Raises
         ------

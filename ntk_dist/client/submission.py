@@ -168,6 +168,8 @@ def _inline(architecture: Any, folder: Path) -> Any:
     text = str(architecture)
     if not text.lstrip().startswith("["):
         path = folder / Path(text).expanduser()
+        if Path(text).is_absolute() and not path.exists():
+            return text  # of a machine of the service, which knows whether it may be read
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = ["Content", "content_of", "delivered"]
 
 READ_BYTES = 2**20
 """Of a file at a time, for its checksum."""
+NAME_LENGTH = 100
 PART_TRIES = 3
 """A part that arrives otherwise than it was sent is sent again, twice."""
 
@@ -61,10 +63,12 @@ class _FileSource(_AbstractSource):
                     "an .npz, or put it where jobs of the service may read"
                 )
             self.n_bytes = path.stat().st_size
+            if self.n_bytes == 0:
+                raise UnreadableDataError(f"upload: expected data in {path}, got an empty file")
         except OSError as error:
             raise UnreadableDataError(f"upload: expected a file, got {path}: {error}") from error
         self._path = path
-        self.filename = filename or path.name
+        self.filename = filename or _plain_name(path.name)
 
     def read(self, start: int, stop: int) -> bytes:
         """Those from ``start`` to ``stop``."""
@@ -95,6 +99,11 @@ class _ArraySource(_AbstractSource):
     def read(self, start: int, stop: int) -> bytes:
         """Those from ``start`` to ``stop``."""
         return self._data[start:stop]
+
+
+def _plain_name(name: str) -> str:
+    """As services take them: they only need to see the suffix."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[-NAME_LENGTH:].lstrip(".-") or "data"
 
 
 def content_of(content: Content, filename: str | None = None) -> _AbstractSource:

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import httpx
 import pytest
@@ -11,7 +12,10 @@ from ntk_dist.errors import JobNotFoundError, ServiceUnreachableError
 from ntk_dist.events import PhaseEvent, StepEvent
 from ntk_dist.wire import problem_of, to_json
 
-STREAM = b": hello\n\nid: 7\nevent: step\ndata: {\ndata: }\n\ndata:x\r\n\r\nid: 9\n\nevent: e\ndata: y\n\n"
+STREAM = (
+    b": hello\n\nid: 7\nevent: step\ndata: {\ndata: }\n\n"
+    b"data:x\r\n\r\nid: 9\n\nevent: e\ndata: y\n\n"
+)
 READ = [
     Message(id="7", kind="step", data="{\n}"),
     Message(id="7", kind="message", data="x"),
@@ -23,7 +27,7 @@ READ = [
 def test_messages_are_read_however_they_are_cut(cuts):
     ends = sorted({0, *cuts, len(STREAM)})
     reader = MessageReader()
-    found = [m for a, b in zip(ends, ends[1:], strict=False) for m in reader.feed(STREAM[a:b])]
+    found = [m for a, b in pairwise(ends) for m in reader.feed(STREAM[a:b])]
     assert found == READ
 
 

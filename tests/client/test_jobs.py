@@ -1,6 +1,7 @@
 import io
 from dataclasses import replace
 
+import httpx
 import pytest
 from rich.console import Console
 
@@ -14,7 +15,7 @@ from ntk_dist.errors import (
     NonFiniteDataError,
     ServiceTimeoutError,
 )
-from ntk_dist.wire import Failure, Progress
+from ntk_dist.wire import Failure, Progress, to_json
 
 
 def waiting(**options):
@@ -74,6 +75,27 @@ def test_a_model_is_there_when_the_job_has_succeeded(side, script, make_job):
 
     with pytest.raises(ConflictError, match="expected a job that has succeeded, got state running"):
         side.run(script, flow)
+
+
+def test_logs_are_read_to_their_end_and_no_further(side, make_job):
+    log = "a\nübergroß\n".encode()
+    starts = []
+
+    def answer(request):
+        if not request.url.path.endswith("/logs"):
+            return httpx.Response(200, json=to_json(make_job()))
+        starts.append(int(request.url.params["start"]))
+        piece = log[starts[-1] : -2][:3]
+        next_start = {"x-next-start": str(starts[-1] + len(piece))}
+        return httpx.Response(200, content=piece, headers=next_start)
+
+    def flow(client):
+        job = yield from type(client).job(client, "j1")
+        return (yield from type(job).logs(job, 1))
+
+    # The end of the log is the first byte of a character.
+    assert side.run(answer, flow) == "\nübergro"
+    assert starts == [1, 4, 7, 10, 11]
 
 
 def story(make_job):
