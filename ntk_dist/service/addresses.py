@@ -6,11 +6,27 @@ import re
 from functools import cached_property
 
 from fastapi import FastAPI
+from starlette.convertors import Convertor, register_url_convertor
 
 __all__ = ["ELSEWHERE", "Addresses"]
 
 ELSEWHERE = "elsewhere"
 """Stands for every address that is none, so that nobody makes labels of metrics up."""
+
+
+class _Segment(Convertor[str]):
+    """A step of an address without a colon, behind which the name of an action comes."""
+
+    regex = "[^/:]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("segment", _Segment())
 
 
 class Addresses:
@@ -23,7 +39,7 @@ class Addresses:
     def _templates(self) -> list[tuple[re.Pattern[str], str, set[str]]]:
         found = []
         for path, item in self._app.openapi()["paths"].items():
-            pattern = re.compile(re.sub(r"\\{\w+\\}", "[^/:]+", re.escape(path)))
+            pattern = re.compile(re.sub(r"\\{\w+\\}", _Segment.regex, re.escape(path)))
             found.append((pattern, path, {method.upper() for method in item}))
         return found
 
