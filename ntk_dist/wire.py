@@ -270,7 +270,7 @@ Record = TypeVar("Record")
 
 
 def to_json(record: object) -> Any:
-    """JSON types of a record."""
+    """JSON types of a record; JSON has no word for a number that is not finite, null it is."""
     if is_dataclass(record) and not isinstance(record, type):
         return {key: to_json(value) for key, value in asdict(record).items()}
     if isinstance(record, datetime):
@@ -279,7 +279,7 @@ def to_json(record: object) -> Any:
         return {str(key): to_json(value) for key, value in record.items()}
     if isinstance(record, list | tuple):
         return [to_json(value) for value in record]
-    return record
+    return None if isinstance(record, float) and not math.isfinite(record) else record
 
 
 def of_json(kind: type[Record], found: object) -> Record:

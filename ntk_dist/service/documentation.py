@@ -6,6 +6,7 @@ read them first, is told about them here.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,6 +23,7 @@ from ntk_dist.errors import (
     StoreUnreachableError,
 )
 from ntk_dist.jobs.spec import JobSpec
+from ntk_dist.service.addresses import Addresses
 from ntk_dist.service.uploads import NewUpload
 
 __all__ = ["TAGS", "DocumentedAPI", "Problem", "binary_body", "json_body", "problems"]
@@ -65,7 +67,8 @@ class Problem(BaseModel):
 def problems(*kinds: type[NTKDistError]) -> dict[int | str, dict[str, Any]]:
     """The errors of a route beside those that every request may come to, by status."""
     told: dict[int, list[str]] = {}
-    for kind in dict.fromkeys((*_EVERYWHERE, *kinds)):
+    every: dict[type[NTKDistError], None] = dict.fromkeys((*_EVERYWHERE, *kinds))
+    for kind in every:
         sentence = (kind.__doc__ or "").partition("\n")[0]
         told.setdefault(kind.http_status, []).append(f"`{kind.code}`: {sentence}")
     return {
@@ -94,6 +97,11 @@ _REFERENCE = "#/components/schemas/{model}"
 
 class DocumentedAPI(FastAPI):
     """An application whose document has all that it reads and answers."""
+
+    @cached_property
+    def addresses(self) -> Addresses:
+        """The templates of all that is in the document."""
+        return Addresses(self)
 
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""

@@ -27,7 +27,7 @@ from ntk_dist.jobs.spec import JobSpec
 from ntk_dist.service.auth import Reader, Submitter
 from ntk_dist.service.documentation import json_body, problems
 from ntk_dist.service.documents import answer, read_document
-from ntk_dist.service.service import Service, service_of
+from ntk_dist.service.service import ServiceHere
 from ntk_dist.store.workspace import NAME_PATTERN
 from ntk_dist.wire import IDEMPOTENCY_KEY, Blocks, Job, JobPage, JobState
 
@@ -60,7 +60,6 @@ async def _job_id(job_id: Annotated[str, Path(description="As submitting it has 
 
 
 JobId = Annotated[str, Depends(_job_id)]
-ServiceHere = Annotated[Service, Depends(service_of)]
 
 
 class JobFilter(BaseModel):
@@ -115,13 +114,17 @@ async def submit_job(
     digest = hashlib.sha256(document.canonical).hexdigest()
 
     def submit() -> tuple[Job, bool]:
-        if idempotency_key is not None:  # the upload it names may be gone by now
-            known = service.queue.replayed(caller.name, idempotency_key, digest)
-            if known is not None:
-                return known, False
-        job = service.admitted(document.value)
+        # Asked first: what the same request referred to may be gone by now.
+        before = service.queue.submitted_before(
+            owner=caller.name, key=idempotency_key, body_sha256=digest
+        )
+        if before is not None:
+            return before, False
         return service.queue.submit(
-            job, owner=caller.name, key=idempotency_key, body_sha256=digest
+            service.admitted(document.value),
+            owner=caller.name,
+            key=idempotency_key,
+            body_sha256=digest,
         )
 
     job, is_new = await run_in_threadpool(submit)
@@ -135,9 +138,7 @@ def list_jobs(_: Reader, service: ServiceHere, wanted: Annotated[JobFilter, Quer
     return answer(service.queue.page(wanted.state, wanted.name, wanted.after, wanted.limit))
 
 
-@router.get(
-    "/v1/jobs/{job_id:segment}", response_model=Job, responses=problems(JobNotFoundError)
-)
+@router.get("/v1/jobs/{job_id:segment}", response_model=Job, responses=problems(JobNotFoundError))
 def get_job(_: Reader, service: ServiceHere, job_id: JobId) -> Response:
     """Look at one job."""
     return answer(service.queue.get(job_id))

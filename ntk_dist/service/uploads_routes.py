@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Request
+from fastapi import APIRouter, Header, Path, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -20,7 +20,7 @@ from ntk_dist.errors import (
 from ntk_dist.service.auth import Submitter
 from ntk_dist.service.documentation import binary_body, json_body, problems
 from ntk_dist.service.documents import answer, read_document
-from ntk_dist.service.service import Service, service_of
+from ntk_dist.service.service import ServiceHere
 from ntk_dist.service.uploads import NewUpload
 from ntk_dist.wire import Upload
 
@@ -28,7 +28,6 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["uploads"])
 
-ServiceHere = Annotated[Service, Depends(service_of)]
 UploadId = Annotated[str, Path(description="As beginning it has told.")]
 
 
@@ -89,9 +88,7 @@ async def put_part(
 @router.post(
     "/v1/uploads/{upload_id:segment}:complete",
     response_model=Upload,
-    responses=problems(
-        UploadNotFoundError, ConflictError, ChecksumMismatchError, StoreFullError
-    ),
+    responses=problems(UploadNotFoundError, ConflictError, ChecksumMismatchError, StoreFullError),
 )
 def complete_upload(_: Submitter, service: ServiceHere, upload_id: UploadId) -> Response:
     """Put the parts together, and make sure that they are the announced file."""
