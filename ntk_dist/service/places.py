@@ -16,7 +16,7 @@ from ntk_dist.errors import (
     SettingsError,
     UnreadableDataError,
 )
-from ntk_dist.jobs.runner import job_network
+from ntk_dist.jobs.desk import self_contained
 from ntk_dist.jobs.spec import DataSpec, JobSpec
 from ntk_dist.service.uploads import SCHEME, Uploads
 from ntk_dist.settings import ServiceSettings
@@ -141,5 +141,5 @@ def admitted(
             "workspace": workspace,
         }
     )
-    job_network(known)  # a layer that is misspelled must not show after a wait in the queue
-    return known
+    # A layer that is misspelled must not show after a wait in the queue.
+    return self_contained(known)

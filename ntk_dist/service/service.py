@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends
-from pydantic import SecretStr
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
@@ -45,8 +44,8 @@ class ServiceConfig:
 
     workspace: str
     """A folder, or ``s3://BUCKET/PREFIX``."""
-    database_url: SecretStr | None = None
-    """In place of that of the settings."""
+    database_url: str | None = field(default=None, repr=False)
+    """In place of that of the settings; it may hold a password."""
     is_open: bool = False
     """No tokens are asked for; only for callers on this machine."""
     settings: ServiceSettings = field(default_factory=lambda: get_settings().service)
