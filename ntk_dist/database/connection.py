@@ -11,7 +11,13 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    StatementError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from ntk_dist.errors import MissingDependencyError, SettingsError, StoreUnreachableError
@@ -39,7 +45,7 @@ class Connector:
     def __init__(self, url: str) -> None:
         self._url = _parsed(url)
         told = {key: self._url.query[key] for key in ("host", "port") if key in self._url.query}
-        self.place = self._url.set(password=None, query=told).render_as_string()
+        self.place = self._url.set(query=told).render_as_string(hide_password=True)
         """The URL without what may be secret."""
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         try:
@@ -81,6 +87,8 @@ class Connector:
                 f"expected an answer of the database {self.place}, got: {_first_line(cause)}; "
                 "check that it runs and that this user may read and write it"
             ) from error
+        except StatementError as error:  # a value that is no column's: a defect of the caller
+            raise (error.orig or error) from None
 
     def close(self) -> None:
         """Give all connections back."""
