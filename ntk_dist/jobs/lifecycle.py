@@ -286,13 +286,7 @@ def requeue(record: JobRecord, now: datetime, max_resumes: int) -> JobRecord:
 
 
 def view(record: JobRecord, standing: Standing | None, now: datetime) -> Job:
-    """A job as a caller sees it.
-
-    Parameters
-    ----------
-    standing
-        What the journal of its run adds up to, where there is one.
-    """
+    """A job as a caller sees it; ``standing`` is what the journal of its run adds up to."""
     return Job(
         id=record.id,
         name=record.name,

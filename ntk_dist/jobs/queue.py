@@ -61,7 +61,7 @@ class News(NamedTuple):
 
 
 def utc_now() -> datetime:
-    """This moment, with its time zone."""
+    """The moment of asking."""
     return datetime.now(UTC)
 
 
@@ -116,8 +116,8 @@ class JobQueue:
         ----------
         spec
             Its workspace is replaced by that of the queue.
-        owner
-            Keys of one owner mean nothing to another.
+        owner, key
+            An idempotency key; one of another owner has nothing to do with it.
         body_sha256
             Of the request: what tells a repeated one from another.
         launcher
