@@ -136,8 +136,8 @@ class JobQueue:
             raise RequestError(
                 f"{IDEMPOTENCY_KEY}: expected 1 to 200 visible ASCII characters, got {key[:200]!r}"
             )
-        if key is not None and (known := self._jobs.by_key(owner, key)):
-            return self._replayed(known, body_sha256), False
+        if before := self.submitted_before(owner=owner, key=key, body_sha256=body_sha256):
+            return before, False
         waiting = self._jobs.counts()[JobState.QUEUED]
         if waiting >= self._settings.max_queued_jobs:
             error = OverloadedError(
@@ -163,6 +163,17 @@ class JobQueue:
             assert known is not None, "jobs are never removed"
             return self._replayed(known, body_sha256), False
         return self._view(record), True
+
+    def submitted_before(self, *, owner: str, key: str | None, body_sha256: str) -> Job | None:
+        """The job that a request under the same key has made before, if any.
+
+        Raises
+        ------
+        IdempotencyError
+            The key was used for another job.
+        """
+        known = None if key is None else self._jobs.by_key(owner, key)
+        return None if known is None else self._replayed(known, body_sha256)
 
     def get(self, job_id: str) -> Job:
         """One job, with the progress of its last run."""
