@@ -45,7 +45,9 @@ def database_url(workspace: Location, given: SecretStr | str | None = None) -> s
             "NTK_DIST_SERVICE__DATABASE_URL, for example to "
             "postgresql+psycopg://USER:PASSWORD@HOST/NAME"
         )
-    return f"sqlite:///{folder.absolute() / 'service' / 'state.db'}"
+    path = str(folder.absolute() / "service" / "state.db")
+    # The two characters that mean something in the path of such a URL.
+    return "sqlite:///" + path.replace("%", "%25").replace("?", "%3F")
 
 
 def open_database(url: str) -> Database:

@@ -9,9 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    StatementError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from ntk_dist.errors import MissingDependencyError, SettingsError, StoreUnreachableError
@@ -38,8 +44,9 @@ class Connector:
 
     def __init__(self, url: str) -> None:
         self._url = _parsed(url)
-        self.place = self._url.set(password=None, query={}).render_as_string()
-        """The URL without what is secret."""
+        told = {key: self._url.query[key] for key in ("host", "port") if key in self._url.query}
+        self.place = self._url.set(query=told).render_as_string(hide_password=True)
+        """The URL without what may be secret."""
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         try:
             self.engine = create_engine(
@@ -59,7 +66,6 @@ class Connector:
             ) from error
         if self.is_sqlite:
             _prepare(self._url)
-            event.listen(self.engine, "connect", _set_up_sqlite)
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -81,6 +87,8 @@ class Connector:
                 f"expected an answer of the database {self.place}, got: {_first_line(cause)}; "
                 "check that it runs and that this user may read and write it"
             ) from error
+        except StatementError as error:  # a value that is no column's: a defect of the caller
+            raise (error.orig or error) from None
 
     def close(self) -> None:
         """Give all connections back."""
@@ -99,9 +107,10 @@ def _parsed(text: str) -> URL:
         raise SettingsError(f"database: {EXPECTED}, got something else") from None
     if backend != "sqlite":
         raise SettingsError(f"database: {EXPECTED}, got one that begins with {backend!r}")
-    if url.database in {None, "", ":memory:"} or "mode" in url.query:
+    if url.database in {None, "", ":memory:"} or url.query:
         raise SettingsError(
-            f"database: {EXPECTED}, got SQLite without a file, which would be lost with the process"
+            f"database: {EXPECTED}, got SQLite without a file, or with something behind a question "
+            "mark"
         )
     return url.set(drivername="sqlite+pysqlite")
 
@@ -112,12 +121,6 @@ def _prepare(url: URL) -> None:
     with refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
-
-
-def _set_up_sqlite(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
 
 
 def _to_json(value: object) -> str:

@@ -111,12 +111,8 @@ class Jobs:
     def change(self, job_id: str, step: Callable[[JobRecord], JobRecord]) -> JobRecord:
         """The job after a step of :mod:`ntk_dist.jobs.lifecycle`, taken from what it is now.
 
-        Whoever lost the race against another change reads again and repeats the step.
-
-        Parameters
-        ----------
-        step
-            Gives the record back as it is where there is nothing to change.
+        Whoever lost the race against another change reads again and repeats the step, which
+        gives the record back as it is where there is nothing to change.
 
         Raises
         ------

@@ -78,5 +78,5 @@ def _map_of(store: ZarrBlockStore) -> Blocks:
 def positions(grid: BlockGrid, blocks: frozenset[BlockIndex]) -> np.ndarray:
     """Where blocks come in the order of a symmetric grid, shape ``(n_blocks,)``."""
     i, j = np.array(sorted(blocks), dtype=np.int64).reshape(-1, 2).T
-    side = grid.shape[0]
-    return i * side - i * (i - 1) // 2 + (j - i)
+    found: np.ndarray = i * grid.shape[0] - i * (i - 1) // 2 + (j - i)
+    return found

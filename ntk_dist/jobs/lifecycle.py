@@ -82,7 +82,7 @@ class Outcome:
                     report=dict(record.get("report") or {}),
                 )
             failure = Failure(code=str(record["code"]), message=str(record["message"]))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"expected the outcome of a driver, got {error!r}") from error
         if state not in {"failed", "interrupted"}:
             raise ValueError(f"expected succeeded, failed or interrupted, got {state!r}")
@@ -286,13 +286,7 @@ def requeue(record: JobRecord, now: datetime, max_resumes: int) -> JobRecord:
 
 
 def view(record: JobRecord, standing: Standing | None, now: datetime) -> Job:
-    """A job as a caller sees it.
-
-    Parameters
-    ----------
-    standing
-        What the journal of its run adds up to, where there is one.
-    """
+    """A job as a caller sees it; ``standing`` is what the journal of its run adds up to."""
     return Job(
         id=record.id,
         name=record.name,

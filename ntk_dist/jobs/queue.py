@@ -61,7 +61,7 @@ class News(NamedTuple):
 
 
 def utc_now() -> datetime:
-    """This moment, with its time zone."""
+    """The moment of asking."""
     return datetime.now(UTC)
 
 
@@ -116,8 +116,8 @@ class JobQueue:
         ----------
         spec
             Its workspace is replaced by that of the queue.
-        owner
-            Keys of one owner mean nothing to another.
+        owner, key
+            An idempotency key; one of another owner has nothing to do with it.
         body_sha256
             Of the request: what tells a repeated one from another.
         launcher
@@ -136,8 +136,8 @@ class JobQueue:
             raise RequestError(
                 f"{IDEMPOTENCY_KEY}: expected 1 to 200 visible ASCII characters, got {key[:200]!r}"
             )
-        if key is not None and (known := self._jobs.by_key(owner, key)):
-            return self._replayed(known, body_sha256), False
+        if before := self.submitted_before(owner=owner, key=key, body_sha256=body_sha256):
+            return before, False
         waiting = self._jobs.counts()[JobState.QUEUED]
         if waiting >= self._settings.max_queued_jobs:
             error = OverloadedError(
@@ -163,6 +163,17 @@ class JobQueue:
             assert known is not None, "jobs are never removed"
             return self._replayed(known, body_sha256), False
         return self._view(record), True
+
+    def submitted_before(self, *, owner: str, key: str | None, body_sha256: str) -> Job | None:
+        """The job that a request under the same key has made before, if any.
+
+        Raises
+        ------
+        IdempotencyError
+            The key was used for another job.
+        """
+        known = None if key is None else self._jobs.by_key(owner, key)
+        return None if known is None else self._replayed(known, body_sha256)
 
     def get(self, job_id: str) -> Job:
         """One job, with the progress of its last run."""
@@ -306,9 +317,7 @@ class JobQueue:
             )
         return self._view(known)
 
-    def _change(
-        self, job_id: str, step: Callable[[JobRecord], JobRecord]
-    ) -> tuple[Job, bool]:
+    def _change(self, job_id: str, step: Callable[[JobRecord], JobRecord]) -> tuple[Job, bool]:
         before: list[JobRecord] = []
 
         def noted(record: JobRecord) -> JobRecord:

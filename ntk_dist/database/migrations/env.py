@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, on the connection that :mod:`ntk_dist.database.upgrade` has."""
+"""What Alembic runs: the migrations, on the connection of :mod:`ntk_dist.database.upgrade`."""
 
 from __future__ import annotations
 
