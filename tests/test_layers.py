@@ -10,19 +10,19 @@ from ntk_dist import kernels
 ROOT = Path(ntk_dist.__file__).parent
 
 HOMES = {
-    "click": ["cli.py"],
+    "click": ["cli/"],
     "dask": ["executors/dask.py", "executors/dask_cluster.py"],
     "distributed": ["executors/dask.py", "executors/dask_cluster.py"],
     "jax": ["kernels/", "stax.py"],
     "llvmlite": ["kernels/"],
     "matplotlib": ["analysis/"],
     "numba": ["kernels/"],
-    "psutil": ["executors/dask_cluster.py", "settings.py"],
+    "psutil": ["executors/dask_cluster.py", "jobs/launch.py", "settings.py"],
     "pyarrow": ["store/"],
     "pydantic": ["jobs/spec.py", "model/parameters.py", "settings.py", "validation.py"],
-    "ray": ["executors/ray.py"],
-    "rich": ["cli.py", "jobs/"],
-    "sklearn": ["cli.py", "jobs/demo.py", "model/"],
+    "ray": ["executors/ray.py", "jobs/ray_jobs.py"],
+    "rich": ["cli/", "jobs/"],
+    "sklearn": ["cli/here.py", "jobs/demo.py", "model/"],
     "yaml": ["jobs/spec.py", "settings.py"],
     "zarr": ["store/"],
 }
