@@ -101,7 +101,7 @@ def test_a_part_that_arrives_otherwise_is_sent_again(side, uploads, tmp_path):
     uploads.wrong = 2
     side.run(uploads, sending(path))
     assert sorted(uploads.sent) in ([0, 0, 0, 1], [0, 0, 1, 1])
-    uploads.wrong = 100
+    uploads.wrong, uploads.parts = 100, {}
     with pytest.raises(errors.ChecksumMismatchError) as caught:
         side.run(uploads, sending(path))
     assert "resume='u1'" in caught.value.__notes__[-1]
