@@ -35,6 +35,7 @@ __all__ = [
     "NPY",
     "REQUEST_ID",
     "SCOPES",
+    "Blocks",
     "Failure",
     "Job",
     "JobPage",
@@ -210,6 +211,22 @@ class ModelList:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Which blocks of a symmetric Gram matrix are stored."""
+
+    n_rows: int
+    """Of the matrix."""
+    block_rows: int
+    side: int
+    """Blocks across, the upper triangle of which there is."""
+    n_blocks: int
+    n_stored: int
+    packed: str
+    """One bit a block, the lowest of a byte first, in base64: the first row of blocks, then the
+    second from the diagonal on, and so on."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Upload:
     """A data file on its way into the workspace, in numbered parts; jobs read it as ``place``."""
 
@@ -253,7 +270,7 @@ Record = TypeVar("Record")
 
 
 def to_json(record: object) -> Any:
-    """JSON types of a record."""
+    """JSON types of a record; JSON has no word for a number that is not finite, null it is."""
     if is_dataclass(record) and not isinstance(record, type):
         return {key: to_json(value) for key, value in asdict(record).items()}
     if isinstance(record, datetime):
@@ -262,7 +279,7 @@ def to_json(record: object) -> Any:
         return {str(key): to_json(value) for key, value in record.items()}
     if isinstance(record, list | tuple):
         return [to_json(value) for value in record]
-    return record
+    return None if isinstance(record, float) and not math.isfinite(record) else record
 
 
 def of_json(kind: type[Record], found: object) -> Record:
