@@ -106,7 +106,7 @@ def create(
 
     lifetime = None if days is None else timedelta(days=days)
     owner = getpass.getuser() if name is None else name
-    text, record = new_token(owner, dict.fromkeys(scopes), datetime.now(UTC), lifetime)
+    text, record = new_token(owner, sorted(set(scopes)), datetime.now(UTC), lifetime)
     with _opened(workspace, database) as opened:
         opened.tokens.insert(record)
     show({"token": text, **_told(record)}, text, as_json)

@@ -330,6 +330,8 @@ def new_run(workspace: AbstractPlace, name: str, run: str | None = None) -> Part
 
     Parameters
     ----------
+    workspace, name
+        Whose run it is.
     run
         What it is to be called; None for the moment it begins.
 

@@ -28,7 +28,13 @@ from ntk_dist.executors.environment import worker_environment
 from ntk_dist.jobs.spec import ResourcesSpec
 from ntk_dist.store.place import refusals
 
-__all__ = ["AbstractLauncher", "DriverState", "ProcessLauncher", "driver_command", "driver_variables"]
+__all__ = [
+    "AbstractLauncher",
+    "DriverState",
+    "ProcessLauncher",
+    "driver_command",
+    "driver_variables",
+]
 
 DriverState = Literal["pending", "alive", "gone", "unknown"]
 """``pending``: a cluster has not started it yet; ``unknown``: it cannot be seen from here."""

@@ -82,7 +82,7 @@ class Outcome:
                     report=dict(record.get("report") or {}),
                 )
             failure = Failure(code=str(record["code"]), message=str(record["message"]))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"expected the outcome of a driver, got {error!r}") from error
         if state not in {"failed", "interrupted"}:
             raise ValueError(f"expected succeeded, failed or interrupted, got {state!r}")

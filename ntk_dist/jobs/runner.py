@@ -29,7 +29,15 @@ from ntk_dist.store.location import open_place
 from ntk_dist.store.place import AbstractPlace, Draft
 from ntk_dist.store.workspace import Workspace
 
-__all__ = ["JobResult", "compute_job_gram", "job_estimator", "job_network", "plan_job", "run_job"]
+__all__ = [
+    "JobResult",
+    "compute_job_gram",
+    "job_estimator",
+    "job_network",
+    "plan_job",
+    "run_job",
+    "self_contained",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +74,10 @@ def run_job(job: JobSpec, on_event: EventSink = ignore, run: str | None = None) 
 
     Parameters
     ----------
+    job
+        What to fit.
+    on_event
+        Hears what happens.
     run
         What this run is to be called, for whoever started this process to look after it: what it
         comes to is then written down beside its journal, see :mod:`ntk_dist.jobs.outcome`.
@@ -185,6 +197,17 @@ def job_estimator(job: JobSpec) -> NTKClassifier | NTKRegressor:
         random_state=job.solver.seed,
         warm_start=job.solver.warm_start,
     )
+
+
+def self_contained(job: JobSpec) -> JobSpec:
+    """The job with its architecture inside, as it can be sent to another machine.
+
+    Raises
+    ------
+    ArchitectureError
+        The file is missing, or what it holds is no architecture.
+    """
+    return job.model_copy(update={"architecture": json.loads(job_network(job).to_json())})
 
 
 def job_network(job: JobSpec) -> Network:

@@ -148,7 +148,10 @@ class JobSpec(_Record):
 
 def job_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a job file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **JobSpec.model_json_schema()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **JobSpec.model_json_schema(),
+    }
 
 
 def load_job(path: str | Path) -> JobSpec:

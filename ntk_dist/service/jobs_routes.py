@@ -45,9 +45,9 @@ EXAMPLE = {
     "preprocess": ["standardize"],
     "architecture": [
         "serial",
-        ["Dense", {"out_dim": 1, "W_std": 1.4, "b_std": 0.1}],
-        ["Relu", {}],
-        ["Dense", {"out_dim": 1}],
+        ["Dense", {"W_std": 1.4, "b_std": 0.1}],
+        ["Relu"],
+        ["Dense"],
     ],
 }
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -128,6 +128,7 @@ async def submit_job(
         )
 
     job, is_new = await run_in_threadpool(submit)
+    service.supervisor.wake()
     headers = {"Location": f"{request.scope.get('root_path', '')}/v1/jobs/{job.id}"}
     return answer(job, 202, headers if is_new else {**headers, "Idempotent-Replay": "true"})
 
@@ -156,6 +157,7 @@ def get_job(_: Reader, service: ServiceHere, job_id: JobId) -> Response:
 def cancel_job(_: Submitter, service: ServiceHere, job_id: JobId) -> Response:
     """Have a job end; what it has computed is kept."""
     job, is_new = service.queue.cancel(job_id)
+    service.supervisor.wake()
     return answer(job, 202 if is_new else 200)
 
 
@@ -171,6 +173,7 @@ def cancel_job(_: Submitter, service: ServiceHere, job_id: JobId) -> Response:
 def resume_job(_: Submitter, service: ServiceHere, job_id: JobId) -> Response:
     """Have a job that failed, was cancelled or is lost go on from what it left."""
     job, is_new = service.queue.resume(job_id)
+    service.supervisor.wake()
     return answer(job, 202 if is_new else 200)
 
 

@@ -16,7 +16,7 @@ from ntk_dist.errors import (
     SettingsError,
     UnreadableDataError,
 )
-from ntk_dist.jobs.desk import self_contained
+from ntk_dist.jobs.runner import self_contained
 from ntk_dist.jobs.spec import DataSpec, JobSpec
 from ntk_dist.service.uploads import SCHEME, Uploads
 from ntk_dist.settings import ServiceSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated
@@ -16,11 +16,12 @@ from starlette.requests import Request
 
 from ntk_dist.database import database_url, open_database
 from ntk_dist.errors import NTKDistError, ServiceError
+from ntk_dist.jobs.desk import state_folder
 from ntk_dist.jobs.launch import AbstractLauncher, ProcessLauncher
 from ntk_dist.jobs.queue import JobQueue
 from ntk_dist.jobs.ray_jobs import RayLauncher
 from ntk_dist.jobs.spec import JobSpec
-from ntk_dist.kernels.cache import user_cache
+from ntk_dist.jobs.supervisor import Supervisor
 from ntk_dist.service.auth import Gate
 from ntk_dist.service.event_stream import EventStreams
 from ntk_dist.service.metrics import Metrics
@@ -76,6 +77,13 @@ class Service:
         self.database = open_database(url)
         self.launchers = launchers_of(self.place, settings)
         self.queue = JobQueue(self.database, self.place, settings, self.launchers)
+        self.supervisor = Supervisor(
+            self.database,
+            self.place,
+            self.launchers,
+            max_running=settings.max_running_jobs,
+            max_resumes=settings.max_resumes,
+        )
         self.uploads = Uploads(self.place, self.database, settings)
         self.models = ModelHost(workspace, settings)
         self.gate = Gate(self.database.tokens.get, is_open=config.is_open)
@@ -85,6 +93,7 @@ class Service:
             running_jobs=lambda: self.queue.page(JobState.RUNNING, limit=200).items,
             loaded_models=self.models.loaded,
         )
+        self._looking_after = ExitStack()
         self._sweeping: asyncio.Task[None] | None = None
 
     def admitted(self, job: JobSpec) -> JobSpec:
@@ -113,6 +122,7 @@ class Service:
 
     async def start(self) -> None:
         """Begin to look after jobs."""
+        self._looking_after.enter_context(self.supervisor.run_in_thread())
         self._sweeping = asyncio.create_task(self._sweep_now_and_then())
 
     async def stop(self) -> None:
@@ -122,6 +132,7 @@ class Service:
             self._sweeping.cancel()
             with suppress(asyncio.CancelledError):
                 await self._sweeping
+        await run_in_threadpool(self._looking_after.close)
         await run_in_threadpool(self.database.close)
 
     async def _sweep_now_and_then(self) -> None:
@@ -138,8 +149,8 @@ class Service:
 
 def launchers_of(place: AbstractPlace, settings: ServiceSettings) -> Mapping[str, AbstractLauncher]:
     """Who can run drivers for a service, by name."""
-    folder = place.folder or user_cache()
-    launchers: dict[str, AbstractLauncher] = {"process": ProcessLauncher(folder / "service")}
+    folder = state_folder(place) / "drivers"
+    launchers: dict[str, AbstractLauncher] = {"process": ProcessLauncher(folder)}
     if settings.ray_jobs_url is not None:
         launchers["ray"] = RayLauncher(settings.ray_jobs_url)
     return launchers

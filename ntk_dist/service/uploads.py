@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -162,7 +163,7 @@ class Uploads:
             raise ChecksumMismatchError(
                 f"part {number}: expected SHA-256 {sha256}, got {found}; send it again"
             )
-        Folder(str(self._folder(record) / "parts" / str(number))).write_bytes(content)
+        Folder(str(self._part(record, number))).write_bytes(content)
         return self._view(record)
 
     def complete(self, upload_id: str) -> Upload:
@@ -180,23 +181,15 @@ class Uploads:
             The workspace cannot be written.
         """
         record = self._record(upload_id)
-        if record.completed is not None:
-            return self._view(record)
-        received = self._received(record)
-        missing = sorted(set(range(_n_parts(record))) - set(received))
-        if missing:
-            listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-            raise ConflictError(f"upload {record.id}: expected all parts, got none of {listed}")
-        try:
-            self._assemble(record)
-        except FileNotFoundError:  # somebody else has completed it, or removed it, meanwhile
-            record = self._record(upload_id)
-            if record.completed is None:
-                raise ConflictError(
-                    f"upload {record.id}: its parts were removed; begin again"
-                ) from None
-        record = self._database.uploads.complete(record.id, datetime.now(UTC))
-        shutil.rmtree(self._folder(record) / "parts", ignore_errors=True)
+        if record.completed is None:
+            try:
+                self._assemble(record)
+            except ConflictError:
+                # Somebody else may have completed it meanwhile, and then its parts are gone.
+                if self._record(upload_id).completed is None:
+                    raise
+            record = self._database.uploads.complete(record.id, datetime.now(UTC))
+            shutil.rmtree(self._folder(record) / "parts", ignore_errors=True)
         return self._view(record)
 
     def delete(self, upload_id: str) -> None:
@@ -269,18 +262,20 @@ class Uploads:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _assemble(self, record: UploadRecord) -> None:
+        missing = sorted(set(range(_n_parts(record))) - set(self._received(record)))
+        if missing:
+            listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+            raise ConflictError(f"upload {record.id}: expected all parts, got none of {listed}")
         target = self._file(record)
         partial = target.with_name(f".{uuid.uuid4().hex}.partial")
         whole = hashlib.sha256()
-        with refusals(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("wb") as file:
-                for number in range(_n_parts(record)):
-                    with (self._folder(record) / "parts" / str(number)).open("rb") as part:
-                        while piece := part.read(_PIECE_BYTES):
-                            whole.update(piece)
-                            file.write(piece)
+            with refusals(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with partial.open("wb") as file:
+                    for piece in self._pieces(record):
+                        whole.update(piece)
+                        file.write(piece)
             if whole.hexdigest() != record.sha256:
                 raise ChecksumMismatchError(
                     f"upload {record.id}: expected SHA-256 {record.sha256} of the whole file, got "
@@ -289,6 +284,17 @@ class Uploads:
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+    def _pieces(self, record: UploadRecord) -> Iterator[bytes]:
+        for number in range(_n_parts(record)):
+            try:
+                with self._part(record, number).open("rb") as part:
+                    while piece := part.read(_PIECE_BYTES):
+                        yield piece
+            except FileNotFoundError as error:
+                raise ConflictError(
+                    f"upload {record.id}: part {number} was removed; begin again"
+                ) from error
 
     def _root(self) -> Path:
         if self._workspace.folder is None:
@@ -300,6 +306,9 @@ class Uploads:
 
     def _folder(self, record: UploadRecord) -> Path:
         return self._root() / "uploads" / record.id
+
+    def _part(self, record: UploadRecord, number: int) -> Path:
+        return self._folder(record) / "parts" / str(number)
 
     def _file(self, record: UploadRecord) -> Path:
         return self._folder(record) / "file" / record.filename
