@@ -48,6 +48,8 @@ class JobDisplay:
         self._standing = ""
         """State and attempt, in words, as they were said last."""
         self._phase = ""
+        self._line = ""
+        """Of a phase, as it was said last."""
         self._labels: dict[str, str] = {}
         self._finished: set[str] = set()
         self._last = 0.0
@@ -113,7 +115,10 @@ class JobDisplay:
                 note=now.note,
             )
         elif is_new or self._clock() - self._last >= LINE_EVERY_S:
-            self._say(f"{now.label}: {now.note}" if now.note else now.label)
+            line = f"{now.label}: {now.note}" if now.note else now.label
+            if line != self._line:
+                self._say(line)
+                self._line = line
 
     def _say(self, line: str) -> None:
         self._last = self._clock()
