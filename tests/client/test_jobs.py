@@ -121,6 +121,7 @@ def test_a_log_gets_few_lines(make_job):
         "job digits (j1): queued",
         "job digits (j1): running",
         "computing Gram blocks: 1 of 4",
+        "computing Gram blocks: 2 of 4",
         "job digits (j1): running, being cancelled",
         "computing Gram blocks: done in 2.0 s",
         "solving: step 9",
