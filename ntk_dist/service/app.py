@@ -8,7 +8,13 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from ntk_dist._version import __version__
-from ntk_dist.service import jobs_routes, service_routes, uploads_routes
+from ntk_dist.service import (
+    inference_v2,
+    jobs_routes,
+    predict_routes,
+    service_routes,
+    uploads_routes,
+)
 from ntk_dist.service.documentation import TAGS, DocumentedAPI
 from ntk_dist.service.envelope import Envelope
 from ntk_dist.service.limits import BodyLimits
@@ -17,7 +23,13 @@ from ntk_dist.service.service import Service, ServiceConfig
 
 __all__ = ["create_app"]
 
-ROUTERS = (service_routes.router, jobs_routes.router, uploads_routes.router)
+ROUTERS = (
+    service_routes.router,
+    jobs_routes.router,
+    uploads_routes.router,
+    predict_routes.router,
+    inference_v2.router,
+)
 
 
 def create_app(config: ServiceConfig) -> FastAPI:

@@ -31,6 +31,11 @@ __all__ = ["TAGS", "DocumentedAPI", "Problem", "binary_body", "json_body", "prob
 TAGS = [
     {"name": "jobs", "description": "Fit models: submit, watch, cancel, resume."},
     {"name": "models", "description": "What jobs have published."},
+    {"name": "predictions", "description": "What models say of new rows."},
+    {
+        "name": "open inference protocol",
+        "description": "The same models for clients of version 2 of that protocol.",
+    },
     {"name": "uploads", "description": "Data files for jobs, in parts that are checked."},
     {"name": "service", "description": "The service itself."},
 ]

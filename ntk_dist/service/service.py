@@ -25,6 +25,7 @@ from ntk_dist.jobs.supervisor import Supervisor
 from ntk_dist.service.auth import Gate
 from ntk_dist.service.event_stream import EventStreams
 from ntk_dist.service.metrics import Metrics
+from ntk_dist.service.model_host import ModelHost
 from ntk_dist.service.places import Roots, admitted
 from ntk_dist.service.uploads import Uploads
 from ntk_dist.settings import ServiceSettings, get_settings
@@ -70,7 +71,8 @@ class Service:
         self.config = config
         self.is_stopping = False
         self._roots = Roots(settings.data_roots)
-        self.place = Workspace(config.workspace).place
+        workspace = Workspace(config.workspace)
+        self.place = workspace.place
         url = database_url(self.place, config.database_url or settings.database_url)
         self.database = open_database(url)
         self.launchers = launchers_of(self.place, settings)
@@ -83,12 +85,13 @@ class Service:
             max_resumes=settings.max_resumes,
         )
         self.uploads = Uploads(self.place, self.database, settings)
+        self.models = ModelHost(workspace, settings)
         self.gate = Gate(self.database.tokens.get, is_open=config.is_open)
         self.event_streams = EventStreams(self.queue, lambda: self.is_stopping)
         self.metrics = Metrics(
             count_jobs=self.queue.counts,
             running_jobs=lambda: self.queue.page(JobState.RUNNING, limit=200).items,
-            loaded_models=dict,
+            loaded_models=self.models.loaded,
         )
         self._looking_after = ExitStack()
         self._sweeping: asyncio.Task[None] | None = None
