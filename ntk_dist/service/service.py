@@ -92,6 +92,7 @@ class Service:
             count_jobs=self.queue.counts,
             running_jobs=lambda: self.queue.page(JobState.RUNNING, limit=200).items,
             loaded_models=self.models.loaded,
+            waiting_rows=lambda: self.models.waiting_rows,
         )
         self._looking_after = ExitStack()
         self._sweeping: asyncio.Task[None] | None = None
@@ -132,8 +133,13 @@ class Service:
             self._sweeping.cancel()
             with suppress(asyncio.CancelledError):
                 await self._sweeping
-        await run_in_threadpool(self._looking_after.close)
-        await run_in_threadpool(self.database.close)
+        await run_in_threadpool(self.close)
+
+    def close(self) -> None:
+        """Let everything go; nothing can be asked any more."""
+        self._looking_after.close()
+        self.models.close()
+        self.database.close()
 
     async def _sweep_now_and_then(self) -> None:
         while True:

@@ -113,7 +113,7 @@ def test_secrets_stay_out_of_logs():
     handler.setFormatter(MaskingFormatter("%(message)s"))
     logger.addHandler(handler)
     try:
-        raise ValueError(text)  # noqa: TRY301
+        raise ValueError(text)
     except ValueError:
         logger.exception("with %s", text)
     logger.removeHandler(handler)
