@@ -346,9 +346,13 @@ def _unanswered(
             | httpx.UnsupportedProtocol()
         ):
             was_sent, may_pass = False, not _is_distrust(error)
+            hint = (
+                "check the address, and that 'ntk-dist serve' runs there"
+                if may_pass
+                else "give the client, as verify, the file of the authority that signed it"
+            )
             told = ServiceUnreachableError(
-                f"expected a service at {url}, got no connection ({reason}); check the address, "
-                "and that 'ntk-dist serve' runs there"
+                f"expected a service at {url}, got no connection ({reason}); {hint}"
             )
         case httpx.TimeoutException():
             may_pass = is_heard
