@@ -79,9 +79,7 @@ class Scene:
     def submit(self, *names: str, launcher: str = "process") -> None:
         for name in names:
             self.now += timedelta(milliseconds=1)
-            self.jobs.insert(
-                lifecycle.new_job(name=name, spec={}, launcher=launcher, now=self.now)
-            )
+            self.jobs.insert(lifecycle.new_job(name=name, spec={}, launcher=launcher, now=self.now))
 
     def job(self, name: str) -> JobRecord:
         (found,) = self.jobs.page(name=name)
@@ -213,9 +211,7 @@ def test_jobs_wait_for_a_launcher_that_does_not_answer_and_others_do_not(
 ) -> None:
     away = Script()
     away.unreachable = True
-    supervisor = scene.supervisor(
-        launchers={"process": scene.drivers, "ray": away}, max_running=9
-    )
+    supervisor = scene.supervisor(launchers={"process": scene.drivers, "ray": away}, max_running=9)
     scene.submit("far", launcher="ray")
     scene.submit("near")
     scene.submit("lost", launcher="rocket")
