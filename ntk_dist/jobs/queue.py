@@ -38,7 +38,7 @@ RETRY_AFTER_S = 30.0
 """A full queue empties by whole jobs, which take minutes."""
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _JOB_ID = re.compile(r"[0-9a-f]{24}")
-_EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,15})")
+_EVENT_ID = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,12})")
 
 
 class HasLogs(Protocol):
