@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from ntk_dist._version import __version__
-from ntk_dist.cli import here, jobs
+from ntk_dist.cli import here, jobs, service
 from ntk_dist.cli.options import BAD_INPUT, DEFECT, INTERRUPTED, OK
 from ntk_dist.errors import NTKDistError
 from ntk_dist.settings import get_settings
@@ -30,7 +30,7 @@ def cli() -> None:
     """Exact kernel regression with infinitely wide neural networks."""
 
 
-for _command in (*here.COMMANDS, *jobs.COMMANDS):
+for _command in (*here.COMMANDS, *jobs.COMMANDS, *service.COMMANDS):
     cli.add_command(_command)
 
 
