@@ -143,7 +143,7 @@ class PostgreSQL:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL server of this machine's own programs, gone with the session."""
-    found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb"), shutil.which("initdb")]
+    found = [shutil.which("initdb"), *Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     programs = [Path(initdb).parent for initdb in found if initdb]
     if not programs:
         missing = "no PostgreSQL server is installed here (apt-get install postgresql)"
