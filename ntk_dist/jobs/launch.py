@@ -201,12 +201,14 @@ def _environment() -> dict[str, str]:
 
 def _process(handle: Mapping[str, Any]) -> psutil.Process | None:
     """The process of a handle; None if it has ended, whoever has its pid now."""
-    child = _children.get(handle["pid"])
-    if child is not None and child.poll() is not None:
-        _children.pop(handle["pid"], None)
+    pid = handle["pid"]
     try:
-        process = psutil.Process(handle["pid"])
+        process = psutil.Process(pid)
         is_it = abs(process.create_time() - handle["created"]) < SAME_PROCESS_S
-        return process if is_it and process.status() != psutil.STATUS_ZOMBIE else None
+        if is_it and process.status() != psutil.STATUS_ZOMBIE:
+            return process
     except psutil.NoSuchProcess:
-        return None
+        pass
+    if (child := _children.get(pid)) and child.poll() is not None:
+        _children.pop(pid, None)
+    return None
