@@ -15,6 +15,7 @@ HOMES = {
     "dask": ["executors/dask.py", "executors/dask_cluster.py"],
     "distributed": ["executors/dask.py", "executors/dask_cluster.py"],
     "fastapi": ["service/"],
+    "httpx": ["client/"],
     "jax": ["kernels/", "stax.py"],
     "llvmlite": ["kernels/"],
     "matplotlib": ["analysis/"],
@@ -31,12 +32,12 @@ HOMES = {
         "validation.py",
     ],
     "ray": ["executors/ray.py", "jobs/ray_jobs.py", "service/serve.py"],
-    "rich": ["cli/", "jobs/"],
+    "rich": ["cli/", "client/", "jobs/"],
     "sklearn": ["cli/here.py", "jobs/demo.py", "model/"],
     "sqlalchemy": ["database/"],
     "starlette": ["service/"],
     "uvicorn": ["service/serve.py"],
-    "yaml": ["jobs/spec.py", "settings.py"],
+    "yaml": ["client/", "jobs/spec.py", "settings.py"],
     "zarr": ["store/"],
 }
 
