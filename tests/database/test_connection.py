@@ -67,7 +67,7 @@ def test_connections_that_the_server_closed_are_made_again(postgresql):
         with database._connector.connect() as opened:
             opened.exec_driver_sql(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                "WHERE usename = current_user AND pid <> pg_backend_pid()"
             )
         barrier = threading.Barrier(2)
 
@@ -81,7 +81,7 @@ def test_connections_that_the_server_closed_are_made_again(postgresql):
         barrier.wait(10)
         thread.join()
         database.ping()
-        assert repr(database).startswith("Database('postgresql+psycopg://tester@/tests_")
+        assert repr(database).startswith("Database('postgresql+psycopg://tester@/postgres?host=")
 
 
 def test_readers_do_not_wait_for_a_writer_and_writers_say_that_they_did(
