@@ -211,7 +211,7 @@ def _from_arrow(body: bytes) -> np.ndarray:
         table.validate(full=True)
     except RequestError:
         raise
-    except (pa.ArrowException, struct.error, ValueError, TypeError, OSError) as error:
+    except (pa.ArrowException, struct.error, ValueError, OSError) as error:
         raise RequestError(f"expected an Arrow IPC stream, got: {_short(error)}") from error
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count:
@@ -257,17 +257,17 @@ def _require_uncompressed(body: bytes) -> None:
     has the kind of its header in field 1 and its header in field 2, and a record batch (kind 3) its
     compression in field 3 (``Message.fbs`` of the Arrow format, version 1.5).
     """
-    with pa.ipc.MessageReader.open_stream(pa.py_buffer(body)) as messages:
-        for message in iter(messages.read_next_message, None):
-            if message.type != "record batch":
-                continue
-            found = message.metadata.to_pybytes()
-            header = _field(found, struct.unpack_from("<I", found)[0], 2)
-            if header is None:
-                raise RequestError("expected an Arrow IPC stream, got a batch without a header")
-            start = header + struct.unpack_from("<I", found, header)[0]
-            if _field(found, start, 3) is not None:
-                raise RequestError("expected an Arrow IPC stream without compression, got one with")
+    messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(body))
+    for message in messages:
+        if message.type != "record batch":
+            continue
+        found = message.metadata.to_pybytes()
+        header = _field(found, struct.unpack_from("<I", found)[0], 2)
+        if header is None:
+            raise RequestError("expected an Arrow IPC stream, got a batch without a header")
+        start = header + struct.unpack_from("<I", found, header)[0]
+        if _field(found, start, 3) is not None:
+            raise RequestError("expected an Arrow IPC stream without compression, got one with")
 
 
 def _field(buffer: bytes, table: int, number: int) -> int | None:

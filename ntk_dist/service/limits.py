@@ -20,6 +20,7 @@ BODIES_HELD = 8
 
 MAX_REQUESTS = 1000
 """At a time: each has a connection, and a process has some thousand files by default."""
+LIVE = "/v2/health/live"
 
 
 class Limits:
@@ -72,7 +73,8 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._running >= self._max_requests:
+        is_probe = scope["path"] == LIVE  # a busy service must not be taken for a dead one
+        if self._running >= self._max_requests and not is_probe:
             raise OverloadedError(f"the service answers {self._running} requests already")
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal():

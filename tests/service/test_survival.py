@@ -1,16 +1,24 @@
 """The service as a process that is killed, started again and ended; and two of them at once."""
 
+import ipaddress
 import json
 import os
 import signal
+import ssl
 import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from ntk_dist import cli, stax
 from ntk_dist.database import open_database
@@ -46,9 +54,29 @@ def slow_job(tmp_path, rng):
     }
 
 
+@pytest.fixture
+def certificate(tmp_path):
+    """Files of a certificate for this machine, and of its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(here, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    files[0].write_bytes(made.public_bytes(Encoding.PEM))
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
+
+
 @pytest.mark.slow
 def test_a_job_outlives_the_service_and_goes_on_after_its_own_end(
-    tmp_path, start_server, slow_job, capsys
+    tmp_path, start_server, slow_job, certificate, capsys
 ):
     workspace = tmp_path / "ws"
     roots = json.dumps([str(tmp_path / "data")])
@@ -68,8 +96,15 @@ def test_a_job_outlives_the_service_and_goes_on_after_its_own_end(
     stored = len(list(workspace.glob("grams/*/ntk/c/*/*")))
     assert 3 <= stored < 55
 
-    second = start_server(NTK_DIST_SERVICE__DATA_ROOTS=roots)
-    with httpx.Client(base_url=second.url, headers=headers, timeout=60) as client:
+    tls = ("--tls-cert", str(certificate[0]), "--tls-key", str(certificate[1]))
+    second = start_server(*tls, NTK_DIST_SERVICE__DATA_ROOTS=roots)
+    assert second.url.startswith("https://")
+    verified = {
+        "headers": headers,
+        "timeout": 60,
+        "verify": ssl.create_default_context(cafile=certificate[0]),
+    }
+    with httpx.Client(base_url=second.url, **verified) as client:
         (listed,) = client.get("/v1/jobs").json()["items"]
         assert (listed["id"], listed["state"], listed["attempt"]) == (job_id, "running", 1)
         assert listed["progress"]["updated"] is not None
@@ -78,9 +113,7 @@ def test_a_job_outlives_the_service_and_goes_on_after_its_own_end(
         told = []
 
         def listen():
-            with httpx.stream(
-                "GET", f"{second.url}/v1/jobs/{job_id}/events", headers=headers, timeout=60
-            ) as stream:
+            with httpx.stream("GET", f"{second.url}/v1/jobs/{job_id}/events", **verified) as stream:
                 told.extend(line for line in stream.iter_lines() if line.startswith("event: "))
 
         listener = threading.Thread(target=listen)
