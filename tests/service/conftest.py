@@ -101,6 +101,12 @@ def applications(workspace: Path) -> Iterator[Callable[..., Callers]]:
         yield make
 
 
+@pytest.fixture(scope="session")
+def applications_in():
+    """``applications``, for tests that bring their own workspace."""
+    return applications
+
+
 @pytest.fixture
 def make_callers(tmp_path: Path) -> Iterator[Callable[..., Callers]]:
     with applications(tmp_path / "ws") as make:

@@ -1,4 +1,4 @@
-"""The open inference protocol: a client made for another server, and requests that no client sends."""
+"""The open inference protocol: a client made for other servers, and what no client sends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntk_dist import NTKClassifier, NTKRegressor, stax
@@ -110,14 +110,10 @@ def test_all_outputs_come_unless_some_are_asked_for(client, models):
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize(
     ("datatype", "dtype"),
-    [("FP64", "f8"), ("FP16", "f2"), ("INT8", "i1"), ("INT64", "i8"), ("UINT16", "u2"), ("BOOL", "?")],
+    [("FP64", "f8"), ("FP16", "f2"), ("INT8", "i1"), ("INT64", "i8"), ("BOOL", "?")],
 )
 def test_numbers_of_every_kind(client, models, binary, datatype, dtype):
     x = np.array([[0, 1, 1], [1, 0, 1]]).astype(dtype)
-    if datatype == "FP16" and not binary:
-        with pytest.raises(InferenceServerException):
-            tensor(x, datatype, binary=False)  # not even this client sends it
-        return
     found = client.infer("sum", [tensor(x, datatype, binary=binary)], model_version="1")
     expected = models["sum"].predict(x.astype(float))
     np.testing.assert_allclose(found.as_numpy("y"), expected, rtol=1e-9, atol=1e-12)
@@ -204,6 +200,7 @@ _JSON = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(
     st.fixed_dictionaries(
         {"name": st.just("x"), "shape": st.just([1, 3]) | _JSON, "data": _JSON},

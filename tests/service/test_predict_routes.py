@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ntk_dist import NTKClassifier, NTKRegressor, stax
+from ntk_dist.errors import OverloadedError
 from ntk_dist.model.artifact import write_artifact
 from ntk_dist.model.portable import pack
 from ntk_dist.service.bodies import JSON
@@ -29,15 +30,22 @@ def models():
     }
 
 
-@pytest.fixture
-def asked(make_callers, models, tmp_path):
-    callers = make_callers(max_rows=50, max_body_bytes=2**16)
-    workspace = Workspace(tmp_path / "ws")
+@pytest.fixture(scope="module")
+def callers(models, tmp_path_factory, applications_in):
+    folder = tmp_path_factory.mktemp("predict")
+    workspace = Workspace(folder)
     for name, model in models.items():
         with workspace.new_model(name) as draft:
             write_artifact(draft.folder, pack(model))
-    yield callers.may("predict")
-    callers.service.models.close()
+    with applications_in(folder) as make:
+        made = make(max_rows=50, max_body_bytes=2**16)
+        yield made
+        made.service.models.close()
+
+
+@pytest.fixture
+def asked(callers):
+    return callers.may("predict")
 
 
 def send(asked, body, kind, address="/v1/models/sum:predict", **headers):
@@ -111,17 +119,26 @@ def test_bad_requests(asked, error_of, address, body, kind, status, code, told):
     assert told in found[2]
 
 
-def test_who_may_predict(asked, make_callers, error_of):
-    callers = make_callers()
+def test_who_may_predict(callers, error_of):
     assert error_of(send(callers.anyone(), ROWS, JSON))[:2] == (401, "unauthenticated")
     assert error_of(send(callers.may("read"), ROWS, JSON))[:2] == (403, "forbidden")
     assert send(callers.may("admin"), ROWS, JSON).status_code == 200
-    callers.service.models.close()
 
 
-def test_metrics_tell_of_loaded_models(asked, make_callers):
-    callers = make_callers()
+def test_metrics_tell_of_loaded_models(callers):
     assert send(callers.may("predict"), ROWS, JSON).status_code == 200
     told = callers.may("read").get("/metrics").text
     assert 'ntk_dist_model_bytes{model="sum",version="1"}' in told
-    callers.service.models.close()
+
+
+def test_too_much_to_do_is_said_before_a_body_is_read(callers, error_of, monkeypatch):
+    def full():
+        error = OverloadedError("too much")
+        error.retry_after_s = 2.5
+        raise error
+
+    monkeypatch.setattr(callers.service.models, "require_room", full)
+    answer = send(callers.may("predict"), ROWS, JSON)
+    assert error_of(answer)[:2] == (429, "overloaded")
+    assert answer.headers["retry-after"] == "3"
+    assert answer.json()["error"]["retry_after_s"] == 2.5
