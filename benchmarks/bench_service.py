@@ -6,7 +6,8 @@ A fully connected model is served by ``ntk-dist serve`` in a process of its own;
 process send requests one after the other over connections that stay open. Answers are compared
 with those of the model before anything is timed. The rate with 256 rows a request is compared with
 the same model asked in this process, in turn with it: what others do on the machine moves both.
-Clients and server share the processors. Then ten times the clients that may wait ask a server with
+Clients and server share the processors;
+one column has what the server took of them. Then ten times the clients that may wait ask a server with
 a short queue: every answer must be 200, or 429 with ``Retry-After``, and memory must stay bounded.
 """
 
@@ -172,15 +173,21 @@ def rate_of(predict, x: np.ndarray, seconds: float) -> float:
     return count / (time.perf_counter() - start)
 
 
-def show(title: str, rows: int, found: Load) -> bool:
+def show(title: str, rows: int, found: Load, cpu: float) -> bool:
     """A line of the table; whether every answer was one."""
-    good = set(found.statuses) <= {200}
     count = found.statuses[200]
     print(
         f"{title:<24}{found.quantile(0.5):9.2f}{found.quantile(0.99):9.2f}"
-        f"{count * rows / found.seconds:11.0f}{count:9d}{sum(found.statuses.values()) - count:8d}"
+        f"{1000 * cpu / max(1, count):9.2f}{count * rows / found.seconds:11.0f}{count:9d}"
+        f"{sum(found.statuses.values()) - count:8d}"
     )
-    return good
+    return set(found.statuses) <= {200}
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Processor time that a process has taken."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def overloaded(workspace: Path, x: np.ndarray, seconds: float, threads: int) -> bool:
@@ -233,19 +240,22 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         with Workspace(folder).new_model(NAME) as draft:
             write_artifact(draft.folder, pack(model))
-        with serving(Path(folder), NTK_DIST_THREADS=str(arguments.threads)) as (host, port, _):
+        with serving(Path(folder), NTK_DIST_THREADS=str(arguments.threads)) as (host, port, process):
             body = asyncio.run(ask(host, port, request_of(x)))
             expected = model.predict(x)
             error = np.abs(from_npy(body) - expected).max() / np.abs(expected).max()
             print(f"largest difference from the model asked in process: {error:.1e}")
             good &= error < 1e-9
-            print(f"{'':<24}{'p50 ms':>9}{'p99 ms':>9}{'rows/s':>11}{'answers':>9}{'errors':>8}")
+            titles = ("p50 ms", "p99 ms", "CPU ms", "rows/s", "answers", "errors")
+            print(" " * 24 + "{:>9}{:>9}{:>9}{:>11}{:>9}{:>8}".format(*titles))
             asyncio.run(load(host, port, request_of(x[:1]), 1, min(1.0, arguments.seconds)))
             for rows in (1, LARGE):
                 for clients in arguments.clients:
                     request = request_of(x[:rows])
+                    before = cpu_s(process)
                     found = asyncio.run(load(host, port, request, clients, arguments.seconds))
-                    good &= show(f"{rows} rows, {clients} clients", rows, found)
+                    taken = cpu_s(process) - before
+                    good &= show(f"{rows} rows, {clients} clients", rows, found, taken)
             ready = ServingModel(model)
             ratios: dict[str, list[float]] = {"predict": [], "prepared": []}
             for _ in range(arguments.rounds):
