@@ -173,6 +173,8 @@ def test_following_a_job_ends_as_fit_would_have(
     assert told.returncode == code, told.stderr
     (line,) = told.stderr.strip().splitlines()
     assert words in line
+    unknown = run("jobs", "0" * 24, "--workspace", tmp_path, "--json")
+    assert (unknown.returncode, json.loads(unknown.stdout)["error"]["code"]) == (2, "job_not_found")
 
 
 @pytest.mark.parametrize(
@@ -185,8 +187,8 @@ def test_following_a_job_ends_as_fit_would_have(
         (["submit", "job.yaml", "--service", "http://h:1", "--address", "http://h"], 2, "--addr"),
         (["submit", "job.yaml", "--key", "a b"], 2, "visible ASCII"),
         (["submit", "job.yaml", "--workspace", "s3://bucket/x"], 2, "DATABASE_URL"),
-        (["jobs", "--follow"], 2, "expected the ID of a job"),
-        (["jobs", "0" * 24], 2, "expected the id of a job"),
+        (["jobs", "--follow", "--workspace", "."], 2, "expected the ID of a job"),
+        (["jobs"], 2, "--workspace: expected a workspace, got ./ws, where there is none"),
         (["jobs", "x", "--cancel", "--resume"], 2, "--cancel or --resume"),
         (["jobs", "x", "--address", "http://h"], 2, "--resume with it"),
         (["jobs", "--service", "http://h:1", "--database", "sqlite://"], 2, "--database"),
