@@ -22,7 +22,7 @@ HOMES = {
     "numba": ["kernels/"],
     "prometheus_client": ["service/metrics.py"],
     "psutil": ["executors/dask_cluster.py", "jobs/launch.py", "settings.py"],
-    "pyarrow": ["store/"],
+    "pyarrow": ["service/bodies.py", "store/"],
     "pydantic": [
         "database/__init__.py",
         "jobs/spec.py",

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ntk_dist.errors import OverloadedError, RequestError, RequestTooLargeError
 from ntk_dist.units import format_bytes
 
-__all__ = ["Limits"]
+__all__ = ["MAX_REQUESTS", "Limits"]
 
 IDLE_S = 30.0
 """Longest that nothing of a body may come, in seconds."""

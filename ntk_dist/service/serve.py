@@ -21,6 +21,7 @@ from ntk_dist.errors import (
 )
 from ntk_dist.service.app import create_app
 from ntk_dist.service.auth import is_loopback
+from ntk_dist.service.limits import MAX_REQUESTS
 from ntk_dist.service.service import Service, ServiceConfig
 
 __all__ = ["serve", "serve_app"]
@@ -177,4 +178,6 @@ def serve_app(arguments: Mapping[str, str]) -> Any:
     def build() -> Any:
         return create_app(config)
 
-    return ray_serve.deployment(ray_serve.ingress(build)(), name="ntk_dist").bind()
+    # Serve would send five requests at a time and hold the others back; ours are bounded here.
+    deployment = ray_serve.deployment(name="ntk_dist", max_ongoing_requests=MAX_REQUESTS)
+    return deployment(ray_serve.ingress(build)()).bind()

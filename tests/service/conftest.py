@@ -6,17 +6,20 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 
 from ntk_dist.service.app import create_app
 from ntk_dist.service.service import ServiceConfig
@@ -96,6 +99,12 @@ def applications(workspace: Path) -> Iterator[Callable[..., Callers]]:
             return Callers(loop, app)
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def applications_in():
+    """``applications``, for tests that bring their own workspace."""
+    return applications
 
 
 @pytest.fixture
@@ -201,3 +210,26 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield start
     for server in started:
         server.end(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def serve_open() -> Callable[[Path], AbstractContextManager[str]]:
+    """A function that serves a workspace without tokens from a thread, and gives the address."""
+
+    @contextmanager
+    def serve(workspace: Path) -> Iterator[str]:
+        app = create_app(ServiceConfig(workspace=str(workspace), is_open=True))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            try:
+                while not server.started:
+                    assert thread.is_alive()
+                    time.sleep(0.01)
+                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                thread.join(30)
+
+    return serve
