@@ -13,6 +13,7 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
+    DataError,
     DBAPIError,
     IntegrityError,
     NoSuchModuleError,
@@ -20,7 +21,12 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from ntk_dist.errors import MissingDependencyError, SettingsError, StoreUnreachableError
+from ntk_dist.errors import (
+    MissingDependencyError,
+    RequestError,
+    SettingsError,
+    StoreUnreachableError,
+)
 from ntk_dist.store.place import refusals
 
 __all__ = ["Connector"]
@@ -75,12 +81,19 @@ class Connector:
         ------
         StoreUnreachableError
             The database does not answer, or refuses.
+        RequestError
+            No column can hold a value; it is not quoted.
         """
         try:
             with self.engine.connect() as connection:
                 yield connection
         except IntegrityError:
             raise  # that is an answer, and whoever asked knows what it means
+        except (DataError, OverflowError, UnicodeEncodeError) as error:
+            # PostgreSQL keeps no NUL, neither keeps half a surrogate pair or 65 bits of an integer.
+            raise RequestError(
+                f"expected text and numbers that a database can keep, got: {_first_line(error)}"
+            ) from error
         except (DBAPIError, PoolTimeoutError) as error:
             cause = getattr(error, "orig", None) or error
             raise StoreUnreachableError(

@@ -6,6 +6,7 @@ import base64
 import threading
 import time
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 
@@ -77,6 +78,6 @@ def _map_of(store: ZarrBlockStore) -> Blocks:
 
 def positions(grid: BlockGrid, blocks: frozenset[BlockIndex]) -> np.ndarray:
     """Where blocks come in the order of a symmetric grid, shape ``(n_blocks,)``."""
-    i, j = np.array(sorted(blocks), dtype=np.int64).reshape(-1, 2).T
+    i, j = np.fromiter(chain.from_iterable(blocks), np.int64).reshape(-1, 2).T
     found: np.ndarray = i * grid.shape[0] - i * (i - 1) // 2 + (j - i)
     return found

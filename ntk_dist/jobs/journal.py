@@ -344,17 +344,16 @@ def new_run(workspace: AbstractPlace, name: str, run: str | None = None) -> Part
     """
     job = workspace / "jobs" / name
     place = run_place(workspace, name, run or run_name(datetime.now(UTC), secrets.token_hex(2)))
-    parts = parts_of(place)
-    if parts.numbers():
+    if place.is_folder():
         raise ConflictError(
-            f"run {place.name} of job {name}: expected that nobody has begun it, got its events; "
-            "a run has one driver, give the next one another name"
+            f"run {place.name} of job {name}: expected that nobody has begun it, got what somebody "
+            "wrote; a run has one driver, give the next one another name"
         )
     place.make()
     for old in _runs(job)[:-KEPT_RUNS]:
         with suppress(StoreError):
             old.delete()
-    return parts
+    return parts_of(place)
 
 
 @contextmanager

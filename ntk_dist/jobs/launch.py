@@ -201,12 +201,17 @@ def _environment() -> dict[str, str]:
 
 def _process(handle: Mapping[str, Any]) -> psutil.Process | None:
     """The process of a handle; None if it has ended, whoever has its pid now."""
-    child = _children.get(handle["pid"])
-    if child is not None and child.poll() is not None:
-        _children.pop(handle["pid"], None)
+    pid = handle["pid"]
     try:
-        process = psutil.Process(handle["pid"])
-        is_it = abs(process.create_time() - handle["created"]) < SAME_PROCESS_S
-        return process if is_it and process.status() != psutil.STATUS_ZOMBIE else None
+        process = psutil.Process(pid)
+        if abs(process.create_time() - handle["created"]) >= SAME_PROCESS_S:
+            return None
+        has_ended = process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
-        return None
+        has_ended = True
+    if child := _children.get(pid):
+        # A child is waited for, or it stays; it looks like a zombie while its threads still end.
+        has_ended = child.poll() is not None
+        if has_ended:
+            _children.pop(pid, None)
+    return None if has_ended else process

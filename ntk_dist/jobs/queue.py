@@ -177,7 +177,7 @@ class JobQueue:
 
     def get(self, job_id: str) -> Job:
         """One job, with the progress of its last run."""
-        return self._view(self._record(job_id))
+        return self._view(self._jobs.get(job_id))
 
     def page(
         self,
@@ -238,7 +238,7 @@ class JobQueue:
         """
         if start < 0:
             raise RequestError(f"start: expected a byte from 0 on, got {start}")
-        record = self._record(job_id)
+        record = self._jobs.get(job_id)
         if record.attempt == 0:
             return b""
         launcher = self._launchers.get(record.launcher)
@@ -260,7 +260,7 @@ class JobQueue:
             ``after`` is no id of an event.
         """
         # Read before the journal: once a job is over, nothing is written to it any more.
-        record = self._record(job_id)
+        record = self._jobs.get(job_id)
         attempt, position = _event_place(after)
         if attempt != record.attempt:
             position = Position(0, 0)
@@ -299,15 +299,12 @@ class JobQueue:
         StoreError
             What is stored cannot be read.
         """
-        record = self._record(job_id)
+        record = self._jobs.get(job_id)
         standing = self._standing(record)
         key = standing.gram if standing else None
         if key is None and record.report:
             key = record.report.get("gram", {}).get("key")
         return None if key is None else self._maps.of(key)
-
-    def _record(self, job_id: str) -> JobRecord:
-        return self._jobs.get(job_id)
 
     def _replayed(self, known: JobRecord, body_sha256: str) -> Job:
         if known.body_sha256 != body_sha256:

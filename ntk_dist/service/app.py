@@ -11,13 +11,14 @@ from ntk_dist._version import __version__
 from ntk_dist.service import (
     inference_v2,
     jobs_routes,
+    models_routes,
     predict_routes,
     service_routes,
     uploads_routes,
 )
 from ntk_dist.service.documentation import TAGS, DocumentedAPI
 from ntk_dist.service.envelope import Envelope
-from ntk_dist.service.limits import BodyLimits
+from ntk_dist.service.limits import Limits
 from ntk_dist.service.problems import install
 from ntk_dist.service.service import Service, ServiceConfig
 
@@ -27,6 +28,7 @@ ROUTERS = (
     service_routes.router,
     jobs_routes.router,
     uploads_routes.router,
+    models_routes.router,
     predict_routes.router,
     inference_v2.router,
 )
@@ -66,6 +68,6 @@ def create_app(config: ServiceConfig) -> FastAPI:
         app.include_router(router)
     install(app, app.addresses)
     # The last one is the outermost.
-    app.add_middleware(BodyLimits, max_body_bytes=config.settings.max_body_bytes)
+    app.add_middleware(Limits, max_body_bytes=config.settings.max_body_bytes)
     app.add_middleware(Envelope, metrics=service.metrics, addresses=app.addresses)
     return app

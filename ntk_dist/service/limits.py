@@ -1,4 +1,4 @@
-"""How much a caller may send, and how slowly."""
+"""How much callers may send, how slowly, and how many at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ntk_dist.errors import OverloadedError, RequestError, RequestTooLargeError
 from ntk_dist.units import format_bytes
 
-__all__ = ["BodyLimits"]
+__all__ = ["MAX_REQUESTS", "Limits"]
 
 IDLE_S = 30.0
 """Longest that nothing of a body may come, in seconds."""
@@ -18,7 +18,12 @@ BODIES_HELD = 8
 """Bodies of the largest size that all requests together may hold in memory."""
 
 
-class BodyLimits:
+MAX_REQUESTS = 1000
+"""At a time: each has a connection, and a process has some thousand files by default."""
+LIVE = "/v2/health/live"
+
+
+class Limits:
     """Middleware that counts the bytes of every body while they are read.
 
     A length that is announced is refused before a byte is read; one that is not (chunks) once it
@@ -33,28 +38,44 @@ class BodyLimits:
         Of one request.
     idle_s
         Longest that nothing of a body may come, in seconds.
+    max_requests
+        That are answered at a time.
 
     Raises
     ------
     RequestTooLargeError
         A body is longer than that.
     OverloadedError
-        There is no memory for it now.
+        There is no memory for it now, or as many requests are answered already as may be.
     RequestError
         It stopped coming.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        idle_s: float = IDLE_S,
+        max_requests: int = MAX_REQUESTS,
+    ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._idle_s = idle_s
+        self._max_requests = max_requests
         self._held = 0
+        """Bytes of bodies."""
+        self._running = 0
+        """Requests."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        is_probe = scope["path"] == LIVE  # a busy service must not be taken for a dead one
+        if self._running >= self._max_requests and not is_probe:
+            raise OverloadedError(f"the service answers {self._running} requests already")
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal():
             self._require_fits(int(announced[:20]), "announced")
@@ -81,9 +102,11 @@ class BodyLimits:
                 raise OverloadedError("the service reads as many bodies as it has memory for")
             return message
 
+        self._running += 1
         try:
             await self._app(scope, counted, send)
         finally:
+            self._running -= 1
             self._held -= read
 
     def _require_fits(self, n_bytes: int, how: str) -> None:

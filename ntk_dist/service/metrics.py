@@ -29,6 +29,8 @@ class Metrics:
         Those at work now.
     loaded_models
         Bytes of every model in memory, by name and version.
+    waiting_rows
+        Rows that wait for predictions.
     """
 
     def __init__(
@@ -37,9 +39,10 @@ class Metrics:
         count_jobs: Callable[[], Mapping[JobState, int]],
         running_jobs: Callable[[], Iterable[Job]],
         loaded_models: Callable[[], Mapping[tuple[str, int], int]],
+        waiting_rows: Callable[[], int],
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Seen(count_jobs, running_jobs, loaded_models))
+        self._registry.register(_Seen(count_jobs, running_jobs, loaded_models, waiting_rows))
         self._requests = Counter(
             "ntk_dist_http_requests",
             "Requests that were answered.",
@@ -79,7 +82,9 @@ class _Seen(Collector):
         count_jobs: Callable[[], Mapping[JobState, int]],
         running_jobs: Callable[[], Iterable[Job]],
         loaded_models: Callable[[], Mapping[tuple[str, int], int]],
+        waiting_rows: Callable[[], int],
     ) -> None:
+        self._waiting_rows = waiting_rows
         self._count_jobs = count_jobs
         self._running_jobs = running_jobs
         self._loaded_models = loaded_models
@@ -109,6 +114,9 @@ class _Seen(Collector):
         count = GaugeMetricFamily("ntk_dist_models_loaded", "Models in memory.")
         count.add_metric([], len(loaded))
         yield count
+        rows = GaugeMetricFamily("ntk_dist_waiting_rows", "Rows that wait for predictions.")
+        rows.add_metric([], self._waiting_rows())
+        yield rows
 
 
 _PROGRESS = {

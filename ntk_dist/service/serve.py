@@ -21,6 +21,7 @@ from ntk_dist.errors import (
 )
 from ntk_dist.service.app import create_app
 from ntk_dist.service.auth import is_loopback
+from ntk_dist.service.limits import MAX_REQUESTS
 from ntk_dist.service.service import Service, ServiceConfig
 
 __all__ = ["serve", "serve_app"]
@@ -70,8 +71,7 @@ def serve(
             f"--insecure: expected a loopback address as --host, got {host!r}: whoever reaches it "
             "could run jobs here; leave --insecure out and make tokens"
         )
-    if (certificate is None) != (key is None):
-        raise SettingsError("TLS: expected a certificate and its key, got one of them")
+    _require_pair(certificate, key)
     if certificate is None and not is_loopback(host):
         log.warning("tokens travel unencrypted: give a certificate, or put TLS in front of this")
     with _listening(host, port) as listener:
@@ -90,13 +90,6 @@ def serve(
             ssl_certfile=certificate,
             ssl_keyfile=key,
         )
-        try:
-            settings.load()
-        except OSError as error:  # ssl.SSLError is one
-            reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-            raise SettingsError(
-                f"TLS: expected a certificate and its key, got {certificate} and {key}: {reason}"
-            ) from error
         address, bound = listener.getsockname()[:2]
         scheme = "http" if certificate is None else "https"
         shown = f"[{address}]" if ":" in address else address
@@ -121,6 +114,20 @@ class _Server(uvicorn.Server):
         self._service.is_stopping = True  # not ready any more, and streams of events end
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+
+def _require_pair(certificate: Path | None, key: Path | None) -> None:
+    if certificate is None and key is None:
+        return
+    if certificate is None or key is None:
+        raise SettingsError("TLS: expected a certificate and its key, got one of them")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        raise SettingsError(
+            f"TLS: expected a certificate and its key, got {certificate} and {key}: {reason}"
+        ) from error
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -175,4 +182,6 @@ def serve_app(arguments: Mapping[str, str]) -> Any:
     def build() -> Any:
         return create_app(config)
 
-    return ray_serve.deployment(ray_serve.ingress(build)(), name="ntk_dist").bind()
+    # Serve would send five requests at a time and hold the others back; ours are bounded here.
+    deployment = ray_serve.deployment(name="ntk_dist", max_ongoing_requests=MAX_REQUESTS)
+    return deployment(ray_serve.ingress(build)()).bind()

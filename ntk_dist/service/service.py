@@ -19,7 +19,6 @@ from ntk_dist.errors import NTKDistError, ServiceError
 from ntk_dist.jobs.desk import state_folder
 from ntk_dist.jobs.launch import AbstractLauncher, ProcessLauncher
 from ntk_dist.jobs.queue import JobQueue
-from ntk_dist.jobs.ray_jobs import RayLauncher
 from ntk_dist.jobs.spec import JobSpec
 from ntk_dist.jobs.supervisor import Supervisor
 from ntk_dist.service.auth import Gate
@@ -92,6 +91,7 @@ class Service:
             count_jobs=self.queue.counts,
             running_jobs=lambda: self.queue.page(JobState.RUNNING, limit=200).items,
             loaded_models=self.models.loaded,
+            waiting_rows=lambda: self.models.waiting_rows,
         )
         self._looking_after = ExitStack()
         self._sweeping: asyncio.Task[None] | None = None
@@ -132,8 +132,13 @@ class Service:
             self._sweeping.cancel()
             with suppress(asyncio.CancelledError):
                 await self._sweeping
-        await run_in_threadpool(self._looking_after.close)
-        await run_in_threadpool(self.database.close)
+        await run_in_threadpool(self.close)
+
+    def close(self) -> None:
+        """Let everything go; nothing can be asked any more."""
+        self._looking_after.close()
+        self.models.close()
+        self.database.close()
 
     async def _sweep_now_and_then(self) -> None:
         while True:
@@ -152,6 +157,8 @@ def launchers_of(place: AbstractPlace, settings: ServiceSettings) -> Mapping[str
     folder = state_folder(place) / "drivers"
     launchers: dict[str, AbstractLauncher] = {"process": ProcessLauncher(folder)}
     if settings.ray_jobs_url is not None:
+        from ntk_dist.jobs.ray_jobs import RayLauncher  # takes a second, and Ray
+
         launchers["ray"] = RayLauncher(settings.ray_jobs_url)
     return launchers
 

@@ -5,13 +5,20 @@ import subprocess
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
 
 from ntk_dist.database import connection, database_url, open_database
-from ntk_dist.errors import MissingDependencyError, SettingsError, StoreUnreachableError
+from ntk_dist.errors import (
+    JobNotFoundError,
+    MissingDependencyError,
+    RequestError,
+    SettingsError,
+    StoreUnreachableError,
+)
 
 PASSWORD = "sentinel-of-the-password"
 
@@ -60,7 +67,7 @@ def test_connections_that_the_server_closed_are_made_again(postgresql):
         with database._connector.connect() as opened:
             opened.exec_driver_sql(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                "WHERE usename = current_user AND pid <> pg_backend_pid()"
             )
         barrier = threading.Barrier(2)
 
@@ -74,7 +81,7 @@ def test_connections_that_the_server_closed_are_made_again(postgresql):
         barrier.wait(10)
         thread.join()
         database.ping()
-        assert repr(database).startswith("Database('postgresql+psycopg://tester@/tests_")
+        assert repr(database).startswith("Database('postgresql+psycopg://tester@/postgres?host=")
 
 
 def test_readers_do_not_wait_for_a_writer_and_writers_say_that_they_did(
@@ -143,3 +150,21 @@ def test_records_are_read_without_sqlalchemy():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert told.stdout == "False\n"
+
+
+@pytest.mark.parametrize("text", ["job\0", "job\ud800", "j" * 300])
+def test_what_no_column_can_hold_is_asked_for_in_vain(database, text):
+    refused = (JobNotFoundError, RequestError)
+    with pytest.raises(refused):
+        database.jobs.get(text)
+    with pytest.raises(RequestError) if "\ud800" in text else suppress(RequestError):
+        assert database.jobs.by_key(text, text) is None
+        assert database.jobs.page(name=text) == []
+
+
+def test_what_no_column_can_hold_is_refused_and_not_quoted(database, new_record):
+    for changes in ({"attempt": 2**70}, {"name": f"{PASSWORD}\ud800"}):
+        with pytest.raises(RequestError, match="that a database can keep") as caught:
+            database.jobs.insert(new_record(1, **changes))
+        assert PASSWORD not in str(caught.value)
+    assert database.jobs.page() == []

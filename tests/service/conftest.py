@@ -95,7 +95,7 @@ def applications(workspace: Path) -> Iterator[Callable[..., Callers]]:
                 settings=ServiceSettings(**settings),
             )
             app = create_app(config)
-            closing.callback(app.state.service.database.close)
+            closing.callback(app.state.service.close)
             return Callers(loop, app)
 
         yield make
