@@ -19,7 +19,7 @@ HOMES = {
     "numba": ["kernels/"],
     "psutil": ["executors/dask_cluster.py", "settings.py"],
     "pyarrow": ["store/"],
-    "pydantic": ["jobs/spec.py", "model/parameters.py", "settings.py", "validation.py"],
+    "pydantic": ["jobs/spec.py", "model/parameters.py", "options.py", "settings.py", "validation.py"],
     "ray": ["executors/ray.py"],
     "rich": ["cli.py", "jobs/"],
     "sklearn": ["cli.py", "jobs/demo.py", "model/"],
