@@ -164,10 +164,14 @@ def compute_gram(
     blocks = gram_task(kernel, rows, store, settings)
     batches = _missing(statistics.store)
     plan = _plan(kernel, rows, store.manifest, store.present(), sum(batches.values()), settings)
+    to_keep = plan.missing_bytes if store.in_memory else 0
     plan.require_room(
-        free_bytes=resources.workspace.free_bytes(),
+        free_bytes=store.free_bytes(),
         # What a cluster elsewhere has is for its operator to know.
-        memory_bytes=available_memory() // executor.n_workers if executor.runs_here else None,
+        memory_bytes=(
+            (available_memory() - to_keep) // executor.n_workers if executor.runs_here else None
+        ),
+        in_memory=store.in_memory,
     )
 
     def run(phase: str, task: Callable[[Any], Any], items: Collection[Any], total: int) -> int:
