@@ -142,16 +142,17 @@ def solve_dual(
         with clock.phase("precondition"):
             preconditioner = _preconditioner(gram, ridge, parameters, rank, resources.settings)
         operator = RidgedOperator(gram, ridge) if ridge else gram
+        # The preconditioner is not kept: its seed gives the same one again in a pass or two over
+        # the blocks, and of n x 1000 numbers it would be most of the bytes.
+        checkpoint = resources.workspace.checkpoint(
+            _identity(system, y, ridge, preconditioner, parameters)
+        )
         with clock.phase("solve"), ExitStack() as stack:
             options: dict[str, Any] = {
                 "tol": parameters.tol,
                 "max_steps": parameters.max_steps,
                 "x0": None if system.start is None else system.start / system.scale,
-                # The preconditioner is not kept: its seed gives the same one again in a pass or
-                # two over the blocks, and of n x 1000 numbers it would be most of the bytes.
-                "checkpoint": resources.workspace.checkpoint(
-                    _identity(system, y, ridge, preconditioner, parameters)
-                ),
+                "checkpoint": checkpoint,
                 "checkpoint_every_s": resources.settings.checkpoint_every_s,
                 "on_step": clock.on_event,
                 "dense_rows": DENSE_ROWS if dense_bytes <= free_bytes else 0,
@@ -171,7 +172,10 @@ def solve_dual(
                 )
             else:
                 solution = solve(operator, y, preconditioner, **options)
-        return _solved(system, solution, scores, shards)
+        solved = _solved(system, solution, scores, shards)
+        if checkpoint is not None:  # conjugate gradients ended long before, but the answer is now
+            checkpoint.delete()
+        return solved
 
 
 def _solved(
