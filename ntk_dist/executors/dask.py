@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError, MissingDependencyError
 from ntk_dist.events import EventSink, ignore
-from ntk_dist.executors.base import AbstractExecutor, AbstractShards
+from ntk_dist.executors.base import AbstractExecutor, AbstractShards, ShardCall
 from ntk_dist.executors.drive import Handle
 from ntk_dist.executors.outcome import AttemptFailed, Outcome, WorkerLostError
 from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
@@ -331,27 +331,17 @@ class _DaskShards(AbstractShards):
         # Before the first call no shard has a home; then any worker may need them.
         return self._dask._client.scatter(args, workers=homes or None, broadcast=True, hash=False)
 
-    def _submit(
-        self,
-        index: int,
-        method: str,
-        packed: Any,
-        args: tuple[Any, ...],
-        *,
-        fresh: bool,
-        keep: bool,
-    ) -> Handle:
+    def _submit(self, call: ShardCall, index: int, *, fresh: bool) -> Handle:
         # The recipe may hold thousands of block indices: it travels only when it is needed.
         recipe = None
         if fresh or index not in self._homes:
             recipe = self._recipes[index]
             self._homes[index] = self._find_home(index)
         # A broadcast copy may have gone with the worker that is being replaced.
-        sent = self._pack(args) if fresh else packed
-        function = keep_answer if keep else call_shard
-        return self._dask._send(
-            self._homes[index], function, (self._id, index), recipe, method, sent, keep=keep
-        )
+        sent = self._pack(call.args) if fresh else call.packed
+        asked = (self._id, index), recipe, call.method, sent
+        function = keep_answer if call.keep else call_shard
+        return self._dask._send(self._homes[index], function, *asked, keep=call.keep)
 
     def _submit_sum(self, parts: Sequence[Any]) -> Handle:
         return replace(add_in_pairs(parts, self._add), keep=False)

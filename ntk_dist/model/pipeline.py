@@ -31,9 +31,10 @@ from ntk_dist.model.solving import (
 )
 from ntk_dist.model.warm_start import EarlierFit
 from ntk_dist.settings import Settings
+from ntk_dist.shards import ShardFactory
 from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.dataset import MemoryRows, average_targets
-from ntk_dist.tasks import PredictTask, RowBatch, ShardFactory
+from ntk_dist.tasks import PredictTask, RowBatch
 
 __all__ = ["DualFit", "fit_dual", "pack_statistics", "predict_dual", "predict_rows"]
 

@@ -16,6 +16,7 @@ from ntk_dist.gram.plan import assign_blocks
 from ntk_dist.model.gram import Resources
 from ntk_dist.model.parameters import Parameters
 from ntk_dist.settings import Settings, available_memory
+from ntk_dist.shards import RecomputedShardFactory, ShardFactory
 from ntk_dist.solver import (
     DENSE_ROWS,
     MOST_ROUNDS,
@@ -38,7 +39,6 @@ from ntk_dist.solver.low_rank import affordable_rank, require_room
 from ntk_dist.solver.operators import Shards
 from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
 from ntk_dist.store.dataset import fingerprint
-from ntk_dist.tasks import RecomputedShardFactory, ShardFactory
 from ntk_dist.units import format_bytes
 
 __all__ = ["DualSystem", "Solved", "precision_warnings", "preconditioner_rank", "solve_dual"]

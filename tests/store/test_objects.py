@@ -196,7 +196,8 @@ def test_a_bucket_that_is_not_there_is_named(bucket):
 
 
 def test_a_library_that_is_not_there_is_named(bucket, monkeypatch):
-    monkeypatch.delitem(sys.modules, "ntk_dist.store.objects")
+    for module in ("objects", "bucket"):
+        monkeypatch.delitem(sys.modules, f"ntk_dist.store.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'ntk_dist\[s3\]'"):
         Workspace(bucket)
@@ -259,3 +260,10 @@ def test_workers_of_other_processes_open_it_by_its_address(bucket, problem):
     again = NTKRegressor(FC, workspace=bucket, block_rows=16).fit(x, y)
     assert again.report_.gram.n_computed == 0
     np.testing.assert_allclose(model.dual_coef_, again.dual_coef_, rtol=1e-4, atol=1e-4)
+
+
+def test_a_zarr_store_travels_by_its_address_and_stays_read_only(bucket):
+    store = open_place(f"{bucket}/a").zarr_store().with_read_only(True)
+    again = pickle.loads(pickle.dumps(store))
+    assert (again, again.read_only) == (store, True)
+    assert again != open_place(f"{bucket}/b").zarr_store()
