@@ -5,6 +5,7 @@ The driver's side; what workers do stands in :mod:`ntk_dist.tasks`.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from ntk_dist.store.workspace import (
     is_workspace,
 )
 from ntk_dist.tasks import AdoptTask, GramTask, RecentRows, StatisticsRows, statistics_of
+from ntk_dist.units import format_bytes
 
 __all__ = [
     "Resources",
@@ -46,6 +48,8 @@ __all__ = [
     "open_gram",
     "plan_rows",
 ]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,29 @@ class Resources:
     """Who computes."""
     settings: Settings
     """Limits of one process."""
+
+    def shard_bytes(self, gram_bytes: int) -> int:
+        """Memory of one shard for its part of ``gram_bytes`` of blocks, in bytes.
+
+        What the settings say, but workers of this machine together get no more than half of what
+        is free: the rest is for the driver, and for what comes up.
+        """
+        most, n = self.settings.shard_max_bytes, self.executor.n_workers
+        if not self.executor.runs_here:
+            return most
+        free = available_memory()
+        share = min(most, free // (2 * n))
+        if share < min(most, gram_bytes // n):
+            log.warning(
+                "%s of memory for blocks on each of %d workers, not %s "
+                "(NTK_DIST_SHARD_MAX_BYTES), because %s are free here: the blocks that do not fit "
+                "are read again for every product",
+                format_bytes(share),
+                n,
+                format_bytes(most),
+                format_bytes(free),
+            )
+        return share
 
 
 def plan_rows(

@@ -124,7 +124,7 @@ def fit_dual(
     with open_gram(kernel, rows, parameters.block_rows, resources) as store:
         gram = compute_gram(kernel, rows, store, resources, clock)
         task = gram_task(kernel, rows, store, resources.settings)
-        factory = ShardFactory(task, kernel.kernels[0], resources.settings.shard_max_bytes)
+        factory = ShardFactory(task, kernel.kernels[0], resources.shard_bytes(gram.n_bytes))
         system = DualSystem(factory, y, merged.counts, start)
         solved = solve_dual(system, parameters, rank, resources, clock)
         solution = solved.solution
