@@ -119,7 +119,7 @@ def fit_dual(
         rows = resources.workspace.rows(x)
         y = average_targets(targets, merged)
         start, n_warm = earlier.coefficients(x, y.shape[1]) if earlier else (None, None)
-    rank = require_room_to_solve(parameters, *y.shape, resources.settings)
+    rank = require_room_to_solve(parameters, len(rows), y.shape[1], resources.settings)
     with open_gram(kernel, rows, parameters.block_rows, resources) as store:
         gram = compute_gram(kernel, rows, store, resources, clock)
         task = gram_task(kernel, rows, store, resources.settings)
