@@ -63,18 +63,19 @@ class Resources:
     settings: Settings
     """Limits of one process."""
 
-    def shard_bytes(self, gram_bytes: int) -> int:
-        """Memory of one shard for its part of ``gram_bytes`` of blocks, in bytes.
+    def shard_bytes(self, stored_bytes: int) -> int:
+        """Memory of one shard for blocks, in bytes.
 
         What the settings say, but workers of this machine together get no more than half of what
-        is free: the rest is for the driver, and for what comes up.
+        is free: the rest is for the driver, and for what comes up. It is logged where so many
+        ``stored_bytes`` of all shards would have been kept and are not.
         """
         most, n = self.settings.shard_max_bytes, self.executor.n_workers
         if not self.executor.runs_here:
             return most
         free = available_memory()
         share = min(most, free // (2 * n))
-        if share < min(most, gram_bytes // n):
+        if share < min(most, stored_bytes // n):
             log.warning(
                 "%s of memory for blocks on each of %d workers, not %s "
                 "(NTK_DIST_SHARD_MAX_BYTES), because %s are free here: the blocks that do not fit "

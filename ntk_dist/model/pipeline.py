@@ -123,7 +123,9 @@ def fit_dual(
     with open_gram(kernel, rows, parameters.block_rows, resources) as store:
         gram = compute_gram(kernel, rows, store, resources, clock)
         task = gram_task(kernel, rows, store, resources.settings)
-        factory = ShardFactory(task, kernel.kernels[0], resources.shard_bytes(gram.n_bytes))
+        # Blocks in this memory take no more of it when a shard keeps them.
+        max_bytes = resources.shard_bytes(0 if store.in_memory else gram.n_bytes)
+        factory = ShardFactory(task, kernel.kernels[0], max_bytes)
         system = DualSystem(factory, y, merged.counts, start)
         solved = solve_dual(system, parameters, rank, resources, clock)
         solution = solved.solution

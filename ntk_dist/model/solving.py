@@ -165,7 +165,8 @@ def solve_dual(
             else:
                 solution = solve(operator, y, preconditioner, **options)
         solved = _solved(system, solution, scores, shards)
-        if checkpoint is not None:  # conjugate gradients ended long before, but the answer is now
+        # Not as soon as conjugate gradients end: what comes after them may be cut off, too.
+        if checkpoint is not None:
             checkpoint.delete()
         return solved
 
