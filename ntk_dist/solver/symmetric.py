@@ -3,7 +3,7 @@
 A Cholesky factor takes one triangle, and so do LAPACK's eigenvalues; the other triangle and a copy
 of the diagonal go on saying what the matrix was, for residuals and for a second attempt.
 
-Nothing here asks for the update of the whole triangle at once (dsyrk, and so dpotrf and dposv): when
+Nothing here asks for the update of a whole triangle at once (dsyrk, and so dpotrf and dposv): when
 few threads share many rows, OpenBLAS writes past a buffer there and ends the process (see
 OpenMathLib/OpenBLAS#2562). With two threads it did at 20,000 rows and not at 12,000, in SciPy 1.17
 (its 0.3.30) as in a plain ``a @ a.T`` of NumPy 2.4 (its 0.3.31). Panels take no longer.
