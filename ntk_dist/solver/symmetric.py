@@ -16,7 +16,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, eigh, solve_triangular
-from scipy.linalg.lapack import dpocon
 
 __all__ = ["PANEL_ROWS", "SymmetricMatrix", "dense_bytes"]
 
@@ -26,6 +25,8 @@ PANEL_ROWS = 2000
 """Rows and columns of a panel."""
 PANELS_AT_ONCE = 4
 """Copies of panels that are on their way at one time."""
+CONDITION_STEPS = 5
+"""Columns of the inverse that are looked at to estimate its norm; two are often enough."""
 
 
 def dense_bytes(n: int) -> int:
@@ -103,10 +104,26 @@ class SymmetricMatrix:
         return x
 
     def reciprocal_condition(self) -> float:
-        """An estimate of 1 / (|A| |A^-1|) in the 1-norm, from the factor."""
-        # Transposed it is in LAPACK's order, with L^T in the upper triangle.
-        reciprocal, _ = dpocon(self._entries.T, self.norm, uplo="U")
-        return float(reciprocal)
+        """An estimate of 1 / (|A| |A^-1|) in the 1-norm, from the factor; seldom 3 times too large.
+
+        By Algorithm 4.1 of Higham, "FORTRAN codes for estimating the one-norm of a real or complex
+        matrix", ACM TOMS 14 (1988), as LAPACK's dpocon, of which two threads made 70 s of 3 on a
+        busy machine (14,000 rows): it shares out every operation on a single column.
+        """
+        n, inverse = len(self.diagonal), 0.0
+        x = np.full((n, 1), 1.0 / n)
+        for _ in range(CONDITION_STEPS):
+            column = self.solve(x)
+            if (found := float(np.abs(column).sum())) <= inverse:
+                break
+            inverse = found
+            # The gradient says which column of the inverse may be larger.
+            gradient = self.solve(np.where(column < 0, -1.0, 1.0))
+            x = np.zeros((n, 1))
+            x[np.argmax(np.abs(gradient))] = 1.0
+        swing = np.linspace(1, 2, n)[:, None] * (-1.0) ** np.arange(n)[:, None]
+        inverse = max(inverse, 2 * float(np.abs(self.solve(swing)).sum()) / (3 * n))
+        return 1.0 / (self.norm * inverse)
 
     def eigenpairs(self) -> tuple[Array, Array]:
         """Eigenvalues, ascending, and eigenvectors as columns; the factor is lost."""
