@@ -240,7 +240,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         with Workspace(folder).new_model(NAME) as draft:
             write_artifact(draft.folder, pack(model))
-        with serving(Path(folder), NTK_DIST_THREADS=str(arguments.threads)) as (host, port, process):
+        with serving(Path(folder), NTK_DIST_THREADS=str(arguments.threads)) as (
+            host,
+            port,
+            process,
+        ):
             body = asyncio.run(ask(host, port, request_of(x)))
             expected = model.predict(x)
             error = np.abs(from_npy(body) - expected).max() / np.abs(expected).max()
