@@ -134,15 +134,15 @@ def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        # Handed down to every connection. Head and body of an answer are sent one after the other:
-        # without this the body waits for the caller to acknowledge the head, 40 ms.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ServiceUnreachableError(
             f"expected to listen on {host}:{port}, got: {reason}; choose another --port or --host"
         ) from error
+    # Handed down to every connection. Head and body of an answer are sent one after the other:
+    # without this the body waits for the caller to acknowledge the head, 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def serve_app(arguments: Mapping[str, str]) -> Any:
