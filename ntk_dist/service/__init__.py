@@ -8,6 +8,10 @@ share: database, queue, supervisor, uploads, models. Every request goes through 
 wrong is told by :mod:`.problems` in one shape, which :mod:`.documentation` publishes. Work that
 waits for the database or the disk is done in threads, never where requests are read.
 
+Predictions come as :mod:`.bodies` or :mod:`.tensors`; :mod:`.model_host` loads the model that the
+:mod:`.catalog` finds, and has what several callers ask at once computed together by
+:mod:`.batching`, unless :mod:`.hanging_up` notices that a caller is gone.
+
 :mod:`.serve` runs the application with uvicorn, or hands it to Ray Serve. FastAPI, uvicorn and
 prometheus_client are imported in this folder only, and not before one of its modules is.
 """
