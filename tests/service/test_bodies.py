@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -158,7 +158,7 @@ GOOD = {
 @given(st.binary(max_size=300))
 @example(b"")
 def test_any_bytes_are_rows_or_refused(kind, body):
-    with suppress(RequestError):
+    with contextlib.suppress(RequestError):
         assert rows_of(body, kind).dtype.kind in "biuf"
 
 
@@ -171,7 +171,7 @@ def test_damaged_bodies_are_rows_or_refused(kind, data):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(body)))
     for each in (bytes(body), bytes(body[:cut])):
-        with suppress(RequestError):
+        with contextlib.suppress(RequestError):
             assert rows_of(each, kind).nbytes <= 8 * len(each)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
-from contextlib import suppress
 
 import httpx
 import numpy as np
@@ -188,7 +188,7 @@ def test_bytes_that_belong_to_no_tensor():
 
 @given(st.binary(max_size=200), st.one_of(st.none(), st.integers(0, 250).map(str)))
 def test_any_bytes_are_a_request_or_refused(body, length):
-    with suppress(RequestError):
+    with contextlib.suppress(RequestError):
         parse_request(body, length)
 
 
