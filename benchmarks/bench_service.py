@@ -4,11 +4,11 @@
 
 A fully connected model is served by ``ntk-dist serve`` in a process of its own; clients of this
 process send requests one after the other over connections that stay open. Answers are compared
-with those of the model before anything is timed. The rate with 256 rows a request is compared with
-the same model asked in this process, in turn with it: what others do on the machine moves both.
-Clients and server share the processors;
-one column has what the server took of them. Then ten times the clients that may wait ask a server with
-a short queue: every answer must be 200, or 429 with ``Retry-After``, and memory must stay bounded.
+with those of the model before anything is timed. Clients and server share the processors; one
+column has what the server took of them for an answer. The rate with 256 rows a request is compared
+with the same model asked in this process, in turn: what others do on the machine moves both. Then
+ten times the clients that may wait ask a server with a short queue: every answer must be 200, or
+429 with ``Retry-After``, and memory must stay bounded.
 """
 
 from __future__ import annotations
@@ -240,11 +240,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         with Workspace(folder).new_model(NAME) as draft:
             write_artifact(draft.folder, pack(model))
-        with serving(Path(folder), NTK_DIST_THREADS=str(arguments.threads)) as (
-            host,
-            port,
-            process,
-        ):
+        variables = {"NTK_DIST_THREADS": str(arguments.threads)}
+        with serving(Path(folder), **variables) as (host, port, process):
             body = asyncio.run(ask(host, port, request_of(x)))
             expected = model.predict(x)
             error = np.abs(from_npy(body) - expected).max() / np.abs(expected).max()

@@ -78,6 +78,11 @@ def test_products_are_those_of_float64():
     assert "all checks held" in run("bench_product.py", *small)
 
 
+def test_a_server_answers_as_the_model_and_bears_overload():
+    small = ["--rows", "100", "--seconds", "0.2", "--clients", "4", "--rounds", "1"]
+    assert "all checks held" in run("bench_service.py", *small)
+
+
 @pytest.mark.dask
 def test_blocks_through_an_engine_are_the_same():
     small = ["--engines", "dask", "--features", "5", "--block-rows", "32", "--repeats", "1"]

@@ -16,7 +16,8 @@ architecture into steps and ``program`` these into arrays of ``records``, with c
 (``fused_gpu``). Either leaves to float64 the pairs that ``closeness`` finds, a sample ``alone``
 with itself or its opposite, and the layers of the ``tail``. Without spatial axes ``dense_program``
 makes the arrays, and ``tiles`` are products by ``gemm`` that go through all layers as ``gaps``, or
-at once along ``curves`` (``fused_dense``). The engines on CPU are made of the SIMD ``lanes`` and
+at once along ``curves`` (``fused_dense``); what has the same ``columns`` every time, as predictions
+have, is packed once. The engines on CPU are made of the SIMD ``lanes`` and
 the polynomials of ``arc_cosine`` and ``smooth``, work in ``threads``, and are kept on disk by
 ``compiling``; so is the product of a block that is done with vectors on ``both_sides``.
 
@@ -35,6 +36,7 @@ __all__ = [
     "choice",
     "closeness",
     "coincidence",
+    "columns",
     "compiling",
     "cost",
     "curves",

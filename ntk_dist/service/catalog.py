@@ -124,10 +124,12 @@ class Catalog:
         return entry
 
     def _forget(self, name: str, versions: tuple[int, ...]) -> None:
+        def is_there(key: tuple[str, int | None]) -> bool:
+            return key[0] != name or key[1] in versions
+
         with self._lock:
-            for cache in (self._fresh, self._read):
-                for key in [k for k in cache if k[0] == name and k[1] not in versions]:
-                    del cache[key]  # type: ignore[arg-type]
+            self._fresh = {key: each for key, each in self._fresh.items() if is_there(key)}
+            self._read = {key: each for key, each in self._read.items() if is_there(key)}
 
     def _what_there_is(self, name: str, version: int | None, versions: tuple[int, ...]) -> str:
         if versions:

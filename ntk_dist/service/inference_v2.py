@@ -31,6 +31,7 @@ from ntk_dist.errors import (
 from ntk_dist.service.auth import Predictor
 from ntk_dist.service.bodies import JSON, require_uncompressed
 from ntk_dist.service.documentation import problems
+from ntk_dist.service.hanging_up import unless_gone
 from ntk_dist.service.service import ServiceHere
 from ntk_dist.service.tensors import HEADER_LENGTH, answer_body, datatype_of, parse_request
 
@@ -176,7 +177,7 @@ async def infer(
     asked = await host.parse(
         partial(parse_request, body, request.headers.get(HEADER_LENGTH)), len(body)
     )
-    answer = await host.predict(name, version, asked.x)
+    answer = await unless_gone(request, host.predict(name, version, asked.x))
     tensors = {"y": answer.y} if answer.label is None else {"y": answer.y, "label": answer.label}
     about = {"model_name": name, "model_version": str(answer.model.version)}
     content, head = await host.parse(partial(answer_body, asked, about, tensors), answer.y.nbytes)

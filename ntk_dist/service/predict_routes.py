@@ -23,6 +23,7 @@ from ntk_dist.errors import (
 from ntk_dist.service.auth import Predictor
 from ntk_dist.service.bodies import JSON, accepted, encode, kind_of, rows_of
 from ntk_dist.service.documentation import problems
+from ntk_dist.service.hanging_up import unless_gone
 from ntk_dist.service.model_host import Answer
 from ntk_dist.service.service import Service, ServiceHere
 from ntk_dist.wire import ARROW, MODEL_VERSION, NPY
@@ -151,7 +152,7 @@ async def _predict(
     x = await host.parse(partial(rows_of, body, sent), len(body))
     if x.ndim == 2 and x.shape[1:] != model.row_shape and sent == ARROW:
         x = _unflattened(x, model.row_shape)  # a table has no other axes
-    answer = await host.predict(name, version, x)
+    answer = await unless_gone(request, host.predict(name, version, x))
     content = await host.parse(partial(_encoded, answer, wanted, output), answer.y.nbytes)
     return Response(content, media_type=wanted, headers={MODEL_VERSION: str(answer.model.version)})
 
