@@ -22,8 +22,6 @@ __all__ = ["Checkpoint"]
 
 log = logging.getLogger(__name__)
 
-ORPHAN_AGE_S = 3600.0
-"""A partial file this old has no writer any more."""
 MARK = b"ntk_dist checkpoint 1\n"
 DIGEST_BYTES = 32
 IDENTITY = "identity"
@@ -95,7 +93,7 @@ class Checkpoint:
         # Whoever comes next finds out by the digest or identity; this is only for the space.
         with suppress(OSError):
             self.place.delete()
-            self._folder.sweep_orphans(ORPHAN_AGE_S)
+            self._folder.sweep_orphans()
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.place)!r})"

@@ -20,7 +20,7 @@ from typing import Self
 
 from ntk_dist.errors import StoreUnreachableError
 from ntk_dist.store.bucket import Bucket
-from ntk_dist.store.place import AbstractPlace, Draft, numbers_in
+from ntk_dist.store.place import ORPHAN_AGE_S, AbstractPlace, Draft, numbers_in
 from ntk_dist.store.zarr_objects import ZarrObjects
 
 __all__ = ["Objects"]
@@ -107,7 +107,7 @@ class Objects(AbstractPlace):
         """None: buckets do not say."""
         return
 
-    def sweep_orphans(self, older_than_s: float) -> None:
+    def sweep_orphans(self, older_than_s: float = ORPHAN_AGE_S) -> None:
         """Nothing: an object whose PUT was cut off is not there."""
 
     def versions(self) -> tuple[int, ...]:

@@ -140,7 +140,9 @@ class Workspace(AbstractWorkspace):
 
     def rows(self, x: np.ndarray) -> AbstractRows:
         """The rows of ``x``, stored once per fingerprint."""
-        return write_rows(self.place / "datasets" / fingerprint(x), x)
+        datasets = self.place / "datasets"
+        datasets.sweep_orphans()
+        return write_rows(datasets / fingerprint(x), x)
 
     def checkpoint(self, identity: Mapping[str, str]) -> Checkpoint:
         """Where the state of the solve of this identity is written down."""

@@ -1,4 +1,8 @@
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from threading import Barrier
 
 import numpy as np
@@ -165,6 +169,54 @@ def test_a_failed_writer_leaves_nothing(tmp_path):
         fail()
     assert workspace.models() == {}
     assert list((tmp_path / "models" / "m").iterdir()) == []
+
+
+def age(folder: Path, seconds: float = 7200) -> Path:
+    """``folder`` as if everything in it had been written so long ago."""
+    moment = time.time() - seconds
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (moment, moment))
+    return folder
+
+
+class Killed(Exception):
+    pass
+
+
+def abandoned(workspace: Workspace, name: str) -> Path:
+    """What a writer leaves of a model that is killed before it is published."""
+    with suppress(Killed), workspace.new_model(name) as draft:
+        path = Path(draft.folder.location)
+        (draft.folder / "rows" / "c").write_bytes(b"half")
+        copy = path.rename(path.with_name("out of the way"))  # a kill removes nothing
+        raise Killed
+    return copy.rename(path)
+
+
+def test_publishing_sweeps_drafts_of_killed_writers(tmp_path):
+    workspace = Workspace(tmp_path)
+    old, young, at_work = (abandoned(workspace, "m") for _ in range(3))
+    age(old)
+    os.utime(age(at_work) / "rows" / "c")
+    publish(workspace, "m", "whole")
+    assert not old.exists()
+    assert young.exists(), "its writer may still be at work"
+    assert at_work.exists(), "something deep in it is new"
+    assert sorted(p.name for p in (tmp_path / "models" / "m").iterdir()) == sorted(
+        ["1", young.name, at_work.name]
+    )
+
+
+def test_storing_rows_sweeps_what_killed_writers_left_of_any_data_set(tmp_path):
+    workspace = Workspace(tmp_path)
+    workspace.rows(X)
+    half = tmp_path / "datasets" / fingerprint(X) / "c" / "0" / "0.0123.partial"
+    half.write_bytes(b"half")
+    age(tmp_path / "datasets")
+    rows = workspace.rows(X + 1)
+    assert not half.exists()
+    np.testing.assert_array_equal(workspace.rows(X).read(slice(0, 12)), X)
+    np.testing.assert_array_equal(rows.read(slice(0, 12)), X + 1)
 
 
 def test_writers_at_once_get_a_version_each(tmp_path):
