@@ -126,7 +126,8 @@ def describe_simulation(simulation: Simulation) -> Description:
         (
             "measured here",
             f"{format_count(cluster.entries_per_s)} entries a second, products at "
-            f"{format_bytes(cluster.product_rate)} of blocks a second",
+            f"{format_bytes(cluster.product_rate)} of blocks a second, rows hashed at "
+            f"{format_bytes(cluster.hash_rate)} a second",
         ),
         (
             "taken on trust",
@@ -137,12 +138,13 @@ def describe_simulation(simulation: Simulation) -> Description:
     lines = [f"{name:<22}{value}" for name, value in facts]
     lines.append(f"{'':<22}{'time':>10}{'workspace':>13}{'network':>13}  most of the time")
     names = {"solve": f"solve, {work.steps} steps", "predict": f"predict, {work.predictions:,}"}
-    lines += [
+    phases = [
         f"{names.get(phase.name, phase.name):<22}{format_seconds(phase.seconds):>10}"
         f"{format_bytes(phase.stored_bytes):>13}{format_bytes(phase.sent_bytes):>13}  {phase.limit}"
-        for phase in simulation.phases
+        for phase in (*simulation.phases, simulation.product)
     ]
-    lines.append(f"{'in all':<22}{format_seconds(simulation.seconds):>10}")
+    total = f"{'in all':<22}{format_seconds(simulation.seconds):>10}"
+    lines += [*phases[:-1], total, phases[-1]]
     return simulation.to_dict(), "\n".join(lines)
 
 

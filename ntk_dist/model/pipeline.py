@@ -18,7 +18,7 @@ from ntk_dist.errors import (
 from ntk_dist.events import Clock, EventSink, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
 from ntk_dist.gram.block import compute_statistics
-from ntk_dist.gram.plan import default_block_rows
+from ntk_dist.gram.plan import PREDICT_ROWS, default_block_rows, predict_rows
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.gram import Resources, compute_gram, distinct, gram_task, open_gram
 from ntk_dist.model.parameters import Parameters
@@ -36,15 +36,7 @@ from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.dataset import MemoryRows, average_targets
 from ntk_dist.tasks import PredictTask, RowBatch
 
-__all__ = ["DualFit", "fit_dual", "pack_statistics", "predict_dual", "predict_rows"]
-
-PREDICT_ROWS = 256
-"""Rows of one prediction task: enough for a GEMM, and a progress bar that moves."""
-MOST_PREDICT_ROWS = 2048
-"""Each task reads all training rows: of 50,000 images 600 MB, for 10,000 predictions 40 times with
-256 rows a task."""
-TASKS_PER_SLOT = 4
-"""Wanted of large predictions, so that no worker waits long for the last one."""
+__all__ = ["DualFit", "fit_dual", "pack_statistics", "predict_dual"]
 
 
 @dataclass(frozen=True)
@@ -205,12 +197,6 @@ def predict_dual(
             f"overflow {kernel.dtype}: they are far larger than the training rows"
         )
     return values
-
-
-def predict_rows(n_rows: int, n_slots: int) -> int:
-    """Rows of one prediction task, of so many to predict on so many workers."""
-    fair = -(-n_rows // (TASKS_PER_SLOT * n_slots))
-    return max(PREDICT_ROWS, min(MOST_PREDICT_ROWS, fair))
 
 
 def pack_statistics(kernel: Kernel, rows: AbstractRows, on_event: EventSink = ignore) -> MemoryRows:

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 MARK = b"ntk_dist checkpoint 1\n"
 DIGEST_BYTES = 32
+HEAD_BYTES = len(MARK) + DIGEST_BYTES
 IDENTITY = "identity"
 """The array that says what the others belong to, as JSON in bytes."""
 
@@ -49,8 +50,9 @@ class Checkpoint:
     def save(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep ``arrays`` in the place of what was kept before.
 
-        Takes as much memory again as they have. Nothing is forced out to the disk: a process that
-        dies loses nothing by it, and what a machine that dies tears is found by its digest.
+        Takes as much memory again as they have, on the way. Nothing is forced out to the disk: a
+        process that dies loses nothing by it, and what a machine that dies tears is found by its
+        digest.
 
         Raises
         ------
@@ -58,10 +60,12 @@ class Checkpoint:
             They were not kept; those before them are still there.
         """
         data = io.BytesIO()
+        data.write(MARK + bytes(DIGEST_BYTES))
         identity = np.frombuffer(self._identity, np.uint8)
         np.savez(data, allow_pickle=False, **{IDENTITY: identity, **arrays})
-        body = data.getbuffer()
-        self.place.write_bytes(b"".join((MARK, _digest(body), body)))
+        with data.getbuffer() as whole:
+            whole[len(MARK) : HEAD_BYTES] = _digest(whole[HEAD_BYTES:])
+        self.place.write_bytes(data.getvalue())  # the buffer itself, not a copy
 
     def load(self) -> dict[str, np.ndarray] | None:
         """The arrays saved last; None where there are none that can be trusted.
@@ -77,11 +81,11 @@ class Checkpoint:
             return None
 
     def _decoded(self, data: bytes) -> dict[str, np.ndarray]:
-        head = len(MARK) + DIGEST_BYTES
-        body = memoryview(data)[head:]
-        if data[:head] != MARK + _digest(body):
+        if data[:HEAD_BYTES] != MARK + _digest(memoryview(data)[HEAD_BYTES:]):
             raise ValueError("it is damaged")
-        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+        stream = io.BytesIO(data)
+        stream.seek(HEAD_BYTES)
+        with np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         identity = arrays.pop(IDENTITY, np.empty(0, np.uint8)).tobytes()
         if identity != self._identity:

@@ -8,7 +8,6 @@ from sklearn.exceptions import ConvergenceWarning
 
 from ntk_dist import NTKRegressor, stax
 from ntk_dist.errors import InvalidInputError, MemoryBudgetError
-from ntk_dist.model.pipeline import predict_rows
 from ntk_dist.settings import get_settings
 from ntk_dist.solver.low_rank import building_bytes
 
@@ -180,11 +179,3 @@ def test_a_tolerance_below_the_blocks_precision_is_said_before_and_in_the_report
     for quiet in ({"dtype": "float64"}, {"refine": True}, {"tol": 1e-6}):
         quiet = {"tol": 1e-9, **quiet}
         assert NTKRegressor(NET, **quiet).fit(x, y).report_.solve.warnings == ()
-
-
-@pytest.mark.parametrize(
-    ("n_rows", "n_slots", "expected"),
-    [(1, 1, 256), (2000, 1, 500), (10_000, 1, 2048), (10_000, 64, 256)],
-)
-def test_large_predictions_read_the_training_rows_a_few_times_only(n_rows, n_slots, expected):
-    assert predict_rows(n_rows, n_slots) == expected
