@@ -1,8 +1,9 @@
 """The command line.
 
-Exit codes: 0 done, 2 bad input, 3 did not converge (the model is kept and the report says how
-far), 4 engine or store unreachable, 130 interrupted (run the same command again to go on), 1 a
-defect of ours. With ``--json`` the result, or the error, is one JSON object on standard output.
+Exit codes: 0 done, 2 bad input, 3 did not converge (a model that missed its tolerance is kept, and
+the report says how far) or the matrix is unsound (there is no model), 4 engine or store
+unreachable, 130 interrupted (run the same command again to go on), 1 a defect of ours. With
+``--json`` the result, or the error, is one JSON object on standard output.
 """
 
 from __future__ import annotations

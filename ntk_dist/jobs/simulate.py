@@ -32,8 +32,8 @@ LINK_RATE = 1_250_000_000
 """Bytes a second between two machines, unless told otherwise: ten gigabits."""
 TRIAL_ROWS = 2048
 """Of the block that products are measured on: 16 MB of float32, more than fits most caches."""
-TRIAL_BYTES = 16 * 2**20
-"""Of the rows that hashing is measured on, likewise."""
+TRIAL_BYTES = 4 * 2**20
+"""Of the rows that hashing is measured on."""
 DRIVER_ROWS = 1024
 """Of the matrices that the driver's arithmetic is measured on."""
 
