@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
+from scipy.linalg.lapack import dpocon
 
 from ntk_dist.solver.symmetric import SymmetricMatrix, dense_bytes
 
@@ -47,9 +48,12 @@ def test_eigenvalues_are_those_of_the_matrix_also_after_it_was_factored(case):
 def test_the_condition_is_that_of_the_whole(case):
     entries, matrix = case
     matrix.factor()
-    # LAPACK's estimate of the norm of the inverse is a lower bound, and seldom less than a third.
     exact = 1 / np.linalg.cond(entries, 1)
-    assert exact * (1 - 1e-9) <= matrix.reciprocal_condition() <= 3 * exact
+    factor, norm = np.linalg.cholesky(entries), np.linalg.norm(entries, 1)
+    theirs, _ = dpocon(factor, norm, uplo="L")
+    estimate = matrix.reciprocal_condition()
+    assert exact * (1 - 1e-9) <= estimate <= 3 * exact
+    assert estimate == pytest.approx(theirs, rel=1e-9)
 
 
 @pytest.mark.parametrize("place", [0, 6, 7, 30])
