@@ -8,7 +8,6 @@ and however often.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
@@ -63,8 +62,6 @@ class BlockRecord:
     """Of them, for its rows and their statistics."""
     write_s: float
     """Of them, for storing it."""
-    host: str
-    pid: int
 
 
 class RecentRows(AbstractRows):
@@ -235,8 +232,6 @@ class GramTask:
             seconds=end - start,
             read_s=read - start,
             write_s=end - computed,
-            host=socket.gethostname(),
-            pid=os.getpid(),
         )
 
     def evaluate(self, index: BlockIndex) -> dict[str, np.ndarray]:

@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from ntk_dist.errors import InvalidInputError
 from ntk_dist.events import Clock, EventSink, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
+from ntk_dist.executors.base import Item, Result
 from ntk_dist.gram.block import working_bytes
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.plan import GramPlan, default_block_rows, plan_gram
@@ -202,18 +202,20 @@ def compute_gram(
         in_memory=store.in_memory,
     )
 
-    def run(phase: str, task: Callable[[Any], Any], items: Collection[Any], total: int) -> int:
-        """How many of the tasks, for items that are missing of so many, gave a truth."""
+    def run(
+        phase: str, task: Callable[[Item], Result], items: Collection[Item], total: int
+    ) -> list[Result]:
+        """What the tasks say, for items that are missing of so many."""
         with clock.phase(phase, total=total, done=total - len(items)):
             retry = RetryPolicy(timeout_s=settings.task_timeout_s)
             done = executor.map_unordered(task, items, retry=retry, on_event=clock.on_event)
-            return sum(result is True for _, result in done)
+            return [result for _, result in done]
 
     adopted, missing = 0, plan.missing
     if missing and (ancestor := find_ancestor(store.manifest, rows, resources.workspace)):
         batches = ancestor.give_statistics(batches, statistics.store)
         items = ancestor.blocks(missing)
-        adopted = run("adopt", AdoptTask(blocks, ancestor.store), items, len(items))
+        adopted = sum(run("adopt", AdoptTask(blocks, ancestor.store), items, len(items)))
         missing = tuple(sorted(set(missing) - set(items)))
     run("statistics", statistics, batches, statistics.store.n_batches)
     run("gram", blocks, missing, plan.grid.n_blocks)
