@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
-import operator
 import threading
 import time
 import uuid
@@ -35,7 +34,13 @@ except ImportError as error:
     ) from error
 
 from ntk_dist.executors.dask_cluster import start_cluster
-from ntk_dist.executors.dask_worker import call_shard, drop_shards, keep_answer, run_task
+from ntk_dist.executors.dask_worker import (
+    add_kept,
+    call_shard,
+    drop_shards,
+    keep_answer,
+    run_task,
+)
 
 __all__ = ["DaskExecutor"]
 
@@ -273,11 +278,11 @@ class DaskExecutor(AbstractExecutor):
                     # Asking for the exception fetches no value.
                     if one.keep and one.future.exception(timeout=_FETCH_S) is None:
                         return Outcome(value=one, where=where)
-                    value = one.future.result(timeout=_FETCH_S)
+                    found: Outcome = one.future.result(timeout=_FETCH_S)
                 except TimeoutError:
                     # The result may have gone with its worker after it was announced.
                     continue
-                return value if isinstance(value, Outcome) else Outcome(value=value, where=where)
+                return found
         except AttemptFailed as error:
             return error.outcome
         except KilledWorker as error:
@@ -350,7 +355,7 @@ class _DaskShards(AbstractShards):
         """Start one addition on the worker that has the first of two parts."""
         total = self._dask._send(
             first.worker,
-            operator.add,
+            add_kept,
             first.future,
             second.future,
             needs=first.needs | second.needs,

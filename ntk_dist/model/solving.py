@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ntk_dist._version import __version__
-from ntk_dist.errors import MemoryBudgetError
 from ntk_dist.events import Clock
 from ntk_dist.gram.plan import assign_blocks
 from ntk_dist.model.gram import Resources
@@ -18,7 +17,6 @@ from ntk_dist.model.parameters import Parameters
 from ntk_dist.settings import Settings, available_memory
 from ntk_dist.shards import RecomputedShardFactory, ShardFactory
 from ntk_dist.solver import (
-    DENSE_ROWS,
     MOST_ROUNDS,
     AbstractOperator,
     AbstractPreconditioner,
@@ -30,6 +28,7 @@ from ntk_dist.solver import (
     Solution,
     StoredGramOperator,
     best_ridge,
+    require_dense_room,
     score_ridges,
     solve,
     solve_direct,
@@ -39,7 +38,6 @@ from ntk_dist.solver.low_rank import affordable_rank, require_room
 from ntk_dist.solver.operators import Shards
 from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
 from ntk_dist.store.dataset import fingerprint
-from ntk_dist.units import format_bytes
 
 __all__ = ["DualSystem", "Solved", "precision_warnings", "preconditioner_rank", "solve_dual"]
 
@@ -115,13 +113,7 @@ def solve_dual(
     NotConvergedError
         None of several ridges could be judged.
     """
-    factory, dense_bytes = system.factory, _dense_bytes(system.n_rows)
-    free_bytes = available_memory()
-    if parameters.solver == "direct" and dense_bytes > free_bytes:
-        raise MemoryBudgetError(
-            f"solver 'direct' needs {format_bytes(dense_bytes)} for {system.n_rows} rows, got "
-            f"{format_bytes(free_bytes)} free: use solver 'cg'"
-        )
+    factory = system.factory
     if parameters.refine:
         # Blocks of both precisions share the memory of a worker.
         factory = replace(factory, max_bytes=factory.max_bytes // 2)
@@ -154,7 +146,6 @@ def solve_dual(
                 ),
                 "checkpoint_every_s": resources.settings.checkpoint_every_s,
                 "on_step": clock.on_event,
-                "dense_rows": DENSE_ROWS if dense_bytes <= free_bytes else 0,
             }
             if parameters.refine:
                 again = RecomputedShardFactory(
@@ -196,14 +187,17 @@ def precision_warnings(parameters: Parameters) -> tuple[str, ...]:
 
 
 def preconditioner_rank(parameters: Parameters, n: int, settings: Settings) -> int:
-    """The rank to build for ``n`` rows, known to fit in memory before anything is computed.
+    """The rank to build for ``n`` rows, once all that the solver needs is known to fit in memory.
 
     Raises
     ------
     MemoryBudgetError
-        It does not.
+        The preconditioner does not fit, or the matrix where it is solved with densely.
     """
-    if parameters.solver == "direct" or parameters.preconditioner not in LOW_RANK_PRECONDITIONERS:
+    if parameters.solver == "direct":
+        require_dense_room(n, available_memory())
+        return 0
+    if parameters.preconditioner not in LOW_RANK_PRECONDITIONERS:
         return 0
     max_bytes, dtype = settings.preconditioner_max_bytes, np.dtype(parameters.dtype)
     if parameters.rank == "auto":
@@ -211,11 +205,6 @@ def preconditioner_rank(parameters: Parameters, n: int, settings: Settings) -> i
     rank = min(parameters.rank, n)
     require_room(n, rank, max_bytes, dtype)
     return rank
-
-
-def _dense_bytes(n: int) -> int:
-    """K in float64, its factor, and LAPACK's work space."""
-    return 3 * 8 * n**2
 
 
 def _identity(

@@ -13,7 +13,7 @@ it answers for all of them in the passes that the smallest one needs. All answer
 """
 
 from ntk_dist.solver.cg import solve_cg
-from ntk_dist.solver.direct import solve_direct
+from ntk_dist.solver.direct import require_dense_room, solve_direct
 from ntk_dist.solver.operators import (
     AbstractOperator,
     DenseOperator,
@@ -58,6 +58,7 @@ __all__ = [
     "StoredGramOperator",
     "SubmatrixOperator",
     "best_ridge",
+    "require_dense_room",
     "score_ridges",
     "solve",
     "solve_cg",
