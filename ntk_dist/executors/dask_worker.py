@@ -82,7 +82,8 @@ def _build(recipe: bytes) -> Any:
 
 
 def _answer(name: str, method: str, args: tuple[Any, ...]) -> Any:
-    shard = _SHARDS.get(get_worker().state.tasks.get(name))
+    built = get_worker().state.tasks.get(name)
+    shard = None if built is None else _SHARDS.get(built)
     if shard is None:
         # The name alone has come here: Dask moves answers when it empties a worker.
         raise WorkerLostError("the worker process that held this shard is gone")

@@ -216,17 +216,20 @@ def test_a_plain_script_without_a_guard_runs_once_and_leaves_nothing(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"),
+    ("owner", "name", "error", "raised"),
     [
-        (distributed.SpecCluster, "wait_for_workers"),
-        (distributed, "Client"),
-        (DaskExecutor, "_alive"),
+        (distributed.SpecCluster, "wait_for_workers", KeyboardInterrupt, KeyboardInterrupt),
+        (distributed, "Client", OSError, ExecutorUnreachableError),
+        (DaskExecutor, "_alive", KeyboardInterrupt, KeyboardInterrupt),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=["while workers start", "while it connects", "while it looks for workers"],
 )
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_a_start_that_is_broken_off_leaves_no_process(
-    owner: Any, name: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+    owner: Any,
+    name: str,
+    error: type[BaseException],
+    raised: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = set(psutil.Process().children(recursive=True))
     started: list[set[psutil.Process]] = []
@@ -240,7 +243,7 @@ def test_a_start_that_is_broken_off_leaves_no_process(
         raise error
 
     monkeypatch.setattr(owner, name, fail)
-    with pytest.raises((KeyboardInterrupt, OSError, ExecutorUnreachableError)):
+    with pytest.raises(raised):
         DaskExecutor(n_workers=1)
     assert started
     assert not set(psutil.Process().children(recursive=True)) - before
