@@ -24,9 +24,29 @@ from pydantic_settings import (
 
 from ntk_dist.errors import SettingsError
 
-__all__ = ["Settings", "available_memory", "cpu_count", "get_settings", "process_bytes"]
+__all__ = [
+    "Settings",
+    "available_memory",
+    "control_groups",
+    "cpu_count",
+    "get_settings",
+    "group_room",
+    "process_bytes",
+]
 
 MIB = 2**20
+
+GROUPS = Path("/sys/fs/cgroup")
+MEMORY_FILES = (
+    ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    (
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
+)
+"""Where a control group of version 2, or 1, keeps its limit, what it uses, and how much of that are
+files in the page cache."""
 
 
 def cpu_count() -> int:
@@ -37,8 +57,55 @@ def cpu_count() -> int:
 
 
 def available_memory() -> int:
-    """Memory that can still be had without swapping, in bytes."""
-    return int(psutil.virtual_memory().available)
+    """Memory that this process can still have without swapping, in bytes.
+
+    What the machine has, or the limit of a container if that leaves less.
+    """
+    own = Path("/proc/self/cgroup")
+    groups = control_groups(own.read_text(), GROUPS) if own.is_file() else []
+    rooms = (group_room(folder) for folder in groups)
+    machine = int(psutil.virtual_memory().available)
+    return min([machine, *(room for room in rooms if room is not None)])
+
+
+def control_groups(membership: str, root: Path) -> list[Path]:
+    """Folders of the groups that limit a process's memory, each with those around it.
+
+    Parameters
+    ----------
+    membership
+        What ``/proc/PID/cgroup`` says. Inside a container the groups it names need not be there;
+        what is at ``root`` is the container's own then.
+    root
+        Where control groups are mounted.
+    """
+    folders: list[Path] = []
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "memory" if controllers else root
+        group = top / path.strip("/")
+        folders += [group, *(parent for parent in group.parents if parent.is_relative_to(top))]
+    return folders
+
+
+def group_room(folder: Path) -> int | None:
+    """Memory that a control group still leaves its processes, in bytes; None without a limit.
+
+    Files in the page cache count as used, but are dropped when somebody needs their memory: they
+    were 9.8 of 14.8 GB on a machine that streamed blocks from its disk.
+    """
+    for limit, usage, cached in MEMORY_FILES:
+        try:
+            most = (folder / limit).read_text().strip()
+            used = int((folder / usage).read_text())
+            counts = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
+        except OSError:  # there is no such group, or none of this version
+            continue
+        if most != "max":
+            return max(0, int(most) - used + sum(int(counts.get(name, 0)) for name in cached))
+    return None
 
 
 def process_bytes() -> int:
@@ -47,7 +114,11 @@ def process_bytes() -> int:
 
 
 class Settings(BaseSettings):
-    """Process-wide limits; executors divide them between the workers they start."""
+    """Limits of one process.
+
+    ``threads`` are divided between the workers that an executor starts here; bytes are those of
+    every worker, or of the driver.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="NTK_DIST_", frozen=True, extra="forbid", env_ignore_empty=True
@@ -59,14 +130,15 @@ class Settings(BaseSettings):
     """Working memory of one block, beyond its inputs and its output, in bytes."""
     shard_max_bytes: PositiveInt = 2048 * MIB
     """Memory of one shard for blocks, in bytes: those that stay, and some that are read ahead of
-    each product."""
+    each product. Workers on one machine get less where half of what is free there is not enough."""
     preconditioner_max_bytes: PositiveInt = 1024 * MIB
     """Memory of the driver that building the preconditioner may take, in bytes."""
     checkpoint_every_s: float = Field(default=10.0, ge=0)
     """Seconds between checkpoints of the solver, at least; they never take more than 1 % of its
     time."""
     task_timeout_s: float = Field(default=3600.0, gt=0)
-    """Longest one task may run before it counts as lost, in seconds."""
+    """Longest one task, or one worker's part of a product, may run before it counts as lost, in
+    seconds."""
     store_retry_s: float = Field(default=60.0, gt=0)
     """Longest that a request to object storage is made again when it fails, in seconds."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"

@@ -30,6 +30,7 @@ from ntk_dist.solver import (
     StoredGramOperator,
     best_ridge,
     require_dense_room,
+    require_room_to_choose,
     score_ridges,
     solve,
     solve_direct,
@@ -39,7 +40,7 @@ from ntk_dist.solver.low_rank import affordable_rank, require_room
 from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
 from ntk_dist.store.dataset import fingerprint
 
-__all__ = ["DualSystem", "Solved", "precision_warnings", "preconditioner_rank", "solve_dual"]
+__all__ = ["DualSystem", "Solved", "precision_warnings", "require_room_to_solve", "solve_dual"]
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def solve_dual(
     parameters
         How.
     rank
-        Of the preconditioner, see ``preconditioner_rank``.
+        Of the preconditioner, see ``require_room_to_solve``.
     resources
         Who computes, within which limits, and where the state of the solve is kept.
     clock
@@ -107,7 +108,7 @@ def solve_dual(
     Raises
     ------
     BudgetError
-        The driver's memory holds no dense matrix, or no path of ridges, that was asked for.
+        The driver's memory does not hold what ``require_room_to_solve`` found room for any more.
     NotConvergedError
         None of several ridges could be judged.
     """
@@ -133,16 +134,17 @@ def solve_dual(
         with clock.phase("precondition"):
             preconditioner = _preconditioner(gram, ridge, parameters, rank, resources.settings)
         operator = RidgedOperator(gram, ridge) if ridge else gram
+        # The preconditioner is not kept: its seed gives the same one again in a pass or two over
+        # the blocks, and of n x 1000 numbers it would be most of the bytes.
+        checkpoint = resources.workspace.checkpoint(
+            _identity(system, y, ridge, preconditioner, parameters)
+        )
         with clock.phase("solve"), ExitStack() as stack:
             options: dict[str, Any] = {
                 "tol": parameters.tol,
                 "max_steps": parameters.max_steps,
                 "x0": None if system.start is None else system.start / system.scale,
-                # The preconditioner is not kept: its seed gives the same one again in a pass or
-                # two over the blocks, and of n x 1000 numbers it would be most of the bytes.
-                "checkpoint": resources.workspace.checkpoint(
-                    _identity(system, y, ridge, preconditioner, parameters)
-                ),
+                "checkpoint": checkpoint,
                 "checkpoint_every_s": resources.settings.checkpoint_every_s,
                 "on_step": clock.on_event,
             }
@@ -163,6 +165,9 @@ def solve_dual(
                 )
             else:
                 solution = solve(operator, y, preconditioner, **options)
+        # Not as soon as conjugate gradients end: what comes after them may be cut off, too.
+        if checkpoint is not None:
+            checkpoint.delete()
         return _solved(system, solution, scores)
 
 
@@ -184,14 +189,32 @@ def precision_warnings(parameters: Parameters) -> tuple[str, ...]:
     return (warning,)
 
 
-def preconditioner_rank(parameters: Parameters, n: int, settings: Settings) -> int:
-    """The rank to build for ``n`` rows, once all that the solver needs is known to fit in memory.
+def require_room_to_solve(
+    parameters: Parameters, n: int, n_targets: int, settings: Settings
+) -> int:
+    """The preconditioner's rank, once all that a solve takes is known to fit the driver's memory.
+
+    Parameters
+    ----------
+    parameters
+        How to solve.
+    n
+        Distinct rows.
+    n_targets
+        Columns to solve for.
+    settings
+        Limits of this process.
 
     Raises
     ------
+    InvalidInputError
+        One row is all there is to choose a ridge with.
     MemoryBudgetError
-        The preconditioner does not fit, or the matrix where it is solved with densely.
+        The preconditioner does not fit, or a path of ridges, or the matrix where it is solved with
+        densely.
     """
+    if isinstance(parameters.ridge, tuple):
+        require_room_to_choose(n, n_targets, settings.preconditioner_max_bytes)
     if parameters.solver == "direct":
         require_dense_room(n, available_memory())
         return 0

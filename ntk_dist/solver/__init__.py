@@ -34,6 +34,7 @@ from ntk_dist.solver.ridge_choice import (
     RidgeScore,
     SubmatrixOperator,
     best_ridge,
+    require_room_to_choose,
     score_ridges,
 )
 from ntk_dist.solver.ridge_path import solve_ridge_path
@@ -59,6 +60,7 @@ __all__ = [
     "SubmatrixOperator",
     "best_ridge",
     "require_dense_room",
+    "require_room_to_choose",
     "score_ridges",
     "solve",
     "solve_cg",

@@ -80,13 +80,9 @@ def solve(
     tried = first.report
     if tried.status not in (SolveStatus.STAGNATED, SolveStatus.INDEFINITE):
         return first
-    needed = dense_bytes(operator.n)
-    if operator.n > dense_rows or needed > available_memory():
-        text = (
-            f"{tried.text} The dense solver steps in by itself up to {dense_rows} rows; these are "
-            f"{operator.n}, so ask for it if {format_bytes(needed)} of memory are free."
-        )
-        return replace(first, report=replace(tried, text=text))
+    why_not = _why_not_dense(operator.n, dense_rows)
+    if why_not:
+        return replace(first, report=replace(tried, text=f"{tried.text} {why_not}"))
     second = solve_direct(operator, rhs, tol=tol)
     ended = "stagnated" if tried.status is SolveStatus.STAGNATED else "found negative curvature"
     warning = (
@@ -107,3 +103,19 @@ def solve(
         warnings=(warning, *second.report.warnings),
     )
     return replace(second, report=report)
+
+
+def _why_not_dense(n: int, dense_rows: int) -> str:
+    """What keeps the dense solver from stepping in, and what to do; empty where nothing does."""
+    needed, free = dense_bytes(n), available_memory()
+    if n > dense_rows:
+        return (
+            f"The dense solver steps in by itself up to {dense_rows} rows; these are {n}, so ask "
+            f"for it if {format_bytes(needed)} of memory are free."
+        )
+    if needed > free:
+        return (
+            f"The dense solver did not step in: it needs {format_bytes(needed)}, got "
+            f"{format_bytes(free)} free; free some memory and run the same again."
+        )
+    return ""

@@ -107,8 +107,9 @@ class SymmetricMatrix:
         """An estimate of 1 / (|A| |A^-1|) in the 1-norm, from the factor; seldom 3 times too large.
 
         By Algorithm 4.1 of Higham, "FORTRAN codes for estimating the one-norm of a real or complex
-        matrix", ACM TOMS 14 (1988), as LAPACK's dpocon, of which two threads made 70 s of 3 on a
-        busy machine (14,000 rows): it shares out every operation on a single column.
+        matrix", ACM TOMS 14 (1988). LAPACK's dpocon gives the same; it shares out every
+        operation on a single column, and so took 70 s with two threads on a busy machine, 3 with
+        one, at 14,000 rows. This takes 2 to 5.
         """
         n, inverse = len(self.diagonal), 0.0
         x = np.full((n, 1), 1.0 / n)

@@ -43,7 +43,7 @@ def times(tall: Tall, small: Array) -> Array:
         whole: Array = tall @ small
         return whole
     product = np.empty((len(tall), small.shape[1]))
-    for rows in row_tiles(*tall.shape, small.shape[1]):
+    for rows in row_tiles(len(tall), tall.shape[1], small.shape[1]):
         product[rows] = tall[rows].astype(np.float64) @ small
     return product
 
@@ -54,7 +54,7 @@ def transposed_times(tall: Tall, v: Tall) -> Array:
         whole: Array = tall.T @ v
         return whole
     product = np.zeros((tall.shape[1], v.shape[1]))
-    for rows in row_tiles(*tall.shape, v.shape[1]):
+    for rows in row_tiles(len(tall), tall.shape[1], v.shape[1]):
         product += tall[rows].astype(np.float64).T @ v[rows]
     return product
 
@@ -70,6 +70,6 @@ def turn(tall: Tall, small: Array) -> Tall:
         With k at most rank.
     """
     kept = small.shape[1]
-    for rows in row_tiles(*tall.shape, kept):
+    for rows in row_tiles(len(tall), tall.shape[1], kept):
         tall[rows, :kept] = tall[rows].astype(np.float64) @ small
     return tall[:, :kept]

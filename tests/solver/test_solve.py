@@ -74,9 +74,11 @@ def test_a_matrix_too_large_to_gather_keeps_the_answer_and_says_what_to_try(syst
     assert operator.requests == []
     assert (solution.report.status, solution.report.method) == (SolveStatus.STAGNATED, "cg")
     assert "add a ridge" in solution.report.text
-    assert "up to 39 rows; these are 40" in solution.report.text
+    assert "up to 39 rows; these are 40, so ask for it" in solution.report.text
     monkeypatch.setitem(solve.__globals__, "available_memory", lambda: 10_000)
-    assert "if 75.0 KiB of memory are free" in solve(operator, y).report.text
+    text = solve(operator, y).report.text
+    assert "did not step in: it needs 75.0 KiB, got 9.8 KiB free" in text
+    assert "rows" not in text
     assert operator.requests == []
     monkeypatch.undo()
     assert solve(operator, y, dense_rows=40).report.method == "cg, direct"

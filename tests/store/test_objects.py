@@ -277,7 +277,7 @@ def test_the_secret_is_nowhere(bucket, problem, monkeypatch):
     ("engine", "library"),
     [
         pytest.param("dask", "distributed", marks=pytest.mark.dask),
-        pytest.param("ray", "ray", marks=pytest.mark.ray),
+        pytest.param("ray", "ray", marks=[pytest.mark.ray, pytest.mark.slow]),
     ],
 )
 def test_workers_of_other_processes_open_it_by_its_address(
