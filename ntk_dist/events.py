@@ -27,6 +27,7 @@ __all__ = [
     "JobEvent",
     "MemoryEvent",
     "PhaseEvent",
+    "RepairCount",
     "RepairEvent",
     "StepEvent",
     "TaskEvent",
@@ -158,7 +159,7 @@ class MemoryEvent(_Record):
     n_bytes: int
     """Resident set of the driver, or the blocks that a shard keeps."""
     holder: str = "driver"
-    """``driver``, or the first block of a shard: a shard that is built again has the same."""
+    """``driver``, or a shard by its name and first block: one that is built again has the same."""
 
 
 Event = (
@@ -265,6 +266,19 @@ class FanOut:
                     error,
                 )
                 log.debug("%r failed on %r", subscriber, event, exc_info=True)
+
+
+class RepairCount:
+    """A sink that counts repairs, and passes every event on."""
+
+    def __init__(self, on_event: EventSink) -> None:
+        self.n_repaired = 0
+        self._on_event = on_event
+
+    def __call__(self, event: Event) -> None:
+        """Count, and tell."""
+        self.n_repaired += isinstance(event, RepairEvent)
+        self._on_event(event)
 
 
 class Clock:

@@ -219,6 +219,13 @@ class GramTask:
         StoreFullError
             No space is left for it; every other block is untouched.
         """
+        return self._stored(index)[1]
+
+    def compute(self, index: BlockIndex) -> dict[str, np.ndarray]:
+        """Block ``index`` of each kernel, computed and stored; raises what the call does."""
+        return self._stored(index)[0]
+
+    def _stored(self, index: BlockIndex) -> tuple[dict[str, np.ndarray], BlockRecord]:
         start = time.perf_counter()
         _require_device(self.store.manifest.device_kind)
         inputs = self._inputs(index)
@@ -227,7 +234,7 @@ class GramTask:
         computed = time.perf_counter()
         self.store.write(index, blocks)
         end = time.perf_counter()
-        return BlockRecord(
+        return blocks, BlockRecord(
             n_bytes=sum(block.nbytes for block in blocks.values()),
             seconds=end - start,
             read_s=read - start,
@@ -298,6 +305,7 @@ class AdoptTask:
             blocks = {kernel: self.source.read(kernel, index) for kernel in ours.kernels}
         except (BlockCorruptError, BlockNotFoundError) as error:
             log.warning("computing block %s: %s", index, error)
+            report(RepairEvent(item=str(index), reason=str(error)))
             self.compute(index)
             return False
         ours.write(index, blocks)

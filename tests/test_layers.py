@@ -12,7 +12,11 @@ ROOT = Path(ntk_dist.__file__).parent
 HOMES = {
     "click": ["cli.py"],
     "dask": ["executors/dask.py", "executors/dask_cluster.py"],
-    "distributed": ["executors/dask.py", "executors/dask_cluster.py"],
+    "distributed": [
+        "executors/dask.py",
+        "executors/dask_cluster.py",
+        "executors/dask_worker.py",
+    ],
     "jax": ["kernels/", "stax.py"],
     "llvmlite": ["kernels/"],
     "matplotlib": ["analysis/"],

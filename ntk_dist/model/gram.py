@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ntk_dist.errors import InvalidInputError
-from ntk_dist.events import Clock, EventSink, ignore
+from ntk_dist.events import Clock, EventSink, RepairCount, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
 from ntk_dist.executors.base import Item, Result
 from ntk_dist.gram.block import working_bytes
@@ -132,11 +132,13 @@ def gram_of_rows(
     BudgetError
         They do not fit; nothing was started.
     """
-    clock = Clock(on_event)
+    repairs = RepairCount(on_event)
+    clock = Clock(repairs)
     with clock.phase("ingest"):
         rows = resources.workspace.rows(distinct(x)[0])
     with open_gram(kernel, rows, block_rows, resources) as store:
-        return compute_gram(kernel, rows, store, resources, clock)
+        gram = compute_gram(kernel, rows, store, resources, clock)
+    return replace(gram, n_repaired=repairs.n_repaired)
 
 
 def distinct(x: np.ndarray) -> tuple[np.ndarray, Collapsed]:
@@ -213,7 +215,7 @@ def compute_gram(
 
     adopted, missing = 0, plan.missing
     if missing and (ancestor := find_ancestor(store.manifest, rows, resources.workspace)):
-        batches = ancestor.give_statistics(batches, statistics.store)
+        batches = ancestor.give_statistics(batches, statistics.store, clock.on_event)
         items = ancestor.blocks(missing)
         adopted = sum(run("adopt", AdoptTask(blocks, ancestor.store), items, len(items)))
         missing = tuple(sorted(set(missing) - set(items)))

@@ -15,7 +15,7 @@ from ntk_dist.errors import (
     BreakdownError,
     NonFiniteDataError,
 )
-from ntk_dist.events import Clock, EventSink, ignore
+from ntk_dist.events import Clock, EventSink, RepairCount, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
 from ntk_dist.gram.block import compute_statistics
 from ntk_dist.gram.plan import PREDICT_ROWS, default_block_rows, predict_rows
@@ -105,7 +105,8 @@ def fit_dual(
     """
     parameters.require_rows(len(x))
     warnings = precision_warnings(parameters)
-    clock = Clock(on_event)
+    repairs = RepairCount(on_event)
+    clock = Clock(repairs)
     with clock.phase("ingest"):
         x, merged = distinct(x)
         rows = resources.workspace.rows(x)
@@ -130,7 +131,7 @@ def fit_dual(
     told = replace(solution.report, warnings=(*warnings, *solution.report.warnings))
     report = FitReport(
         solve=told,
-        gram=replace(gram, n_mended=solved.n_mended),
+        gram=replace(gram, n_repaired=repairs.n_repaired),
         n_rows=len(targets),
         n_unique=len(merged.unique),
         executor=resources.executor.name,

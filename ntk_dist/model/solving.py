@@ -11,6 +11,7 @@ import numpy as np
 
 from ntk_dist._version import __version__
 from ntk_dist.events import Clock
+from ntk_dist.executors import RetryPolicy
 from ntk_dist.gram.plan import assign_blocks
 from ntk_dist.model.gram import Resources
 from ntk_dist.model.parameters import Parameters
@@ -36,7 +37,6 @@ from ntk_dist.solver import (
     solve_refined,
 )
 from ntk_dist.solver.low_rank import affordable_rank, require_room
-from ntk_dist.solver.operators import Shards
 from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
 from ntk_dist.store.dataset import fingerprint
 
@@ -85,8 +85,6 @@ class Solved:
     """With the coefficients A."""
     scores: tuple[RidgeScore, ...]
     """How the ridges did, where there were several to choose from."""
-    n_mended: int
-    """Stored blocks that were found lost or damaged, and computed again."""
 
 
 def solve_dual(
@@ -120,7 +118,8 @@ def solve_dual(
         factory = replace(factory, max_bytes=factory.max_bytes // 2)
     grid, executor = factory.compute.store.grid, resources.executor
     assignments = assign_blocks(grid, executor.n_workers)
-    with executor.shards(factory, assignments, on_event=clock.on_event) as shards:
+    retry = RetryPolicy(timeout_s=resources.settings.task_timeout_s)
+    with executor.shards(factory, assignments, retry=retry, on_event=clock.on_event) as shards:
         dtype = factory.compute.kernel.dtype
         gram = system.scaled(StoredGramOperator(shards, system.n_rows, dtype))
         y, ridge = system.scale * system.targets, parameters.ridge
@@ -131,7 +130,7 @@ def solve_dual(
         if parameters.solver == "direct":
             with clock.phase("solve"):
                 solution = solve_direct(gram, y, ridge, tol=parameters.tol)
-            return _solved(system, solution, scores, shards)
+            return _solved(system, solution, scores)
         with clock.phase("precondition"):
             preconditioner = _preconditioner(gram, ridge, parameters, rank, resources.settings)
         operator = RidgedOperator(gram, ridge) if ridge else gram
@@ -153,6 +152,8 @@ def solve_dual(
                 again = RecomputedShardFactory(
                     factory.compute, factory.kernel_name, factory.max_bytes
                 )
+                # Without a time limit: blocks that are not kept are all evaluated for each
+                # product, which takes as long as the Gram matrix did, and that may be hours.
                 fresh = stack.enter_context(
                     executor.shards(again, assignments, on_event=clock.on_event)
                 )
@@ -164,18 +165,14 @@ def solve_dual(
                 )
             else:
                 solution = solve(operator, y, preconditioner, **options)
-        solved = _solved(system, solution, scores, shards)
         # Not as soon as conjugate gradients end: what comes after them may be cut off, too.
         if checkpoint is not None:
             checkpoint.delete()
-        return solved
+        return _solved(system, solution, scores)
 
 
-def _solved(
-    system: DualSystem, solution: Solution, scores: tuple[RidgeScore, ...], shards: Shards
-) -> Solved:
-    coefficients = replace(solution, x=system.scale * solution.x)
-    return Solved(coefficients, scores, sum(shards.call("mended")))
+def _solved(system: DualSystem, solution: Solution, scores: tuple[RidgeScore, ...]) -> Solved:
+    return Solved(replace(solution, x=system.scale * solution.x), scores)
 
 
 def precision_warnings(parameters: Parameters) -> tuple[str, ...]:

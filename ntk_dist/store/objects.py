@@ -142,10 +142,13 @@ class Objects(AbstractPlace):
         while True:
             number = self.next_version()
             claim = self / f".{number}.draft"
-            # One that was there is another writer's, who came since we looked; or ours, and the
-            # answer was lost.
-            if self._bucket.create(claim._key, mine) or claim.read_bytes() == mine:
+            if self._bucket.create(claim._key, mine):
                 return number
+            # One that was there is another writer's, who came since we looked, and may have failed
+            # and gone by now; or ours, and the answer was lost.
+            with suppress(FileNotFoundError):
+                if claim.read_bytes() == mine:
+                    return number
 
     @contextmanager
     def replacing(self, last: str) -> Iterator[Self]:

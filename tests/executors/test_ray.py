@@ -63,6 +63,17 @@ def test_a_ray_that_was_there_before_is_used_and_left_alone(cluster: RayExecutor
     assert list(cluster.map_unordered(abs, [-3])) == [(-3, 3)]
 
 
+def test_nodes_that_are_gone_take_no_share(
+    cluster: RayExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [*ray.nodes(), {"Alive": False}]
+    monkeypatch.setattr(ray, "nodes", lambda: known)
+    with RayExecutor(n_workers=1) as guest:
+        assert list(guest.map_unordered(lambda name: os.environ[name], ["NPROC"])) == [
+            ("NPROC", "2")
+        ]
+
+
 def test_no_workers_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="at least 1"):
         RayExecutor(n_workers=0)

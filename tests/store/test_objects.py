@@ -23,6 +23,7 @@ from ntk_dist.errors import (
     UnreadableDataError,
 )
 from ntk_dist.model.load import find_model, load_model
+from ntk_dist.store.bucket import Bucket
 from ntk_dist.store.inputs import check_output, read_array
 from ntk_dist.store.location import open_place
 from ntk_dist.store.workspace import Workspace, is_workspace
@@ -110,6 +111,24 @@ def test_writers_at_once_get_a_version_each(bucket):
     assert sorted(versions) == [1, 2, 3, 4]
     for k, version in enumerate(versions):
         assert (workspace.model_folder("m", version) / "model.json").read_bytes() == b"%d" % k
+
+
+def test_a_claim_that_another_writer_takes_back_is_no_obstacle(bucket, monkeypatch):
+    plain, taken_back = Bucket.create, []
+
+    def create(self, key, content):
+        if not taken_back:
+            taken_back.append(key)
+            assert plain(self, key, b"another writer")
+            created = plain(self, key, content)
+            self.delete(key)
+            return created
+        return plain(self, key, content)
+
+    monkeypatch.setattr(Bucket, "create", create)
+    with Workspace(bucket).new_model("m") as draft:
+        (draft.folder / "model.json").write_bytes(b"{}")
+    assert (draft.version, len(taken_back)) == (1, 1)
 
 
 def test_a_model_is_saved_replaced_and_loaded(bucket, problem, tmp_path):
