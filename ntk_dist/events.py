@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Literal
 
 __all__ = [
     "CheckpointEvent",
-    "Clock",
     "CompileEvent",
     "Event",
     "EventSink",
@@ -27,6 +26,7 @@ __all__ = [
     "JobEvent",
     "MemoryEvent",
     "PhaseEvent",
+    "Phases",
     "RepairCount",
     "RepairEvent",
     "StepEvent",
@@ -281,7 +281,7 @@ class RepairCount:
         self._on_event(event)
 
 
-class Clock:
+class Phases:
     """Seconds of every phase, announced as events."""
 
     def __init__(self, on_event: EventSink = ignore) -> None:

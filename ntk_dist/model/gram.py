@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ntk_dist.errors import InvalidInputError
-from ntk_dist.events import Clock, EventSink, RepairCount, ignore
+from ntk_dist.events import EventSink, Phases, RepairCount, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
 from ntk_dist.executors.base import Item, Result
 from ntk_dist.gram.block import working_bytes
@@ -133,11 +133,11 @@ def gram_of_rows(
         They do not fit; nothing was started.
     """
     repairs = RepairCount(on_event)
-    clock = Clock(repairs)
-    with clock.phase("ingest"):
+    phases = Phases(repairs)
+    with phases.phase("ingest"):
         rows = resources.workspace.rows(distinct(x)[0])
     with open_gram(kernel, rows, block_rows, resources) as store:
-        gram = compute_gram(kernel, rows, store, resources, clock)
+        gram = compute_gram(kernel, rows, store, resources, phases)
     return replace(gram, n_repaired=repairs.n_repaired)
 
 
@@ -178,7 +178,7 @@ def compute_gram(
     rows: AbstractRows,
     store: AbstractBlockStore,
     resources: Resources,
-    clock: Clock,
+    phases: Phases,
 ) -> GramReport:
     """Compute and store the statistics and blocks that ``store`` does not have, and only those.
 
@@ -208,14 +208,14 @@ def compute_gram(
         phase: str, task: Callable[[Item], Result], items: Collection[Item], total: int
     ) -> list[Result]:
         """What the tasks say, for items that are missing of so many."""
-        with clock.phase(phase, total=total, done=total - len(items)):
+        with phases.phase(phase, total=total, done=total - len(items)):
             retry = RetryPolicy(timeout_s=settings.task_timeout_s)
-            done = executor.map_unordered(task, items, retry=retry, on_event=clock.on_event)
+            done = executor.map_unordered(task, items, retry=retry, on_event=phases.on_event)
             return [result for _, result in done]
 
     adopted, missing = 0, plan.missing
     if missing and (ancestor := find_ancestor(store.manifest, rows, resources.workspace)):
-        batches = ancestor.give_statistics(batches, statistics.store, clock.on_event)
+        batches = ancestor.give_statistics(batches, statistics.store, phases.on_event)
         items = ancestor.blocks(missing)
         adopted = sum(run("adopt", AdoptTask(blocks, ancestor.store), items, len(items)))
         missing = tuple(sorted(set(missing) - set(items)))

@@ -15,7 +15,7 @@ from ntk_dist.errors import (
     BreakdownError,
     NonFiniteDataError,
 )
-from ntk_dist.events import Clock, EventSink, RepairCount, ignore
+from ntk_dist.events import EventSink, Phases, RepairCount, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
 from ntk_dist.gram.block import compute_statistics
 from ntk_dist.gram.plan import PREDICT_ROWS, default_block_rows, predict_rows
@@ -106,21 +106,21 @@ def fit_dual(
     parameters.require_rows(len(x))
     warnings = precision_warnings(parameters)
     repairs = RepairCount(on_event)
-    clock = Clock(repairs)
-    with clock.phase("ingest"):
+    phases = Phases(repairs)
+    with phases.phase("ingest"):
         x, merged = distinct(x)
         rows = resources.workspace.rows(x)
         y = average_targets(targets, merged)
         start, n_warm = earlier.coefficients(x, y.shape[1]) if earlier else (None, None)
     rank = require_room_to_solve(parameters, len(rows), y.shape[1], resources.settings)
     with open_gram(kernel, rows, parameters.block_rows, resources) as store:
-        gram = compute_gram(kernel, rows, store, resources, clock)
+        gram = compute_gram(kernel, rows, store, resources, phases)
         task = gram_task(kernel, rows, store, resources.settings)
         # Blocks in this memory take no more of it when a shard keeps them.
         max_bytes = resources.shard_bytes(0 if store.in_memory else gram.n_bytes)
         factory = ShardFactory(task, kernel.kernels[0], max_bytes)
         system = DualSystem(factory, y, merged.counts, start)
-        solved = solve_dual(system, parameters, rank, resources, clock)
+        solved = solve_dual(system, parameters, rank, resources, phases)
         solution = solved.solution
         statistics = task.statistics
         if isinstance(rows, MemoryRows) and not resources.executor.shares_memory:
@@ -137,7 +137,7 @@ def fit_dual(
         executor=resources.executor.name,
         ridge_scores=solved.scores,
         n_warm=n_warm,
-        seconds=clock.seconds,
+        seconds=phases.seconds,
     )
     return DualFit(rows, statistics, solution.x, report)
 
@@ -188,7 +188,7 @@ def predict_dual(
         for start in range(0, len(x), rows_per_task)
     ]
     values = np.empty((len(x), dual_coef.shape[1]))
-    with Clock(on_event).phase("predict", total=len(batches)):
+    with Phases(on_event).phase("predict", total=len(batches)):
         retry = RetryPolicy(timeout_s=settings.task_timeout_s)
         for batch, part in executor.map_unordered(task, batches, retry=retry, on_event=on_event):
             values[batch.start : batch.start + len(part)] = part
@@ -208,7 +208,7 @@ def pack_statistics(kernel: Kernel, rows: AbstractRows, on_event: EventSink = ig
         for start in range(0, len(rows), PREDICT_ROWS)
     ]
     packed = np.empty((len(rows), layout.width))
-    with Clock(on_event).phase("statistics"):
+    with Phases(on_event).phase("statistics"):
         for part in parts:
             packed[part] = layout.pack(compute_statistics(kernel, rows.read(part)))
     return MemoryRows(packed)
