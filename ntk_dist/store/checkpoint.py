@@ -34,17 +34,17 @@ class Checkpoint:
 
     Parameters
     ----------
-    folder
+    place
         Where checkpoints are kept; made when the first is saved.
     identity
         Everything that the arrays depend on. Work of another identity has another file.
     """
 
-    def __init__(self, folder: AbstractPlace, identity: Mapping[str, str]) -> None:
+    def __init__(self, place: AbstractPlace, identity: Mapping[str, str]) -> None:
         self._identity = json.dumps(dict(identity), sort_keys=True).encode()
         name = hashlib.blake2b(self._identity, digest_size=16).hexdigest()
-        self._folder = folder
-        self.place = folder / name
+        self._place = place
+        self.file = place / name
         """The file."""
 
     def save(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -65,7 +65,7 @@ class Checkpoint:
         np.savez(data, allow_pickle=False, **{IDENTITY: identity, **arrays})
         with data.getbuffer() as whole:
             whole[len(MARK) : HEAD_BYTES] = _digest(whole[HEAD_BYTES:])
-        self.place.write_bytes(data.getvalue())  # the buffer itself, not a copy
+        self.file.write_bytes(data.getvalue())  # the buffer itself, not a copy
 
     def load(self) -> dict[str, np.ndarray] | None:
         """The arrays saved last; None where there are none that can be trusted.
@@ -73,11 +73,11 @@ class Checkpoint:
         What is damaged, or belongs to other work, is left out of account with a warning.
         """
         try:
-            return self._decoded(self.place.read_bytes())
+            return self._decoded(self.file.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError, zipfile.BadZipFile) as error:  # ours are OSErrors too
-            log.warning("starting afresh, not from the checkpoint %s: %s", self.place, error)
+            log.warning("starting afresh, not from the checkpoint %s: %s", self.file, error)
             return None
 
     def _decoded(self, data: bytes) -> dict[str, np.ndarray]:
@@ -96,11 +96,11 @@ class Checkpoint:
         """Forget what was kept, and what writers that were killed long ago left half done."""
         # Whoever comes next finds out by the digest or identity; this is only for the space.
         with suppress(OSError):
-            self.place.delete()
-            self._folder.sweep_orphans()
+            self.file.delete()
+            self._place.sweep_orphans()
 
     def __repr__(self) -> str:
-        return f"Checkpoint({str(self.place)!r})"
+        return f"Checkpoint({str(self.file)!r})"
 
 
 def _digest(body: memoryview) -> bytes:

@@ -156,7 +156,7 @@ class Folder(AbstractPlace):
         """A hidden folder, renamed to its number at the end."""
         self.sweep_orphans()
         draft = Draft(self / _draft_name())
-        hidden = Path(draft.folder.location)
+        hidden = Path(draft.place.location)
         with refusals(self):
             hidden.mkdir(parents=True)
         try:

@@ -132,10 +132,10 @@ class Objects(AbstractPlace):
         except BaseException:
             # The claim goes last: until then nobody else writes where this is being removed.
             with suppress(StoreUnreachableError):
-                draft.folder.delete()
+                draft.place.delete()
                 (self / f".{number}.draft").delete()
             raise
-        draft.version, draft.published = number, draft.folder
+        draft.version, draft.published = number, draft.place
 
     def _claim(self) -> int:
         mine = uuid.uuid4().hex.encode()

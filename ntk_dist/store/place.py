@@ -163,7 +163,7 @@ class AbstractPlace(ABC):
 class Draft:
     """A version while it is written."""
 
-    folder: AbstractPlace
+    place: AbstractPlace
     """Where to write; nobody else takes it for a version yet."""
     version: int | None = None
     """Its number, once published."""

@@ -193,7 +193,7 @@ class Workspace(AbstractWorkspace):
         versions = {name: self._model(name).versions() for name in names}
         return {name: found for name, found in versions.items() if found}
 
-    def model_folder(self, name: str, version: int | None = None) -> AbstractPlace:
+    def model_place(self, name: str, version: int | None = None) -> AbstractPlace:
         """Place of one published model; the latest version where none is given.
 
         Raises

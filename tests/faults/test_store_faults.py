@@ -66,7 +66,7 @@ def test_storage_that_fails_one_request_in_ten_changes_nothing(bucket, proxy, pr
     versions = []
     for _ in range(12):  # a claim whose answer is lost is still ours
         with Workspace(f"{bucket}/ws").new_model("m") as draft:
-            (draft.folder / "model.json").write_bytes(b"{}")
+            (draft.place / "model.json").write_bytes(b"{}")
         versions.append(draft.version)
     assert versions == list(range(1, 13))
 

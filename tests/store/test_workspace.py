@@ -131,8 +131,8 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 
 def publish(workspace: Workspace, name: str, text: str) -> int:
     with workspace.new_model(name) as draft:
-        (draft.folder / "model.txt").write_bytes(text.encode())
-    assert draft.published == workspace.model_folder(name, draft.version)
+        (draft.place / "model.txt").write_bytes(text.encode())
+    assert draft.published == workspace.model_place(name, draft.version)
     return draft.version
 
 
@@ -145,14 +145,14 @@ def test_models_get_versions_and_the_latest_is_the_default(tmp_path):
     assert versions == list(range(1, 12))
     assert workspace.models() == {"cifar": tuple(range(1, 12)), "digits-2.0": (1,)}
     assert workspace.next_model_version("cifar") == 12
-    assert (workspace.model_folder("cifar") / "model.txt").read_bytes() == b"10"
-    assert (workspace.model_folder("cifar", 2) / "model.txt").read_bytes() == b"1"
+    assert (workspace.model_place("cifar") / "model.txt").read_bytes() == b"10"
+    assert (workspace.model_place("cifar", 2) / "model.txt").read_bytes() == b"1"
 
 
 def test_a_model_is_seen_only_when_it_is_whole(tmp_path):
     workspace = Workspace(tmp_path)
     with workspace.new_model("m") as draft:
-        (draft.folder / "half").write_bytes(b"")
+        (draft.place / "half").write_bytes(b"")
         assert workspace.models() == {}
     assert workspace.models() == {"m": (1,)}
 
@@ -162,7 +162,7 @@ def test_a_failed_writer_leaves_nothing(tmp_path):
 
     def fail() -> None:
         with workspace.new_model("m") as draft:
-            (draft.folder / "half").write_bytes(b"")
+            (draft.place / "half").write_bytes(b"")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -186,8 +186,8 @@ class Killed(Exception):
 def abandoned(workspace: Workspace, name: str) -> Path:
     """What a writer leaves of a model that is killed before it is published."""
     with suppress(Killed), workspace.new_model(name) as draft:
-        path = Path(draft.folder.location)
-        (draft.folder / "rows" / "c").write_bytes(b"half")
+        path = Path(draft.place.location)
+        (draft.place / "rows" / "c").write_bytes(b"half")
         copy = path.rename(path.with_name("out of the way"))  # a kill removes nothing
         raise Killed
     return copy.rename(path)
@@ -224,7 +224,7 @@ def test_writers_at_once_get_a_version_each(tmp_path):
 
     def write(k: int) -> int:
         with workspace.new_model("m") as draft:
-            (draft.folder / "model.txt").write_bytes(b"%d" % k)
+            (draft.place / "model.txt").write_bytes(b"%d" % k)
             barrier.wait(30)
         return draft.version
 
@@ -232,13 +232,13 @@ def test_writers_at_once_get_a_version_each(tmp_path):
         versions = list(pool.map(write, range(6)))
     assert sorted(versions) == [1, 2, 3, 4, 5, 6]
     for k, version in enumerate(versions):
-        assert (workspace.model_folder("m", version) / "model.txt").read_bytes() == b"%d" % k
+        assert (workspace.model_place("m", version) / "model.txt").read_bytes() == b"%d" % k
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".m", "a/b", "a b", "ž", "m\n"])
 def test_names_that_are_no_folder_names_are_refused(tmp_path, name):
     workspace = Workspace(tmp_path)
-    for refused in (workspace.model_folder, workspace.next_model_version):
+    for refused in (workspace.model_place, workspace.next_model_version):
         with pytest.raises(InvalidInputError, match="expected a model name"):
             refused(name)
     with pytest.raises(InvalidInputError, match="expected a model name"):
@@ -248,9 +248,9 @@ def test_names_that_are_no_folder_names_are_refused(tmp_path, name):
 def test_missing_models_and_versions_are_named(tmp_path):
     workspace = Workspace(tmp_path)
     with pytest.raises(ArtifactError, match="there are none"):
-        workspace.model_folder("m")
+        workspace.model_place("m")
     publish(workspace, "m", "")
     with pytest.raises(ArtifactError, match=r"got 'n'; there are \['m'\]"):
-        workspace.model_folder("n")
+        workspace.model_place("n")
     with pytest.raises(ArtifactError, match=r"versions \[1\], got 7"):
-        workspace.model_folder("m", 7)
+        workspace.model_place("m", 7)
