@@ -102,13 +102,15 @@ def measure(path: str, rows: int, folder: Path) -> tuple[str, bool]:
     return f"{line}{merged:>8}  {quality(model, values, xt, yt)}", good
 
 
-def measure_full(path: str, rows: int | None, folder: Path) -> tuple[str, bool]:
+def measure_full(
+    path: str, rows: int | None, folder: Path, rank: int | str = "auto"
+) -> tuple[str, bool]:
     """Two lines, without a ridge and with one chosen, and whether every check held."""
     (x, y, xt, yt), labels = load(path, rows)
     lines, good = [], True
     for ridge in (0.0, RIDGES):
         start = time.perf_counter()
-        model = fit(labels, folder, x, y, ridge=ridge)
+        model = fit(labels, folder, x, y, ridge=ridge, rank=rank)
         seconds = time.perf_counter() - start
         report = model.report_
         held = max(report.residuals) <= TOL
@@ -139,6 +141,7 @@ def main() -> int:
     parser.add_argument("data", nargs="+", help=".npz files")
     parser.add_argument("--rows", type=int, help="training rows: 4000, or all with --full")
     parser.add_argument("--full", action="store_true", help="a ridge chosen on held-out rows")
+    parser.add_argument("--rank", type=int, help="of the preconditioner, with --full")
     arguments = parser.parse_args()
     rows = arguments.rows if arguments.full or arguments.rows else 4000
     if not arguments.full:
@@ -147,7 +150,10 @@ def main() -> int:
     good = True
     for path in arguments.data:
         with tempfile.TemporaryDirectory() as folder:
-            measured = (measure_full if arguments.full else measure)(path, rows, Path(folder))
+            if arguments.full:
+                measured = measure_full(path, rows, Path(folder), arguments.rank or "auto")
+            else:
+                measured = measure(path, rows, Path(folder))
         print(measured[0], flush=True)
         good &= measured[1]
     print("all checks held" if good else "CHECK FAILED: runs marked ! missed a check")
