@@ -233,6 +233,6 @@ def _sweep_draft(draft: Path, before: float) -> None:
     ):
         # Another name first: a writer that slept all the time must not publish half of it now.
         doomed = draft.with_name(_draft_name(replaced or ""))
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # gone, or another user's: this is only for the space
             draft.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+            shutil.rmtree(doomed)
