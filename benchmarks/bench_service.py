@@ -239,7 +239,7 @@ def main() -> int:
     good = True
     with tempfile.TemporaryDirectory() as folder:
         with Workspace(folder).new_model(NAME) as draft:
-            write_artifact(draft.folder, pack(model))
+            write_artifact(draft.place, pack(model))
         variables = {"NTK_DIST_THREADS": str(arguments.threads)}
         with serving(Path(folder), **variables) as (host, port, process):
             body = asyncio.run(ask(host, port, request_of(x)))

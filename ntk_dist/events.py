@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Literal
 
 __all__ = [
     "CheckpointEvent",
-    "Clock",
     "CompileEvent",
     "Event",
     "EventSink",
@@ -27,6 +26,8 @@ __all__ = [
     "JobEvent",
     "MemoryEvent",
     "PhaseEvent",
+    "Phases",
+    "RepairCount",
     "RepairEvent",
     "StepEvent",
     "TaskEvent",
@@ -160,7 +161,7 @@ class MemoryEvent(_Record):
     n_bytes: int
     """Resident set of the driver, or the blocks that a shard keeps."""
     holder: str = "driver"
-    """``driver``, or the first block of a shard: a shard that is built again has the same."""
+    """``driver``, or a shard by its name and first block: one that is built again has the same."""
 
 
 Event = (
@@ -269,7 +270,20 @@ class FanOut:
                 log.debug("%r failed on %r", subscriber, event, exc_info=True)
 
 
-class Clock:
+class RepairCount:
+    """A sink that counts repairs, and passes every event on."""
+
+    def __init__(self, on_event: EventSink) -> None:
+        self.n_repaired = 0
+        self._on_event = on_event
+
+    def __call__(self, event: Event) -> None:
+        """Count, and tell."""
+        self.n_repaired += isinstance(event, RepairEvent)
+        self._on_event(event)
+
+
+class Phases:
     """Seconds of every phase, announced as events."""
 
     def __init__(self, on_event: EventSink = ignore) -> None:

@@ -182,7 +182,8 @@ class Settings(BaseSettings):
     """Seconds between checkpoints of the solver, at least; they never take more than 1 % of its
     time."""
     task_timeout_s: float = Field(default=3600.0, gt=0)
-    """Longest one task may run before it counts as lost, in seconds."""
+    """Longest one task, or one worker's part of a product, may run before it counts as lost, in
+    seconds."""
     store_retry_s: float = Field(default=60.0, gt=0)
     """Longest that a request to object storage is made again when it fails, in seconds."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"

@@ -41,16 +41,11 @@ class ShardFactory:
 
 
 class StoredShard(GramShard):
-    """A shard of stored blocks; one that is lost or damaged is computed again, and counted."""
+    """A shard of stored blocks; one that is lost or damaged is computed again, and reported."""
 
     def __init__(self, factory: ShardFactory, blocks: Sequence[BlockIndex]) -> None:
         super().__init__(self._read, factory.compute.store.grid, blocks, factory.max_bytes)
         self._factory = factory
-        self._n_mended = 0
-
-    def mended(self) -> int:
-        """How many blocks this shard has found lost or damaged, and computed again."""
-        return self._n_mended
 
     def _read(self, index: BlockIndex) -> np.ndarray:
         compute, kernel_name = self._factory.compute, self._factory.kernel_name
@@ -59,9 +54,8 @@ class StoredShard(GramShard):
         except (BlockCorruptError, BlockNotFoundError) as error:
             log.warning("recomputing block %s: %s", index, error)
             report(RepairEvent(item=str(index), reason=str(error)))
-            compute(index)
-            self._n_mended += 1
-            return compute.store.read(kernel_name, index)
+            # Not read again: another reader of the same damage may have deleted the new one.
+            return compute.compute(index)[kernel_name]
 
 
 @dataclass(frozen=True)
@@ -88,4 +82,4 @@ class RecomputedShardFactory:
         def evaluate(index: BlockIndex) -> np.ndarray:
             return task.evaluate(index)[self.kernel_name]
 
-        return GramShard(evaluate, task.store.grid, blocks, self.max_bytes)
+        return GramShard(evaluate, task.store.grid, blocks, self.max_bytes, name="float64 shard")

@@ -8,7 +8,6 @@ and however often.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
@@ -63,8 +62,6 @@ class BlockRecord:
     """Of them, for its rows and their statistics."""
     write_s: float
     """Of them, for storing it."""
-    host: str
-    pid: int
 
 
 class RecentRows(AbstractRows):
@@ -222,6 +219,13 @@ class GramTask:
         StoreFullError
             No space is left for it; every other block is untouched.
         """
+        return self._stored(index)[1]
+
+    def compute(self, index: BlockIndex) -> dict[str, np.ndarray]:
+        """Block ``index`` of each kernel, computed and stored; raises what the call does."""
+        return self._stored(index)[0]
+
+    def _stored(self, index: BlockIndex) -> tuple[dict[str, np.ndarray], BlockRecord]:
         start = time.perf_counter()
         _require_device(self.store.manifest.device_kind)
         inputs = self._inputs(index)
@@ -230,13 +234,11 @@ class GramTask:
         computed = time.perf_counter()
         self.store.write(index, blocks)
         end = time.perf_counter()
-        return BlockRecord(
+        return blocks, BlockRecord(
             n_bytes=sum(block.nbytes for block in blocks.values()),
             seconds=end - start,
             read_s=read - start,
             write_s=end - computed,
-            host=socket.gethostname(),
-            pid=os.getpid(),
         )
 
     def evaluate(self, index: BlockIndex) -> dict[str, np.ndarray]:
@@ -303,6 +305,7 @@ class AdoptTask:
             blocks = {kernel: self.source.read(kernel, index) for kernel in ours.kernels}
         except (BlockCorruptError, BlockNotFoundError) as error:
             log.warning("computing block %s: %s", index, error)
+            report(RepairEvent(item=str(index), reason=str(error)))
             self.compute(index)
             return False
         ours.write(index, blocks)

@@ -13,7 +13,11 @@ HOMES = {
     "alembic": ["database/"],
     "click": ["cli/"],
     "dask": ["executors/dask.py", "executors/dask_cluster.py"],
-    "distributed": ["executors/dask.py", "executors/dask_cluster.py"],
+    "distributed": [
+        "executors/dask.py",
+        "executors/dask_cluster.py",
+        "executors/dask_worker.py",
+    ],
     "fastapi": ["service/"],
     "httpx": ["client/"],
     "jax": ["kernels/", "stax.py"],

@@ -23,6 +23,12 @@ def test_defaults_fit_this_machine():
     assert 0 < available_memory() < psutil.virtual_memory().total
 
 
+def test_the_readme_names_every_variable():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    named = {name for name in Settings.model_fields if f"NTK_DIST_{name.upper()}" in readme}
+    assert named == set(Settings.model_fields)
+
+
 def test_variables_are_read(monkeypatch):
     monkeypatch.setenv("NTK_DIST_THREADS", "3")
     assert get_settings().threads == 3

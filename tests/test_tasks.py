@@ -7,6 +7,7 @@ import pytest
 
 from ntk_dist import stax
 from ntk_dist.errors import InvalidInputError
+from ntk_dist.events import MemoryEvent, RepairEvent, collected
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
@@ -88,6 +89,34 @@ def test_a_shard_computes_lost_blocks_again_and_only_those(x, manifest, caplog):
     np.testing.assert_allclose(shard.matmat(v), NET.kernel_fn(x) @ v, rtol=1e-12)
     assert [r.message.split(":")[0] for r in caplog.records] == ["recomputing block (0, 1)"]
     assert store.present() == set(manifest.grid)
+
+
+class RacedStore(MemoryBlockStore):
+    """A store in which another reader of old damage deletes every block as soon as it is there."""
+
+    def write(self, index, blocks):
+        super().write(index, blocks)
+        self.delete(index)
+
+
+def test_a_block_that_is_computed_again_is_not_read_again(x, manifest):
+    task = task_of(x, RacedStore(manifest))
+    shard = ShardFactory(task, "ntk", MIB)(list(manifest.grid))
+    v = np.ones((25, 1))
+    with collected() as events:
+        np.testing.assert_allclose(shard.matmat(v), NET.kernel_fn(x) @ v, rtol=1e-12)
+    repaired = [event.item for event in events if isinstance(event, RepairEvent)]
+    assert sorted(repaired) == [str(index) for index in manifest.grid]
+
+
+def test_shards_of_both_precisions_hold_memory_apart(x, manifest):
+    task = task_of(x, MemoryBlockStore(manifest))
+    blocks = list(manifest.grid)
+    with collected() as events:
+        for factory in (ShardFactory, RecomputedShardFactory):
+            factory(task, "ntk", MIB)(blocks).diagonal()
+    holders = [event.holder for event in events if isinstance(event, MemoryEvent)]
+    assert holders == ["shard of (0, 0)", "float64 shard of (0, 0)"]
 
 
 def test_recomputed_shards_multiply_by_the_float64_kernel_and_store_nothing(x, manifest):

@@ -36,8 +36,8 @@ except ImportError as error:
 from ntk_dist.executors.dask_cluster import start_cluster
 from ntk_dist.executors.dask_worker import (
     add_kept,
+    build_shard,
     call_shard,
-    drop_shards,
     keep_answer,
     run_task,
 )
@@ -125,19 +125,20 @@ class DaskExecutor(AbstractExecutor):
             )
         self._closed = False
         self._cluster: Any = None
-        if address is None:
-            self._cluster = start_cluster(n_workers, env or {})
-            address = str(self._cluster.scheduler_address)
-        self._address = address
-        self._client = self._connect()
+        self._client: Any = None
         self._keys = (f"ntk_dist-{uuid.uuid4().hex}-{k}" for k in itertools.count())
         self._finished = threading.Condition()
         self._threads_seen: dict[str, int] = {}
         self._expected = 0
         """Workers there are when none is being restarted: the most seen, or what came back."""
         try:
+            if address is None:
+                self._cluster = start_cluster(n_workers, env or {})
+                address = str(self._cluster.scheduler_address)
+            self._address = address
+            self._client = self._connect()
             self._workers()
-        except ExecutorUnreachableError:
+        except BaseException:
             self.close()
             raise
 
@@ -181,7 +182,7 @@ class DaskExecutor(AbstractExecutor):
         retry: RetryPolicy = DEFAULT_RETRY,
         on_event: EventSink = ignore,
     ) -> AbstractShards:
-        """Objects in a registry of each worker process, called by tasks pinned to that worker."""
+        """Objects of tasks that are pinned to a worker each, as are the tasks that call them."""
         self._require_open()
         return _DaskShards(self, factory, assignments, retry, on_event)
 
@@ -190,7 +191,8 @@ class DaskExecutor(AbstractExecutor):
         if self._closed:
             return
         self._closed = True
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
         if self._cluster is not None:
             self._cluster.close()
 
@@ -324,9 +326,10 @@ class _DaskShards(AbstractShards):
     ) -> None:
         super().__init__(executor, len(assignments), retry, on_event)
         self._dask = executor
-        self._id = uuid.uuid4().hex
         self._recipes = [cloudpickle.dumps((factory, one)) for one in assignments]
         self._homes: dict[int, str] = {}
+        self._built: dict[int, _DaskTry] = {}
+        """The task that built each shard, which lives on its worker while it is wanted here."""
 
     def _pack(self, args: tuple[Any, ...]) -> Any:
         """Large arguments as one object that every worker has, small ones as they are."""
@@ -337,15 +340,18 @@ class _DaskShards(AbstractShards):
         return self._dask._client.scatter(args, workers=homes or None, broadcast=True, hash=False)
 
     def _submit(self, call: ShardCall, index: int, *, fresh: bool) -> Handle:
-        # The recipe may hold thousands of block indices: it travels only when it is needed.
-        recipe = None
-        if fresh or index not in self._homes:
-            recipe = self._recipes[index]
+        built = self._built.get(index)
+        if fresh or built is None or built.future.status == "error":
+            self._built.pop(
+                index, None
+            )  # a worker lets go of the old shard before it has a new one
             self._homes[index] = self._find_home(index)
+            built = self._dask._send(self._homes[index], build_shard, self._recipes[index])
+            self._built[index] = built
         # A broadcast copy may have gone with the worker that is being replaced.
         sent = self._pack(call.args) if fresh else call.packed
-        asked = (self._id, index), recipe, call.method, sent
         function = keep_answer if call.keep else call_shard
+        asked = built.future, call.method, sent
         return self._dask._send(self._homes[index], function, *asked, keep=call.keep)
 
     def _submit_sum(self, parts: Sequence[Any]) -> Handle:
@@ -384,10 +390,5 @@ class _DaskShards(AbstractShards):
             time.sleep(0.1)
 
     def _free(self) -> None:
-        if not self._homes or self._dask.closed:
-            return
-        # Freeing runs while another error is on its way: a scheduler that is gone has taken the
-        # workers' tasks with it, and its absence must not hide what came before.
-        with suppress(ExecutorUnreachableError):
-            homes = sorted(set(self._homes.values()) & set(self._dask._alive()))
-            self._dask._client.run(drop_shards, self._id, workers=homes, on_error="ignore")
+        self._homes.clear()
+        self._built.clear()

@@ -74,16 +74,20 @@ def start_cluster(n_workers: int | None, env: Mapping[str, str]) -> Any:
     }
     # Port 0: a second run on this machine must not fight over the dashboard's well-known port.
     local = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    # Without its workers, which take seconds to come: nothing is left of an interrupt meanwhile.
     cluster = SpecCluster(
         scheduler={"cls": Scheduler, "options": local},
-        workers=workers,
         name="ntk_dist",
         silence_logs=logging.CRITICAL,
     )
     try:
+        cluster.worker_spec.update(workers)
+        cluster.scale(count)
         cluster.wait_for_workers(count, timeout=_START_S)
-    except TimeoutError as error:
+    except BaseException as error:
         cluster.close()
+        if not isinstance(error, TimeoutError):
+            raise
         raise ExecutorUnreachableError(
             f"expected {count} Dask workers on this machine within {_START_S:g} s ({error}); "
             "their messages are above"

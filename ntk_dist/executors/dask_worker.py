@@ -1,18 +1,26 @@
-"""What runs inside a Dask worker: tasks, and the shards that live there."""
+"""What runs inside a Dask worker: tasks, and the shards that live there.
+
+A shard belongs to the Dask task that built it and goes with it. The scheduler keeps a task for as
+long as a client wants its answer, so no shard outlives its driver, however that one ended.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import cloudpickle
+from distributed import get_worker
 
 from ntk_dist.executors.outcome import AttemptFailed, Outcome, WorkerLostError, attempt_remotely
 
-__all__ = ["add_kept", "call_shard", "drop_shards", "keep_answer", "run_task"]
+__all__ = ["add_kept", "build_shard", "call_shard", "keep_answer", "run_task"]
 
-_SHARDS: dict[tuple[str, int], Any] = {}
+_SHARDS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""By what this worker knows of the task that built each. Its answer would not do: Dask may write
+that to disk when memory is short, and forget the object."""
 
 
 @lru_cache(maxsize=2)  # few, because a task may hold inputs
@@ -26,16 +34,26 @@ def run_task(pickled: bytes, item: Any) -> Outcome:
     return attempt_remotely(lambda: _load(pickled)(item))
 
 
-def call_shard(
-    key: tuple[str, int], recipe: bytes | None, method: str, args: tuple[Any, ...]
-) -> Outcome:
-    """What came of asking a shard, which is built first if its recipe is sent along."""
-    return attempt_remotely(_answer, key, recipe, method, args)
+def build_shard(recipe: bytes) -> str:
+    """The name of a shard that is here from now on, until Dask forgets this task.
+
+    Raises
+    ------
+    AttemptFailed
+        With the outcome: whoever calls the shard is told.
+    """
+    outcome = attempt_remotely(_build, recipe)
+    if outcome.error is not None:
+        raise AttemptFailed(outcome)
+    return str(outcome.value)
 
 
-def keep_answer(
-    key: tuple[str, int], recipe: bytes | None, method: str, args: tuple[Any, ...]
-) -> Outcome:
+def call_shard(name: str, method: str, args: tuple[Any, ...]) -> Outcome:
+    """What came of asking a shard."""
+    return attempt_remotely(_answer, name, method, args)
+
+
+def keep_answer(name: str, method: str, args: tuple[Any, ...]) -> Outcome:
     """What came of asking a shard, for Dask to keep here until it is added to another.
 
     Raises
@@ -43,7 +61,7 @@ def keep_answer(
     AttemptFailed
         With the outcome, if it is an error: nobody looks into what stays.
     """
-    outcome = attempt_remotely(_answer, key, recipe, method, args)
+    outcome = attempt_remotely(_answer, name, method, args)
     if outcome.error is not None:
         raise AttemptFailed(outcome)
     return outcome
@@ -55,18 +73,18 @@ def add_kept(first: Outcome, second: Outcome) -> Outcome:
     return replace(first, value=first.value + second.value, events=events)
 
 
-def _answer(key: tuple[str, int], recipe: bytes | None, method: str, args: tuple[Any, ...]) -> Any:
-    if recipe is not None:
-        _SHARDS.pop(key, None)
-        factory, assignment = cloudpickle.loads(recipe)
-        _SHARDS[key] = factory(assignment)
-    elif key not in _SHARDS:
-        # Another process may have come back at the same address.
+def _build(recipe: bytes) -> Any:
+    factory, assignment = cloudpickle.loads(recipe)
+    worker = get_worker()
+    name = worker.get_current_task()
+    _SHARDS[worker.state.tasks[name]] = factory(assignment)
+    return name
+
+
+def _answer(name: str, method: str, args: tuple[Any, ...]) -> Any:
+    built = get_worker().state.tasks.get(name)
+    shard = None if built is None else _SHARDS.get(built)
+    if shard is None:
+        # The name alone has come here: Dask moves answers when it empties a worker.
         raise WorkerLostError("the worker process that held this shard is gone")
-    return getattr(_SHARDS[key], method)(*args)
-
-
-def drop_shards(shards_id: str) -> None:
-    """Let go of the shards of one group."""
-    for key in [key for key in _SHARDS if key[0] == shards_id]:
-        del _SHARDS[key]
+    return getattr(shard, method)(*args)

@@ -161,7 +161,8 @@ class RayExecutor(AbstractExecutor):
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         self._n_workers = n_workers or gpus or max(1, cpus)
-        per_node = max(1, cpus // max(1, len(ray.nodes())))
+        nodes = sum(node["Alive"] for node in ray.nodes())  # Ray remembers those that are gone
+        per_node = max(1, cpus // max(1, nodes))
         here = min(self._n_workers, per_node)
         threads = get_settings().threads if self._owns_ray else per_node
         # Ray deals devices itself (CUDA_VISIBLE_DEVICES); a task and a shard share one by halves.

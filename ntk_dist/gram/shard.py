@@ -61,6 +61,8 @@ class GramShard:
         not, some are read again for every product, and those that are kept lie evenly between
         them, so that the disk is busy all the time. At most ``streamed_blocks`` of the others
         are in memory; only these, two at the least, may go beyond a budget that is too small.
+    name
+        What it is called where it says how much memory it holds: one worker may have several.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class GramShard:
         grid: BlockGrid,
         blocks: Sequence[BlockIndex],
         max_bytes: int,
+        name: str = "shard",
     ) -> None:
         if not grid.symmetric:
             raise ValueError(f"expected a symmetric grid, got {grid}")
@@ -76,6 +79,7 @@ class GramShard:
         self._grid = grid
         self._blocks = tuple(BlockIndex(*block) for block in blocks)
         self._max_bytes = max_bytes
+        self._name = name
         self._resident: dict[BlockIndex, NDArray[Any]] = {}
         self._to_keep: frozenset[BlockIndex] | None = None
         self.resident_bytes = 0
@@ -187,7 +191,8 @@ class GramShard:
         with ReadAhead(self._load, missing, self.streamed_blocks) as ahead:
             yield ahead
         if self.resident_bytes != before:
-            report(MemoryEvent(n_bytes=self.resident_bytes, holder=f"shard of {self._blocks[0]}"))
+            holder = f"{self._name} of {self._blocks[0]}"
+            report(MemoryEvent(n_bytes=self.resident_bytes, holder=holder))
 
     def _next(self, index: BlockIndex, ahead: ReadAhead) -> NDArray[Any] | None:
         """The next of the blocks that are wanted; None if nobody wants it any more."""

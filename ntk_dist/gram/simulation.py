@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ntk_dist.errors import InvalidInputError
-from ntk_dist.gram.plan import GramPlan
+from ntk_dist.gram.plan import GramPlan, predict_rows
 
 __all__ = ["Cluster", "Phase", "Simulation", "Work", "simulate"]
 
@@ -25,14 +25,11 @@ PASSES_OF_PRECONDITIONER = 5
 arc-cosine kernel of 2000 rows; see :mod:`ntk_dist.solver.rpcholesky`)."""
 SVD_FLOPS = 8
 """Of the n x r factor, times n r^2: its singular vectors by divide and conquer."""
-CG_VECTORS = 7
-"""Arrays of n x k that the solver holds: five of its state, a product and what is sent out."""
-FACTOR_COPIES = 5
-"""Arrays of n x r while the preconditioner is built."""
+CG_VECTORS = 12
+"""Arrays of n x k that the solver holds: five of its state, the same once more on the way into a
+checkpoint, a product and what is sent out."""
 BLOCK_RECORD_BYTES = 250
 """In the driving process, for a block that is planned, present and assigned."""
-PREDICTION_ROWS = 256
-"""Of one task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +43,9 @@ class Cluster:
     """Bytes a second that one worker reads from the workspace, or writes to it."""
     link_rate: float
     """Bytes a second between two machines."""
+    hash_rate: float
+    """Bytes of rows a second that the driving process goes through before it stores them: which are
+    equal, and what they are called."""
     entries_per_s: float
     """Of the Gram matrix, computed by one worker."""
     statistics_s: float
@@ -68,6 +68,8 @@ class Work:
     n_targets: int = 10
     rank: int = 0
     """Of the preconditioner."""
+    building_bytes: int = 0
+    """Peak memory of the driving process while the preconditioner is built."""
     steps: int = 100
     predictions: int = 10_000
     """New rows."""
@@ -95,6 +97,9 @@ class Simulation:
     cluster: Cluster
     work: Work
     phases: tuple[Phase, ...]
+    """One after the other."""
+    product: Phase
+    """One pass over the blocks, of which the solve is made."""
     share_bytes: float
     """Blocks of one worker."""
     resident_share: float
@@ -108,8 +113,8 @@ class Simulation:
 
     @property
     def seconds(self) -> float:
-        """Of all phases; the product is part of the solve."""
-        return sum(phase.seconds for phase in self.phases if phase.name != "one product")
+        """Of all phases."""
+        return sum(phase.seconds for phase in self.phases)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
@@ -124,6 +129,7 @@ class Simulation:
             "cluster": asdict(self.cluster),
             "work": asdict(self.work),
             "phases": [asdict(phase) for phase in self.phases],
+            "product": asdict(self.product),
             "share_bytes": self.share_bytes,
             "resident_share": self.resident_share,
             "disk_bytes": self.disk_bytes,
@@ -151,20 +157,21 @@ def simulate(plan: GramPlan, cluster: Cluster, work: Work) -> Simulation:
     # Before its first pass nothing is in memory.
     loading = _product(plan, cluster, k, share, share)
     phases = (
+        _ingest(plan, cluster),
         _statistics(plan, cluster),
         _gram(plan, cluster),
         _preconditioner(plan, cluster, work, loading, product),
-        product,
         _solve(plan, cluster, work, product if work.rank else loading, product),
         _predictions(plan, cluster, work),
     )
-    factor = float(n * work.rank * DOUBLE)
+    factor = float(n * work.rank * plan.itemsize)
     row_bytes = plan.stored_row_bytes
     return Simulation(
         plan=plan,
         cluster=cluster,
         work=work,
         phases=phases,
+        product=product,
         share_bytes=share,
         resident_share=resident / share,
         disk_bytes=plan.gram_bytes + plan.statistics_bytes + n * row_bytes,
@@ -172,9 +179,22 @@ def simulate(plan: GramPlan, cluster: Cluster, work: Work) -> Simulation:
         worker_bytes=max(plan.worker_bytes, resident + 4 * vectors + 2 * plan.block_bytes),
         driver_bytes=(
             2 * n * row_bytes
-            + max(CG_VECTORS * vectors + factor, FACTOR_COPIES * factor)
+            + max(CG_VECTORS * vectors + factor, work.building_bytes)
             + plan.grid.n_blocks * BLOCK_RECORD_BYTES
         ),
+    )
+
+
+def _ingest(plan: GramPlan, cluster: Cluster) -> Phase:
+    """The driver alone: what is hashed by then is written."""
+    rows = float(plan.grid.n_rows * plan.stored_row_bytes)
+    hashing, storing = rows / cluster.hash_rate, rows / cluster.read_rate
+    return Phase(
+        name="ingest",
+        seconds=hashing + storing,
+        stored_bytes=rows,
+        sent_bytes=0.0,
+        limit="hashing rows" if hashing >= storing else "rows to the workspace",
     )
 
 
@@ -274,7 +294,7 @@ def _solve(plan: GramPlan, cluster: Cluster, work: Work, first: Phase, product: 
 def _predictions(plan: GramPlan, cluster: Cluster, work: Work) -> Phase:
     """Every task of some new rows reads all training rows."""
     n, m = plan.grid.n_rows, work.predictions
-    tasks = math.ceil(m / PREDICTION_ROWS)
+    tasks = math.ceil(m / predict_rows(m, cluster.n_workers))
     stored = float(tasks * n * (plan.stored_row_bytes + plan.statistics_row_bytes))
     # Tasks are whole: with few of them, some workers have none.
     turns = math.ceil(tasks / cluster.n_workers)

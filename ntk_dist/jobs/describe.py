@@ -126,7 +126,8 @@ def describe_simulation(simulation: Simulation) -> Description:
         (
             "measured here",
             f"{format_count(cluster.entries_per_s)} entries a second, products at "
-            f"{format_bytes(cluster.product_rate)} of blocks a second",
+            f"{format_bytes(cluster.product_rate)} of blocks a second, rows hashed at "
+            f"{format_bytes(cluster.hash_rate)} a second",
         ),
         (
             "taken on trust",
@@ -137,12 +138,13 @@ def describe_simulation(simulation: Simulation) -> Description:
     lines = [f"{name:<22}{value}" for name, value in facts]
     lines.append(f"{'':<22}{'time':>10}{'workspace':>13}{'network':>13}  most of the time")
     names = {"solve": f"solve, {work.steps} steps", "predict": f"predict, {work.predictions:,}"}
-    lines += [
+    phases = [
         f"{names.get(phase.name, phase.name):<22}{format_seconds(phase.seconds):>10}"
         f"{format_bytes(phase.stored_bytes):>13}{format_bytes(phase.sent_bytes):>13}  {phase.limit}"
-        for phase in simulation.phases
+        for phase in (*simulation.phases, simulation.product)
     ]
-    lines.append(f"{'in all':<22}{format_seconds(simulation.seconds):>10}")
+    total = f"{'in all':<22}{format_seconds(simulation.seconds):>10}"
+    lines += [*phases[:-1], total, phases[-1]]
     return simulation.to_dict(), "\n".join(lines)
 
 
@@ -214,16 +216,16 @@ def _architecture(path: Path) -> Description:
     return record, f"architecture {network.fingerprint}: {network!r}"
 
 
-def _model(folder: AbstractPlace) -> Description:
-    record = read_record(folder)
+def _model(place: AbstractPlace) -> Description:
+    record = read_record(place)
     report = FitReport.from_dict(record["report"])
     rows = f"{report.n_rows} rows of shape {tuple(record['input_shape'])}"
     text = f"{record['estimator']} fitted on {rows}\n{report}"
-    return {"kind": "model", "folder": str(folder), **record}, text
+    return {"kind": "model", "folder": str(place), **record}, text
 
 
-def _gram(folder: AbstractPlace) -> Description:
-    store = ZarrBlockStore.open(folder)
+def _gram(place: AbstractPlace) -> Description:
+    store = ZarrBlockStore.open(place)
     manifest, present = store.manifest, store.present()
     record = {"kind": "gram", **manifest.to_dict(), "n_present": len(present)}
     text = (
@@ -234,12 +236,12 @@ def _gram(folder: AbstractPlace) -> Description:
     return record, text
 
 
-def _workspace(folder: AbstractPlace) -> Description:
-    workspace = Workspace(folder, read_only=True)
+def _workspace(place: AbstractPlace) -> Description:
+    workspace = Workspace(place, read_only=True)
     models = workspace.models()
     grams = [_gram(gram) for gram in workspace.grams()]
     jobs = {name: _standing(standing) for name, standing in latest(workspace.place).items()}
-    lines = [f"workspace {folder}"]
+    lines = [f"workspace {place}"]
     lines += [f"  model {name}: versions {', '.join(map(str, v))}" for name, v in models.items()]
     lines += [f"  {text}" for _, text in grams]
     lines += [f"  job {name}: {text}" for name, (_, text) in jobs.items()]

@@ -123,7 +123,7 @@ def _fit_and_publish(
 ) -> tuple[NTKClassifier | NTKRegressor, Draft, float | None]:
     model, workspace = job_estimator(job), Workspace(job.workspace)
     if job.solver.warm_start and job.name in workspace.models():
-        earlier = type(model).load(str(workspace.model_folder(job.name)))
+        earlier = type(model).load(str(workspace.model_place(job.name)))
         model = earlier.set_params(**model.get_params(deep=False))
     x, y = read_array(job.data.x), read_array(job.data.y)
     # Read before the work starts: a typo in a file name must not show after hours.
@@ -131,7 +131,7 @@ def _fit_and_publish(
     with programs_kept_in(workspace.compilation_cache):
         model.fit(x, y, on_event=on_event)
         with workspace.new_model(job.name) as draft:
-            write_artifact(draft.folder, pack(model))
+            write_artifact(draft.place, pack(model))
         score = float(model.score(*held_out)) if held_out else None
     return model, draft, score
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +20,11 @@ from ntk_dist.jobs.runner import job_network, plan_job
 from ntk_dist.jobs.spec import JobSpec
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.settings import get_settings
-from ntk_dist.solver.low_rank import affordable_rank
+from ntk_dist.solver.low_rank import affordable_rank, building_bytes
 from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
+from ntk_dist.store.dataset import collapse, fingerprint
 
-__all__ = ["LINK_RATE", "READ_RATE", "Scale", "product_rate", "simulate_job"]
+__all__ = ["LINK_RATE", "READ_RATE", "Scale", "hash_rate", "product_rate", "simulate_job"]
 
 READ_RATE = 10**9
 """Bytes a second from object storage to one worker, unless told otherwise."""
@@ -29,6 +32,8 @@ LINK_RATE = 1_250_000_000
 """Bytes a second between two machines, unless told otherwise: ten gigabits."""
 TRIAL_ROWS = 2048
 """Of the block that products are measured on: 16 MB of float32, more than fits most caches."""
+TRIAL_BYTES = 4 * 2**20
+"""Of the rows that hashing is measured on."""
 DRIVER_ROWS = 1024
 """Of the matrices that the driver's arithmetic is measured on."""
 
@@ -75,10 +80,10 @@ def simulate_job(job: JobSpec, scale: Scale) -> Simulation:
         working_bytes=working_bytes(kernel, plan.input_shape, block_rows, settings.block_max_bytes),
         missing_statistics=n,
     )
+    dtype = np.dtype(job.gram.dtype)
     preconditioner, rank = job.solver.preconditioner, 0
     if preconditioner.type in LOW_RANK_PRECONDITIONERS:
         wanted, most = preconditioner.rank, settings.preconditioner_max_bytes
-        dtype = np.dtype(job.gram.dtype)
         rank = affordable_rank(n, most, dtype) if wanted == "auto" else min(n, wanted)
     resident = settings.shard_max_bytes if scale.worker_memory is None else scale.worker_memory
     cluster = Cluster(
@@ -86,13 +91,18 @@ def simulate_job(job: JobSpec, scale: Scale) -> Simulation:
         resident_bytes=resident,
         read_rate=scale.read_rate,
         link_rate=scale.link_rate,
+        hash_rate=hash_rate(plan.input_shape, dtype),
         entries_per_s=projection.entries_per_s,
         statistics_s=projection.statistics_s,
         product_rate=product_rate(scale.targets, job.gram.dtype),
         driver_flops=_driver_flops(),
     )
     work = Work(
-        n_targets=scale.targets, rank=rank, steps=scale.steps, predictions=scale.predictions
+        n_targets=scale.targets,
+        rank=rank,
+        building_bytes=building_bytes(n, rank, dtype) if rank else 0,
+        steps=scale.steps,
+        predictions=scale.predictions,
     )
     return simulate(plan, cluster, work)
 
@@ -105,6 +115,17 @@ def product_rate(n_targets: int, dtype: str) -> float:
     shard = GramShard(lambda index: block, grid, [next(b for b in grid if b.i < b.j)], block.nbytes)
     v = rng.standard_normal((grid.n_rows, n_targets))
     return block.nbytes / _seconds(lambda: shard.matmat(v))
+
+
+def hash_rate(input_shape: tuple[int, ...], dtype: np.dtype[Any]) -> float:
+    """Bytes of such rows a second that are hashed as a fit does.
+
+    Each row by itself, to find those that are equal, and all of them twice: for the name of the
+    data set, and once more when it is written.
+    """
+    n = max(1, TRIAL_BYTES // (math.prod(input_shape) * dtype.itemsize))
+    x = np.random.default_rng(0).random((n, *input_shape), np.float32).astype(dtype)
+    return x.nbytes / _seconds(lambda: (collapse(x), fingerprint(x), fingerprint(x)))
 
 
 def _driver_flops() -> float:

@@ -5,7 +5,6 @@ Paths inside a job file are relative to the file, so that a job can be run from 
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +30,7 @@ from ntk_dist.options import (
     Refine,
     SolverOptions,
 )
+from ntk_dist.store.location import is_remote
 from ntk_dist.store.workspace import NAME_PATTERN
 from ntk_dist.validation import UNION_ARMS, describe_problems
 
@@ -160,8 +160,7 @@ def load_job(path: str | Path) -> JobSpec:
 
 def _resolved(job: JobSpec, folder: Path) -> JobSpec:
     def resolve(place: str) -> str:
-        remote = re.match(r"[a-z0-9]+://", place)
-        return place if remote else str(folder / Path(place).expanduser())
+        return place if is_remote(place) else str(folder / Path(place).expanduser())
 
     def resolve_data(data: DataSpec) -> DataSpec:
         return DataSpec(x=resolve(data.x), y=resolve(data.y))

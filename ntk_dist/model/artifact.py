@@ -46,9 +46,9 @@ RECORD = "model.json"
 PARTS = ("arrays", "rows", "dual_coef", "statistics")
 
 
-def is_model(folder: Location) -> bool:
-    """Whether ``folder`` holds a fitted model."""
-    return (open_place(folder) / RECORD).is_file()
+def is_model(location: Location) -> bool:
+    """Whether ``location`` holds a fitted model."""
+    return (open_place(location) / RECORD).is_file()
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,15 @@ class Artifact:
     """Of the rows, packed; None in models written before these were kept."""
 
 
-def write_artifact(folder: Location, artifact: Artifact) -> None:
-    """Write a model into an empty ``folder``.
+def write_artifact(location: Location, artifact: Artifact) -> None:
+    """Write a model into an empty ``location``.
 
     Raises
     ------
     StoreFullError, StoreUnreachableError
         The folder cannot be written; it holds no model then.
     """
-    place = open_place(folder)
+    place = open_place(location)
     write_arrays(place / "arrays", artifact.arrays)
     write_rows(place / "rows", artifact.rows.read(slice(0, len(artifact.rows))))
     write_rows(place / "dual_coef", artifact.dual_coef)
@@ -90,8 +90,8 @@ def write_artifact(folder: Location, artifact: Artifact) -> None:
     (place / RECORD).write_bytes(f"{json.dumps(record, indent=1)}\n".encode())
 
 
-def replace_artifact(folder: Location, artifact: Artifact) -> None:
-    """Write a model to ``folder``, in place of a model that may be there.
+def replace_artifact(location: Location, artifact: Artifact) -> None:
+    """Write a model to ``location``, in place of a model that may be there.
 
     The new model is complete before the old one goes.
 
@@ -100,7 +100,7 @@ def replace_artifact(folder: Location, artifact: Artifact) -> None:
     ArtifactError
         Something that is no model is there.
     """
-    place = open_place(folder)
+    place = open_place(location)
     strangers = ["a file"] if place.is_file() else sorted({*place.names()} - {RECORD, *PARTS})[:3]
     if strangers:
         raise ArtifactError(
@@ -157,7 +157,7 @@ def require_unchanged(*parts: AbstractRows | None) -> None:
             )
 
 
-def read_record(folder: Location) -> dict[str, Any]:
+def read_record(location: Location) -> dict[str, Any]:
     """The ``model.json`` of a model folder.
 
     Raises
@@ -165,12 +165,12 @@ def read_record(folder: Location) -> dict[str, Any]:
     ArtifactError
         There is none, it is not ours, or a newer version wrote it.
     """
-    path = open_place(folder) / RECORD
+    path = open_place(location) / RECORD
     try:
         record = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ArtifactError(
-            f"expected a fitted model at {folder}, got no {RECORD} there"
+            f"expected a fitted model at {location}, got no {RECORD} there"
         ) from error
     except ValueError as error:
         raise ArtifactError(f"{path} is damaged: {error}") from error
@@ -185,8 +185,8 @@ def read_record(folder: Location) -> dict[str, Any]:
     return record
 
 
-def read_artifact(folder: Location) -> Artifact:
-    """The model in ``folder``; its training rows stay on disk.
+def read_artifact(location: Location) -> Artifact:
+    """The model in ``location``; its training rows stay on disk.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def read_artifact(folder: Location) -> Artifact:
     StoreUnreachableError
         It cannot be read now.
     """
-    place = open_place(folder)
+    place = open_place(location)
     record = read_record(place)
     try:
         if not (place / "arrays").is_folder():
@@ -206,11 +206,11 @@ def read_artifact(folder: Location) -> Artifact:
         known = "statistics" in record["parts"]
         statistics = _part(place / "statistics") if known else None
     except DataError as error:
-        raise ArtifactError(f"the model at {folder} is damaged: {error}") from error
+        raise ArtifactError(f"the model at {location} is damaged: {error}") from error
     found = _fingerprints(arrays, rows, dual_coef, statistics)
     if strange := [part for part, value in record["parts"].items() if found.get(part) != value]:
         raise ArtifactError(
-            f"the model at {folder}: {', '.join(strange)} belongs to another model: copy whole "
+            f"the model at {location}: {', '.join(strange)} belongs to another model: copy whole "
             "model folders only"
         )
     return Artifact(record, arrays, rows, dual_coef, statistics)

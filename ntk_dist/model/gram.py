@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from ntk_dist.errors import InvalidInputError
-from ntk_dist.events import Clock, EventSink, ignore
+from ntk_dist.events import EventSink, Phases, RepairCount, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
+from ntk_dist.executors.base import Item, Result
 from ntk_dist.gram.block import working_bytes
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.plan import GramPlan, default_block_rows, plan_gram
@@ -132,11 +132,13 @@ def gram_of_rows(
     BudgetError
         They do not fit; nothing was started.
     """
-    clock = Clock(on_event)
-    with clock.phase("ingest"):
+    repairs = RepairCount(on_event)
+    phases = Phases(repairs)
+    with phases.phase("ingest"):
         rows = resources.workspace.rows(distinct(x)[0])
     with open_gram(kernel, rows, block_rows, resources) as store:
-        return compute_gram(kernel, rows, store, resources, clock)
+        gram = compute_gram(kernel, rows, store, resources, phases)
+    return replace(gram, n_repaired=repairs.n_repaired)
 
 
 def distinct(x: np.ndarray) -> tuple[np.ndarray, Collapsed]:
@@ -176,7 +178,7 @@ def compute_gram(
     rows: AbstractRows,
     store: AbstractBlockStore,
     resources: Resources,
-    clock: Clock,
+    phases: Phases,
 ) -> GramReport:
     """Compute and store the statistics and blocks that ``store`` does not have, and only those.
 
@@ -202,18 +204,20 @@ def compute_gram(
         in_memory=store.in_memory,
     )
 
-    def run(phase: str, task: Callable[[Any], Any], items: Collection[Any], total: int) -> int:
-        """How many of the tasks, for items that are missing of so many, gave a truth."""
-        with clock.phase(phase, total, total - len(items), gram=store.manifest.key):
+    def run(
+        phase: str, task: Callable[[Item], Result], items: Collection[Item], total: int
+    ) -> list[Result]:
+        """What the tasks say, for items that are missing of so many."""
+        with phases.phase(phase, total, total - len(items), gram=store.manifest.key):
             retry = RetryPolicy(timeout_s=settings.task_timeout_s)
-            done = executor.map_unordered(task, items, retry=retry, on_event=clock.on_event)
-            return sum(result is True for _, result in done)
+            done = executor.map_unordered(task, items, retry=retry, on_event=phases.on_event)
+            return [result for _, result in done]
 
     adopted, missing = 0, plan.missing
     if missing and (ancestor := find_ancestor(store.manifest, rows, resources.workspace)):
-        batches = ancestor.give_statistics(batches, statistics.store)
+        batches = ancestor.give_statistics(batches, statistics.store, phases.on_event)
         items = ancestor.blocks(missing)
-        adopted = run("adopt", AdoptTask(blocks, ancestor.store), items, len(items))
+        adopted = sum(run("adopt", AdoptTask(blocks, ancestor.store), items, len(items)))
         missing = tuple(sorted(set(missing) - set(items)))
     run("statistics", statistics, batches, statistics.store.n_batches)
     run("gram", blocks, missing, plan.grid.n_blocks)

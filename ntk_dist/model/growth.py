@@ -7,19 +7,22 @@ changes the first ones too: keep that of the earlier fit (``warm_start=True``).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ntk_dist.errors import BlockCorruptError, BlockNotFoundError, StoreError, UnreadableDataError
+from ntk_dist.events import EventSink, RepairEvent
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows, AbstractStatisticsStore
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.workspace import AbstractWorkspace
 
 __all__ = ["Ancestor", "find_ancestor", "shared_rows", "side_of_ancestor"]
+
+log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 4096
 LARGEST_CHANGE_OF_SIDE = 4
@@ -42,17 +45,25 @@ class Ancestor:
         return [b for b in missing if b.j < whole and b in present]
 
     def give_statistics(
-        self, missing: Mapping[int, int], ours: AbstractStatisticsStore
+        self, missing: Mapping[int, int], ours: AbstractStatisticsStore, on_event: EventSink
     ) -> dict[int, int]:
-        """Copy those batches of ``missing`` that it has, of shared rows; what is then missing."""
+        """Copy those batches of ``missing`` that it has, of shared rows; what is then missing.
+
+        ``on_event`` hears of those that are damaged, which somebody has to compute again.
+        """
         theirs = self.store.statistics(ours.width, ours.batch_rows)
         left = dict(missing)
         if theirs.batch_rows != ours.batch_rows:
             return left
         for batch in theirs.present() & set(missing):
             if ours.rows(batch).stop <= self.shared_rows:
-                with suppress(BlockCorruptError, BlockNotFoundError):
+                try:
                     ours.write(batch, theirs.read(batch))
+                except (BlockCorruptError, BlockNotFoundError) as error:
+                    log.warning("computing the statistics of batch %s: %s", batch, error)
+                    item = f"statistics of batch {batch}"
+                    on_event(RepairEvent(item=item, reason=str(error)))
+                else:
                     del left[batch]
         return left
 

@@ -15,10 +15,10 @@ from ntk_dist.errors import (
     BreakdownError,
     NonFiniteDataError,
 )
-from ntk_dist.events import Clock, EventSink, ignore
+from ntk_dist.events import EventSink, Phases, RepairCount, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
 from ntk_dist.gram.block import compute_statistics
-from ntk_dist.gram.plan import default_block_rows
+from ntk_dist.gram.plan import PREDICT_ROWS, default_block_rows, predict_rows
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.gram import Resources, compute_gram, distinct, gram_task, open_gram
 from ntk_dist.model.parameters import Parameters
@@ -36,15 +36,7 @@ from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.dataset import MemoryRows, average_targets
 from ntk_dist.tasks import PredictTask, RowBatch
 
-__all__ = ["DualFit", "fit_dual", "pack_statistics", "predict_dual", "predict_rows"]
-
-PREDICT_ROWS = 256
-"""Rows of one prediction task: enough for a GEMM, and a progress bar that moves."""
-MOST_PREDICT_ROWS = 2048
-"""Each task reads all training rows: of 50,000 images 600 MB, for 10,000 predictions 40 times with
-256 rows a task."""
-TASKS_PER_SLOT = 4
-"""Wanted of large predictions, so that no worker waits long for the last one."""
+__all__ = ["DualFit", "fit_dual", "pack_statistics", "predict_dual"]
 
 
 @dataclass(frozen=True)
@@ -113,21 +105,22 @@ def fit_dual(
     """
     parameters.require_rows(len(x))
     warnings = precision_warnings(parameters)
-    clock = Clock(on_event)
-    with clock.phase("ingest"):
+    repairs = RepairCount(on_event)
+    phases = Phases(repairs)
+    with phases.phase("ingest"):
         x, merged = distinct(x)
         rows = resources.workspace.rows(x)
         y = average_targets(targets, merged)
         start, n_warm = earlier.coefficients(x, y.shape[1]) if earlier else (None, None)
     rank = require_room_to_solve(parameters, len(rows), y.shape[1], resources.settings)
     with open_gram(kernel, rows, parameters.block_rows, resources) as store:
-        gram = compute_gram(kernel, rows, store, resources, clock)
+        gram = compute_gram(kernel, rows, store, resources, phases)
         task = gram_task(kernel, rows, store, resources.settings)
         # Blocks in this memory take no more of it when a shard keeps them.
         max_bytes = resources.shard_bytes(0 if store.in_memory else gram.n_bytes)
         factory = ShardFactory(task, kernel.kernels[0], max_bytes)
         system = DualSystem(factory, y, merged.counts, start)
-        solved = solve_dual(system, parameters, rank, resources, clock)
+        solved = solve_dual(system, parameters, rank, resources, phases)
         solution = solved.solution
         statistics = task.statistics
         if isinstance(rows, MemoryRows) and not resources.executor.shares_memory:
@@ -138,13 +131,13 @@ def fit_dual(
     told = replace(solution.report, warnings=(*warnings, *solution.report.warnings))
     report = FitReport(
         solve=told,
-        gram=replace(gram, n_mended=solved.n_mended),
+        gram=replace(gram, n_repaired=repairs.n_repaired),
         n_rows=len(targets),
         n_unique=len(merged.unique),
         executor=resources.executor.name,
         ridge_scores=solved.scores,
         n_warm=n_warm,
-        seconds=clock.seconds,
+        seconds=phases.seconds,
     )
     return DualFit(rows, statistics, solution.x, report)
 
@@ -195,7 +188,7 @@ def predict_dual(
         for start in range(0, len(x), rows_per_task)
     ]
     values = np.empty((len(x), dual_coef.shape[1]))
-    with Clock(on_event).phase("predict", total=len(batches)):
+    with Phases(on_event).phase("predict", total=len(batches)):
         retry = RetryPolicy(timeout_s=settings.task_timeout_s)
         for batch, part in executor.map_unordered(task, batches, retry=retry, on_event=on_event):
             values[batch.start : batch.start + len(part)] = part
@@ -207,12 +200,6 @@ def predict_dual(
     return values
 
 
-def predict_rows(n_rows: int, n_slots: int) -> int:
-    """Rows of one prediction task, of so many to predict on so many workers."""
-    fair = -(-n_rows // (TASKS_PER_SLOT * n_slots))
-    return max(PREDICT_ROWS, min(MOST_PREDICT_ROWS, fair))
-
-
 def pack_statistics(kernel: Kernel, rows: AbstractRows, on_event: EventSink = ignore) -> MemoryRows:
     """The statistics of training rows that come without them, as models of older versions do."""
     layout = kernel.statistics_layout(rows.shape[1:])
@@ -221,7 +208,7 @@ def pack_statistics(kernel: Kernel, rows: AbstractRows, on_event: EventSink = ig
         for start in range(0, len(rows), PREDICT_ROWS)
     ]
     packed = np.empty((len(rows), layout.width))
-    with Clock(on_event).phase("statistics"):
+    with Phases(on_event).phase("statistics"):
         for part in parts:
             packed[part] = layout.pack(compute_statistics(kernel, rows.read(part)))
     return MemoryRows(packed)

@@ -27,8 +27,16 @@ class GramReport:
     """Blocks taken from the Gram matrix of a data set that this one grew from."""
     n_bytes: int
     """All blocks, in bytes."""
-    n_mended: int = 0
-    """Stored blocks that were found lost or damaged while solving, and computed again."""
+    n_repaired: int = 0
+    """Stored blocks, and batches of statistics, found lost or damaged and computed again."""
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> GramReport:
+        """The report that was turned into ``record``, also by an earlier version."""
+        known = dict(record)
+        if "n_mended" in known:  # its name until models were saved with "n_repaired"
+            known["n_repaired"] = known.pop("n_mended")
+        return cls(**known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +92,7 @@ class FitReport:
                 **record,
                 "solve": SolveReport.from_dict(record["solve"]),
                 "ridge_scores": tuple(RidgeScore(**s) for s in record.get("ridge_scores", ())),
-                "gram": GramReport(**record["gram"]),
+                "gram": GramReport.from_dict(record["gram"]),
             }
         )
 
@@ -116,9 +124,10 @@ class FitReport:
             lines.append(
                 f"  {self.gram.n_adopted} blocks were those of a data set that this one grew from"
             )
-        if self.gram.n_mended:
+        if self.gram.n_repaired:
             lines.append(
-                f"  {self.gram.n_mended} stored blocks were found lost or damaged: computed again"
+                f"  {self.gram.n_repaired} stored blocks or batches of statistics were found lost "
+                "or damaged: computed again"
             )
         if self.n_unique < self.n_rows:
             lines.append(

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ntk_dist._version import __version__
-from ntk_dist.events import Clock
+from ntk_dist.events import Phases
+from ntk_dist.executors import RetryPolicy
 from ntk_dist.gram.plan import assign_blocks
 from ntk_dist.model.gram import Resources
 from ntk_dist.model.parameters import Parameters
@@ -36,7 +37,6 @@ from ntk_dist.solver import (
     solve_refined,
 )
 from ntk_dist.solver.low_rank import affordable_rank, require_room
-from ntk_dist.solver.operators import Shards
 from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
 from ntk_dist.store.dataset import fingerprint
 
@@ -85,12 +85,10 @@ class Solved:
     """With the coefficients A."""
     scores: tuple[RidgeScore, ...]
     """How the ridges did, where there were several to choose from."""
-    n_mended: int
-    """Stored blocks that were found lost or damaged, and computed again."""
 
 
 def solve_dual(
-    system: DualSystem, parameters: Parameters, rank: int, resources: Resources, clock: Clock
+    system: DualSystem, parameters: Parameters, rank: int, resources: Resources, phases: Phases
 ) -> Solved:
     """The dual coefficients A, from blocks that stay with the workers that own them.
 
@@ -104,8 +102,8 @@ def solve_dual(
         Of the preconditioner, see ``require_room_to_solve``.
     resources
         Who computes, within which limits, and where the state of the solve is kept.
-    clock
-        Told of phases and steps.
+    phases
+        Times the parts of it, and passes events on.
 
     Raises
     ------
@@ -120,19 +118,20 @@ def solve_dual(
         factory = replace(factory, max_bytes=factory.max_bytes // 2)
     grid, executor = factory.compute.store.grid, resources.executor
     assignments = assign_blocks(grid, executor.n_workers)
-    with executor.shards(factory, assignments, on_event=clock.on_event) as shards:
+    retry = RetryPolicy(timeout_s=resources.settings.task_timeout_s)
+    with executor.shards(factory, assignments, retry=retry, on_event=phases.on_event) as shards:
         dtype = factory.compute.kernel.dtype
         gram = system.scaled(StoredGramOperator(shards, system.n_rows, dtype))
         y, ridge = system.scale * system.targets, parameters.ridge
         scores: tuple[RidgeScore, ...] = ()
         if isinstance(ridge, tuple):
-            scores = _ridge_scores(gram, y, system.counts, ridge, parameters, resources, clock)
+            scores = _ridge_scores(gram, y, system.counts, ridge, parameters, resources, phases)
             ridge = best_ridge(scores)
         if parameters.solver == "direct":
-            with clock.phase("solve"):
+            with phases.phase("solve"):
                 solution = solve_direct(gram, y, ridge, tol=parameters.tol)
-            return _solved(system, solution, scores, shards)
-        with clock.phase("precondition"):
+            return _solved(system, solution, scores)
+        with phases.phase("precondition"):
             preconditioner = _preconditioner(gram, ridge, parameters, rank, resources.settings)
         operator = RidgedOperator(gram, ridge) if ridge else gram
         # The preconditioner is not kept: its seed gives the same one again in a pass or two over
@@ -140,21 +139,23 @@ def solve_dual(
         checkpoint = resources.workspace.checkpoint(
             _identity(system, y, ridge, preconditioner, parameters)
         )
-        with clock.phase("solve"), ExitStack() as stack:
+        with phases.phase("solve"), ExitStack() as stack:
             options: dict[str, Any] = {
                 "tol": parameters.tol,
                 "max_steps": parameters.max_steps,
                 "x0": None if system.start is None else system.start / system.scale,
                 "checkpoint": checkpoint,
                 "checkpoint_every_s": resources.settings.checkpoint_every_s,
-                "on_step": clock.on_event,
+                "on_step": phases.on_event,
             }
             if parameters.refine:
                 again = RecomputedShardFactory(
                     factory.compute, factory.kernel_name, factory.max_bytes
                 )
+                # Without a time limit: blocks that are not kept are all evaluated for each
+                # product, which takes as long as the Gram matrix did, and that may be hours.
                 fresh = stack.enter_context(
-                    executor.shards(again, assignments, on_event=clock.on_event)
+                    executor.shards(again, assignments, on_event=phases.on_event)
                 )
                 exact = system.scaled(StoredGramOperator(fresh, system.n_rows, "float64"))
                 exact = RidgedOperator(exact, ridge) if ridge else exact
@@ -164,18 +165,14 @@ def solve_dual(
                 )
             else:
                 solution = solve(operator, y, preconditioner, **options)
-        solved = _solved(system, solution, scores, shards)
         # Not as soon as conjugate gradients end: what comes after them may be cut off, too.
         if checkpoint is not None:
             checkpoint.delete()
-        return solved
+        return _solved(system, solution, scores)
 
 
-def _solved(
-    system: DualSystem, solution: Solution, scores: tuple[RidgeScore, ...], shards: Shards
-) -> Solved:
-    coefficients = replace(solution, x=system.scale * solution.x)
-    return Solved(coefficients, scores, sum(shards.call("mended")))
+def _solved(system: DualSystem, solution: Solution, scores: tuple[RidgeScore, ...]) -> Solved:
+    return Solved(replace(solution, x=system.scale * solution.x), scores)
 
 
 def precision_warnings(parameters: Parameters) -> tuple[str, ...]:
@@ -258,10 +255,10 @@ def _ridge_scores(
     ridges: tuple[float, ...],
     parameters: Parameters,
     resources: Resources,
-    clock: Clock,
+    phases: Phases,
 ) -> tuple[RidgeScore, ...]:
     """The error of every ridge on rows held out; a ridge that could not be judged is logged."""
-    with clock.phase("ridge"):
+    with phases.phase("ridge"):
         scores = score_ridges(
             gram,
             y,
@@ -269,7 +266,7 @@ def _ridge_scores(
             counts=counts,
             generator=np.random.default_rng(parameters.random_state),
             max_bytes=resources.settings.preconditioner_max_bytes,
-            on_step=clock.on_event,
+            on_step=phases.on_event,
         )
     for score in scores:
         if not score.has_converged:

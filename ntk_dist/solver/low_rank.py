@@ -99,12 +99,7 @@ def affordable_rank(n: int, max_bytes: int, dtype: np.dtype[Any]) -> int:
     """
     most = min(n // 8, MOST_RANK)
     require_room(n, min(most, 1), max_bytes, dtype)
-    return (
-        bisect_right(
-            range(most + 1), max_bytes, lo=1, key=lambda rank: building_bytes(n, rank, dtype)
-        )
-        - 1
-    )
+    return _largest_rank(n, most, max_bytes, dtype)
 
 
 def require_room(n: int, rank: int, max_bytes: int, dtype: np.dtype[Any]) -> None:
@@ -113,12 +108,19 @@ def require_room(n: int, rank: int, max_bytes: int, dtype: np.dtype[Any]) -> Non
     Raises
     ------
     MemoryBudgetError
-        Names the bytes needed and allowed, and the rank that fits.
+        Names the bytes needed and allowed, and the rank that fits, if one does.
     """
     needed = building_bytes(n, rank, dtype)
     if needed > max_bytes:
+        fits = _largest_rank(n, rank, max_bytes, dtype)
         raise MemoryBudgetError(
             f"a preconditioner of rank {rank} needs {format_bytes(needed)} for {n} rows, got "
-            f"{format_bytes(max_bytes)}: lower the rank, raise NTK_DIST_PRECONDITIONER_MAX_BYTES, "
-            "or use the preconditioner 'jacobi'"
+            f"{format_bytes(max_bytes)}: {f'lower the rank to {fits}, ' if fits else ''}raise "
+            "NTK_DIST_PRECONDITIONER_MAX_BYTES, or use the preconditioner 'jacobi'"
         )
+
+
+def _largest_rank(n: int, most: int, max_bytes: int, dtype: np.dtype[Any]) -> int:
+    """The largest rank up to ``most`` that can be built in ``max_bytes``; 0 where none can."""
+    ranks = range(most + 1)
+    return bisect_right(ranks, max_bytes, lo=1, key=lambda r: building_bytes(n, r, dtype)) - 1

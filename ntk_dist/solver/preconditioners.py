@@ -185,7 +185,6 @@ class AbstractLowRankPreconditioner(AbstractPreconditioner):
         factor = approximation.factor if overwrite else approximation.factor.copy()
         n, self.rank = factor.shape
         self.passes = approximation.passes
-        self.pivots = approximation.pivots
         diagonal = approximation.residual + np.einsum("ij,ij->i", factor, factor, dtype=np.float64)
         floor = max(precision, n * EPSILON) * float(diagonal.mean())
         self.shift = max(float(approximation.residual.mean()), floor)

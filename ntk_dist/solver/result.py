@@ -76,8 +76,9 @@ class SolveReport:
     text: str
     """What happened and what to try, with the numbers of this solve."""
     method: str
-    """``cg``, ``direct``, ``cg, direct`` when the second answered for the first, or ``cg, refined``
-    when residuals are those of the matrix evaluated again in float64."""
+    """``cg``; ``direct``; ``block krylov``, of several ridges at once; ``cg, direct`` when the
+    second answered for the first; ``cg, refined`` when residuals are those of the matrix evaluated
+    again in float64."""
     n: int
     """Rows of the system."""
     steps: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import time
 import uuid
@@ -14,12 +15,14 @@ from pathlib import Path
 from zarr.storage import LocalStore
 
 from ntk_dist.errors import StoreUnreachableError
-from ntk_dist.store.place import AbstractPlace, Draft, numbers_in, refusals
+from ntk_dist.store.place import ORPHAN_AGE_S, AbstractPlace, Draft, numbers_in, refusals
 
 __all__ = ["Folder"]
 
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY}
 _ABSENT = (FileNotFoundError, NotADirectoryError)
+_DRAFT = re.compile(r"\.(?:(.+)\.)?[0-9a-f]{32}\.draft", re.DOTALL)
+"""A folder that is being written, and the name of what it will replace, if anything."""
 
 
 class Folder(AbstractPlace):
@@ -123,13 +126,22 @@ class Folder(AbstractPlace):
         with refusals(self):
             return shutil.disk_usage(there).free
 
-    def sweep_orphans(self, older_than_s: float) -> None:
-        """Remove old partial files; what is newer may still be at work."""
-        newest = time.time() - older_than_s
-        for partial in self.folder.rglob("*.partial"):
-            with suppress(FileNotFoundError):  # another process sweeps too
-                if partial.stat().st_mtime < newest:
-                    partial.unlink()
+    def sweep_orphans(self, older_than_s: float = ORPHAN_AGE_S) -> None:
+        """Remove old partial files and drafts; what is newer may still be at work.
+
+        A draft stays while what it was to replace is absent: it may be all that there is of it.
+        """
+        before = time.time() - older_than_s
+        with refusals(self):
+            for root, folders, files in os.walk(self.folder):
+                for name in files:
+                    partial = Path(root, name)
+                    if partial.suffix == ".partial" and _is_older(partial, before):
+                        partial.unlink(missing_ok=True)
+                drafts = [name for name in folders if _DRAFT.fullmatch(name)]
+                for name in drafts:
+                    folders.remove(name)
+                    _sweep_draft(Path(root, name), before)
 
     def versions(self) -> tuple[int, ...]:
         """Numbered folders here: a draft has its number from the moment it is whole."""
@@ -142,8 +154,9 @@ class Folder(AbstractPlace):
     @contextmanager
     def new_version(self) -> Iterator[Draft]:
         """A hidden folder, renamed to its number at the end."""
-        draft = Draft(self / f".{uuid.uuid4().hex}.draft")
-        hidden = Path(draft.folder.location)
+        self.sweep_orphans()
+        draft = Draft(self / _draft_name())
+        hidden = Path(draft.place.location)
         with refusals(self):
             hidden.mkdir(parents=True)
         try:
@@ -167,11 +180,18 @@ class Folder(AbstractPlace):
 
     @contextmanager
     def replacing(self, last: str) -> Iterator[Folder]:
-        """A hidden folder beside this one; two renames put it in its place."""
+        """A hidden folder beside this one; two renames put it in its place.
+
+        A process that is killed between the two leaves nothing here; the old and the new are whole
+        beside it, each as ``.NAME.HEX.draft``, and stay at least until something is here again.
+        """
         here = self.folder.resolve()  # what a link means is replaced, not the link
-        draft, old = (here.with_name(f".{here.name}.{uuid.uuid4().hex}") for _ in range(2))
+        draft, old = (here.with_name(_draft_name(here.name)) for _ in range(2))
         with refusals(self):
             draft.mkdir(parents=True)
+            for other in here.parent.iterdir():
+                if (match := _DRAFT.fullmatch(other.name)) and match[1] == here.name:
+                    _sweep_draft(other, time.time() - ORPHAN_AGE_S)
             try:
                 yield Folder(str(draft))
                 if here.exists():
@@ -181,8 +201,38 @@ class Folder(AbstractPlace):
                     except OSError:
                         old.rename(here)
                         raise
-                    shutil.rmtree(old)
+                    shutil.rmtree(old, ignore_errors=True)  # what stays is swept another time
                 else:
                     draft.rename(here)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
+
+
+def _draft_name(replaced: str = "") -> str:
+    return f".{replaced}{replaced and '.'}{uuid.uuid4().hex}.draft"
+
+
+def _is_older(path: Path, moment: float) -> bool:
+    """Whether a file or folder was last written to before; what is gone was."""
+    try:
+        return path.lstat().st_mtime < moment
+    except FileNotFoundError:  # another process sweeps too
+        return True
+
+
+def _sweep_draft(draft: Path, before: float) -> None:
+    """Remove a draft that nobody wrote to since, unless what it was to replace is absent."""
+    match = _DRAFT.fullmatch(draft.name)
+    replaced = match[1] if match else None
+    if replaced and not draft.with_name(replaced).exists():
+        return
+    if _is_older(draft, before) and all(
+        _is_older(Path(root, name), before)
+        for root, folders, files in os.walk(draft)
+        for name in (*folders, *files)
+    ):
+        # Another name first: a writer that slept all the time must not publish half of it now.
+        doomed = draft.with_name(_draft_name(replaced or ""))
+        with suppress(OSError):  # gone, or another user's: this is only for the space
+            draft.rename(doomed)
+            shutil.rmtree(doomed)

@@ -20,7 +20,7 @@ from typing import Self
 
 from ntk_dist.errors import StoreUnreachableError
 from ntk_dist.store.bucket import Bucket
-from ntk_dist.store.place import AbstractPlace, Draft, numbers_in
+from ntk_dist.store.place import ORPHAN_AGE_S, AbstractPlace, Draft, numbers_in
 from ntk_dist.store.zarr_objects import ZarrObjects
 
 __all__ = ["Objects"]
@@ -107,7 +107,7 @@ class Objects(AbstractPlace):
         """None: buckets do not say."""
         return
 
-    def sweep_orphans(self, older_than_s: float) -> None:
+    def sweep_orphans(self, older_than_s: float = ORPHAN_AGE_S) -> None:
         """Nothing: an object whose PUT was cut off is not there."""
 
     def versions(self) -> tuple[int, ...]:
@@ -132,20 +132,23 @@ class Objects(AbstractPlace):
         except BaseException:
             # The claim goes last: until then nobody else writes where this is being removed.
             with suppress(StoreUnreachableError):
-                draft.folder.delete()
+                draft.place.delete()
                 (self / f".{number}.draft").delete()
             raise
-        draft.version, draft.published = number, draft.folder
+        draft.version, draft.published = number, draft.place
 
     def _claim(self) -> int:
         mine = uuid.uuid4().hex.encode()
         while True:
             number = self.next_version()
             claim = self / f".{number}.draft"
-            # One that was there is another writer's, who came since we looked; or ours, and the
-            # answer was lost.
-            if self._bucket.create(claim._key, mine) or claim.read_bytes() == mine:
+            if self._bucket.create(claim._key, mine):
                 return number
+            # One that was there is another writer's, who came since we looked, and may have failed
+            # and gone by now; or ours, and the answer was lost.
+            with suppress(FileNotFoundError):
+                if claim.read_bytes() == mine:
+                    return number
 
     @contextmanager
     def replacing(self, last: str) -> Iterator[Self]:

@@ -17,6 +17,9 @@ from ntk_dist.errors import StoreError, StoreFullError, StoreUnreachableError
 
 __all__ = ["AbstractPlace", "Draft", "numbers_in", "refusals"]
 
+ORPHAN_AGE_S = 3600.0
+"""What was last written to so long ago has no writer any more: blocks take seconds."""
+
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _VERSION = re.compile(r"[1-9][0-9]*")
 
@@ -109,8 +112,8 @@ class AbstractPlace(ABC):
         """Bytes that can still be written; None where nobody knows."""
 
     @abstractmethod
-    def sweep_orphans(self, older_than_s: float) -> None:
-        """Remove what writers that were killed so long ago left half-written."""
+    def sweep_orphans(self, older_than_s: float = ORPHAN_AGE_S) -> None:
+        """Remove what killed writers left half-written, here and below, so long ago."""
 
     @abstractmethod
     def versions(self) -> tuple[int, ...]:
@@ -160,7 +163,7 @@ class AbstractPlace(ABC):
 class Draft:
     """A version while it is written."""
 
-    folder: AbstractPlace
+    place: AbstractPlace
     """Where to write; nobody else takes it for a version yet."""
     version: int | None = None
     """Its number, once published."""

@@ -141,7 +141,9 @@ class Workspace(AbstractWorkspace):
 
     def rows(self, x: np.ndarray) -> AbstractRows:
         """The rows of ``x``, stored once per fingerprint."""
-        return write_rows(self.place / "datasets" / fingerprint(x), x)
+        datasets = self.place / "datasets"
+        datasets.sweep_orphans()
+        return write_rows(datasets / fingerprint(x), x)
 
     def checkpoint(self, identity: Mapping[str, str]) -> Checkpoint:
         """Where the state of the solve of this identity is written down."""
@@ -192,7 +194,7 @@ class Workspace(AbstractWorkspace):
         versions = {name: self._model(name).versions() for name in names}
         return {name: found for name, found in versions.items() if found}
 
-    def model_folder(self, name: str, version: int | None = None) -> AbstractPlace:
+    def model_place(self, name: str, version: int | None = None) -> AbstractPlace:
         """Place of one published model; the latest version where none is given.
 
         Raises

@@ -41,9 +41,6 @@ CHECKSUM = np.dtype("<u4")
 CODECS = (BytesCodec().to_dict(), Crc32cCodec().to_dict())
 """How a block is written: as it is in memory, and then its checksum."""
 
-ORPHAN_AGE_S = 3600.0
-"""A partial file this old has no writer any more: a block is written in seconds."""
-
 
 class ZarrBlockStore(AbstractBlockStore):
     """Blocks as chunks of Zarr arrays, each written whole under a checksum.
@@ -76,7 +73,7 @@ class ZarrBlockStore(AbstractBlockStore):
         location = absolute(location)
         store = open_zarr_store(location, create=True)
         with _metadata(location):
-            open_place(location).sweep_orphans(ORPHAN_AGE_S)
+            open_place(location).sweep_orphans()
             # Zarr writes over metadata it cannot read, and adopts the chunks of who knows what.
             if not sync(store.exists("zarr.json")):
                 with suppress(ContainsGroupError):

@@ -383,6 +383,23 @@ def test_a_shard_that_cannot_be_built_fails_the_call(executor: AbstractExecutor)
         shards.call("ask")
 
 
+def test_a_shard_that_could_not_be_built_is_by_a_later_call(
+    executor: AbstractExecutor, tmp_path: Path
+) -> None:
+    room = tmp_path / "room"
+
+    def factory(assignment: str) -> Tally:
+        if not room.exists():
+            raise StoreFullError("no room")
+        return Tally(assignment)
+
+    with executor.shards(factory, ["a"]) as shards:
+        with pytest.raises(StoreFullError, match="no room"):
+            shards.call("ask")
+        room.touch()
+        assert shards.call("ask")[0][:2] == ("a", 1)
+
+
 def test_a_lost_shard_is_built_again_on_a_live_worker(processes: AbstractExecutor) -> None:
     events: list[Any] = []
     with processes.shards(Tally, ["a", "b"], on_event=events.append) as shards:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,12 @@ pytest.importorskip("distributed")
 
 import cloudpickle
 import dask
+import distributed
 
 from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError
 from ntk_dist.executors import make_executor
 from ntk_dist.executors.dask import DaskExecutor
+from ntk_dist.executors.dask_worker import call_shard
 from ntk_dist.gram.grid import BlockGrid, BlockIndex
 from ntk_dist.gram.plan import assign_blocks
 from ntk_dist.gram.shard import GramShard
@@ -70,9 +73,77 @@ def test_a_product_is_less_than_two_tasks_per_worker_however_many_blocks(
 
     monkeypatch.setattr(cluster._client, "submit", counted)
     with cluster.shards(partial(shard_of_ones, grid=grid), assign_blocks(grid, 2)) as shards:
-        product = StoredGramOperator(shards, 60).matmat(np.ones((60, 3)))
+        operator = StoredGramOperator(shards, 60)
+        operator.diagonal()  # which has the shards built
+        submitted.clear()
+        product = operator.matmat(np.ones((60, 3)))
         np.testing.assert_array_equal(product, 60 * np.ones((60, 3)))
     assert len(submitted) == 2 * cluster.n_workers - 1
+
+
+class Marked:
+    """A shard whose mark on disk says whether it is still in memory."""
+
+    def __init__(self, mark: Path) -> None:
+        mark.touch()
+        weakref.finalize(self, mark.unlink)
+
+    def ask(self) -> int:
+        return os.getpid()
+
+
+def gone(folder: Path) -> bool:
+    """Whether no mark is left there, or soon is none."""
+    deadline = time.monotonic() + 20
+    while (left := list(folder.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not left
+
+
+def test_shards_that_are_closed_leave_the_workers(cluster: DaskExecutor, tmp_path: Path) -> None:
+    with cluster.shards(Marked, [tmp_path / "a", tmp_path / "b"]) as shards:
+        before = shards.call("ask")
+        assert len(list(tmp_path.iterdir())) == 2
+    assert gone(tmp_path)
+    with cluster.shards(Marked, [tmp_path / "c"]) as shards:
+        assert set(shards.call("ask")) <= set(before)
+
+
+DRIVER = """
+import sys, time, weakref
+from pathlib import Path
+from ntk_dist.executors import make_executor
+
+class Marked:
+    def __init__(self, mark):
+        mark.touch()
+        weakref.finalize(self, mark.unlink)
+    def ask(self):
+        return 1
+
+with make_executor(sys.argv[1]) as executor:
+    shards = executor.shards(Marked, [Path(mark) for mark in sys.argv[2:]])
+    print(sum(shards.call("ask")), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_shards_go_with_a_driver_that_is_killed(cluster: DaskExecutor, tmp_path: Path) -> None:
+    marks = [str(tmp_path / name) for name in "ab"]
+    command = [sys.executable, "-c", DRIVER, cluster._address, *marks]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "2\n"
+        assert len(list(tmp_path.iterdir())) == 2
+        driver.kill()
+    assert gone(tmp_path)
+    assert cluster.n_workers == 2
+
+
+def test_a_shard_of_which_only_the_name_is_here_counts_as_lost(cluster: DaskExecutor) -> None:
+    ((_, outcome),) = cluster.map_unordered(lambda name: call_shard(name, "ask", ()), ["moved"])
+    assert "held this shard is gone" in str(outcome.error)
+    assert outcome.retryable
 
 
 def test_workers_never_wait_for_memory_that_shards_hold(cluster: DaskExecutor) -> None:
@@ -142,6 +213,40 @@ def test_a_plain_script_without_a_guard_runs_once_and_leaves_nothing(tmp_path: P
     )
     assert done.stdout == "started\n[(21, 42)]\n0 left\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error", "raised"),
+    [
+        (distributed.SpecCluster, "wait_for_workers", KeyboardInterrupt, KeyboardInterrupt),
+        (distributed, "Client", OSError, ExecutorUnreachableError),
+        (DaskExecutor, "_alive", KeyboardInterrupt, KeyboardInterrupt),
+    ],
+    ids=["while workers start", "while it connects", "while it looks for workers"],
+)
+def test_a_start_that_is_broken_off_leaves_no_process(
+    owner: Any,
+    name: str,
+    error: type[BaseException],
+    raised: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    started: list[set[psutil.Process]] = []
+
+    def fail(*_: Any, **options: Any) -> None:
+        deadline = time.monotonic() + 20
+        while not (new := set(psutil.Process().children(recursive=True)) - before):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        started.append(new)
+        raise error
+
+    monkeypatch.setattr(owner, name, fail)
+    with pytest.raises(raised):
+        DaskExecutor(n_workers=1)
+    assert started
+    assert not set(psutil.Process().children(recursive=True)) - before
 
 
 def test_close_ends_every_process() -> None:

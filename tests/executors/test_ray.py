@@ -117,6 +117,17 @@ def test_a_worker_cut_off_in_an_import_is_replaced(cluster: RayExecutor, tmp_pat
     assert not [e for e in events if isinstance(e, TaskEvent) and e.state == "retried"]
 
 
+def test_nodes_that_are_gone_take_no_share(
+    cluster: RayExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [*ray.nodes(), {"Alive": False}]
+    monkeypatch.setattr(ray, "nodes", lambda: known)
+    with RayExecutor(n_workers=1) as guest:
+        assert list(guest.map_unordered(lambda name: os.environ[name], ["NPROC"])) == [
+            ("NPROC", "2")
+        ]
+
+
 def test_no_workers_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="at least 1"):
         RayExecutor(n_workers=0)

@@ -61,12 +61,12 @@ def test_storage_that_fails_one_request_in_ten_changes_nothing(bucket, proxy, pr
     loaded = NTKRegressor.load(f"{bucket}/model")
     np.testing.assert_array_equal(loaded.predict(new), expected)
     assert model.report_.gram.n_computed == N_BLOCKS
-    assert model.report_.gram.n_mended == 0
+    assert model.report_.gram.n_repaired == 0
     assert set(proxy.failed) == {"unavailable", "dropped", "answer lost", "answer cut"}
     versions = []
     for _ in range(12):  # a claim whose answer is lost is still ours
         with Workspace(f"{bucket}/ws").new_model("m") as draft:
-            (draft.folder / "model.json").write_bytes(b"{}")
+            (draft.place / "model.json").write_bytes(b"{}")
         versions.append(draft.version)
     assert versions == list(range(1, 13))
 
@@ -172,7 +172,7 @@ def test_jobs_at_once_share_a_workspace(tmp_path, problem):
     assert len(chunks(shared)) == 2 * N_BLOCKS
 
 
-def test_damage_between_two_fits_is_found_counted_and_mended_alone(tmp_path, problem):
+def test_damage_between_two_fits_is_found_counted_and_repaired_alone(tmp_path, problem):
     x, y, new = problem
     first = regressor(tmp_path).fit(x, y)
     before = chunks(tmp_path)
@@ -188,8 +188,8 @@ def test_damage_between_two_fits_is_found_counted_and_mended_alone(tmp_path, pro
     second = regressor(tmp_path).fit(x, y)
 
     assert second.report_.gram.n_computed == 1, "the one that was seen to be missing"
-    assert second.report_.gram.n_mended == 2
-    assert "2 stored blocks were found lost or damaged" in str(second.report_)
+    assert second.report_.gram.n_repaired == 2
+    assert "  2 stored blocks or batches of statistics were found lost" in str(second.report_)
     np.testing.assert_array_equal(second.predict(new), first.predict(new))
     assert chunks(tmp_path) == before
     written = {p for p, time in untouched.items() if p.stat().st_mtime_ns != time}

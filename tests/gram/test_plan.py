@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ntk_dist.errors import DiskBudgetError, MemoryBudgetError
 from ntk_dist.gram.grid import BlockGrid, BlockIndex
-from ntk_dist.gram.plan import assign_blocks, default_block_rows, plan_gram
+from ntk_dist.gram.plan import assign_blocks, default_block_rows, plan_gram, predict_rows
 
 
 def plan(grid, present=(), **overrides):
@@ -115,3 +115,11 @@ def test_shards_are_balanced():
     grid = BlockGrid(4000, 4000, 250, symmetric=True)
     loads = [sum(1 if i == j else 2 for i, j in shard) for shard in assign_blocks(grid, 7)]
     assert max(loads) - min(loads) <= 2
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_slots", "expected"),
+    [(1, 1, 256), (2000, 1, 500), (10_000, 1, 2048), (10_000, 64, 256)],
+)
+def test_large_predictions_read_the_training_rows_a_few_times_only(n_rows, n_slots, expected):
+    assert predict_rows(n_rows, n_slots) == expected

@@ -116,8 +116,10 @@ def test_a_cluster_is_simulated_on_paper(job, tmp_path, run):
     assert any(line.startswith("one product ") for line in lines)
     record = json.loads(run("gram", job, "--plan", "--workers", "2", "--json").stdout)
     assert (record["n_rows"], record["n_blocks"]) == (100, 6)
-    assert [phase["name"] for phase in record["phases"]][:2] == ["statistics", "gram"]
+    assert [phase["name"] for phase in record["phases"]][:3] == ["ingest", "statistics", "gram"]
+    assert record["product"]["seconds"] > 0
     assert record["cluster"]["product_rate"] > 0
+    assert record["cluster"]["hash_rate"] > 0
     assert not (tmp_path / "ws").exists()
 
 

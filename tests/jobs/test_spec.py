@@ -54,6 +54,11 @@ def test_json_is_yaml_too(write):
     assert job.architecture == ["serial", ["Dense"]]
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/ws", "S3://bucket/ws", "abfs+x://bucket/ws"])
+def test_what_is_an_address_is_left_for_the_store_to_judge(write, address):
+    assert load_job(write(JOB.replace("./ws", address))).workspace == address
+
+
 @pytest.mark.parametrize(
     ("line", "instead", "words"),
     [

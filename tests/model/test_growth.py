@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ntk_dist import NTKRegressor, stax
+from ntk_dist.events import RepairEvent
 from ntk_dist.model.growth import shared_rows
 from ntk_dist.store.dataset import MemoryRows
 
@@ -95,7 +96,25 @@ def test_a_damaged_block_is_computed_and_no_part_of_it_taken(
     damaged[50] ^= 4
     chunk.write_bytes(damaged)
     grown = model(tmp_path).fit(x, y)
-    assert grown.report_.gram.n_adopted == 10 - 1
+    assert (grown.report_.gram.n_adopted, grown.report_.gram.n_repaired) == (10 - 1, 1)
+    np.testing.assert_array_equal(grown.dual_coef_, model(None).fit(x, y).dual_coef_)
+
+
+def test_damaged_statistics_are_computed_and_counted(
+    data: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    x, y = data
+    key = model(tmp_path).fit(x[:80], y[:80]).report_.gram.key
+    chunk = tmp_path / "grams" / key / "statistics" / "c" / "1" / "0"
+    damaged = bytearray(chunk.read_bytes())
+    damaged[50] ^= 4
+    chunk.write_bytes(damaged)
+    repairs: list[RepairEvent] = []
+    grown = model(tmp_path).fit(
+        x, y, on_event=lambda e: repairs.append(e) if isinstance(e, RepairEvent) else None
+    )
+    assert [repair.item for repair in repairs] == ["statistics of batch 1"]
+    assert grown.report_.gram.n_repaired == 1
     np.testing.assert_array_equal(grown.dual_coef_, model(None).fit(x, y).dual_coef_)
 
 

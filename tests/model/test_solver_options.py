@@ -1,5 +1,6 @@
 """Preconditioners and refinement as estimators offer them, and what they refuse before working."""
 
+import threading
 import warnings
 
 import numpy as np
@@ -8,9 +9,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from ntk_dist import NTKRegressor, stax
 from ntk_dist.errors import InvalidInputError, MemoryBudgetError
-from ntk_dist.model.pipeline import predict_rows
+from ntk_dist.events import TaskEvent
 from ntk_dist.settings import get_settings
 from ntk_dist.solver.low_rank import building_bytes
+from ntk_dist.store.memory import MemoryBlockStore
 
 NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
 
@@ -80,6 +82,29 @@ def test_refined_answers_are_those_of_float64_blocks(ill_conditioned, tmp_path, 
         chunks = [p for p in workspace.glob("grams/*/ntk/c/*/*") if p.is_file()]
         assert len(chunks) == 10
         assert max(p.stat().st_size for p in chunks) < 50 * 50 * 4 + 1000
+
+
+def test_a_product_that_hangs_is_given_up(problem, monkeypatch):
+    x, y = problem[:2]
+    expected = NTKRegressor(NET, block_rows=30).fit(x, y).dual_coef_  # nothing compiles after it
+    monkeypatch.setenv("NTK_DIST_TASK_TIMEOUT_S", "2")
+    get_settings.cache_clear()
+    plain, let_go, retried = MemoryBlockStore.read, threading.Event(), []
+
+    def read(self, *args):
+        if not retried:
+            let_go.wait(10)
+        return plain(self, *args)
+
+    def on_event(event):
+        if isinstance(event, TaskEvent) and event.state == "retried":
+            retried.append(event)
+            let_go.set()
+
+    monkeypatch.setattr(MemoryBlockStore, "read", read)
+    model = NTKRegressor(NET, block_rows=30).fit(x, y, on_event=on_event)
+    assert "ran for more than 2 s" in retried[0].error
+    np.testing.assert_array_equal(model.dual_coef_, expected)
 
 
 def test_refinement_with_a_ridge_solves_the_ridged_system(ill_conditioned):
@@ -180,11 +205,3 @@ def test_a_tolerance_below_the_blocks_precision_is_said_before_and_in_the_report
     for quiet in ({"dtype": "float64"}, {"refine": True}, {"tol": 1e-6}):
         quiet = {"tol": 1e-9, **quiet}
         assert NTKRegressor(NET, **quiet).fit(x, y).report_.solve.warnings == ()
-
-
-@pytest.mark.parametrize(
-    ("n_rows", "n_slots", "expected"),
-    [(1, 1, 256), (2000, 1, 500), (10_000, 1, 2048), (10_000, 64, 256)],
-)
-def test_large_predictions_read_the_training_rows_a_few_times_only(n_rows, n_slots, expected):
-    assert predict_rows(n_rows, n_slots) == expected

@@ -46,7 +46,7 @@ def address(models, tmp_path_factory, serve_open):
     workspace = Workspace(folder)
     for name, model in models.items():
         with workspace.new_model(name) as draft:
-            write_artifact(draft.folder, pack(model))
+            write_artifact(draft.place, pack(model))
     with serve_open(folder) as found:
         yield found
 

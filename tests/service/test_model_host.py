@@ -49,7 +49,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def publish(workspace: Workspace, name: str, model) -> Path:
     with workspace.new_model(name) as draft:
-        write_artifact(draft.folder, pack(model))
+        write_artifact(draft.place, pack(model))
     return draft.published.folder
 
 
@@ -138,7 +138,7 @@ def test_new_versions_are_noticed_and_old_ones_stay(host, workspace, models):
 
 def test_a_version_that_is_removed_is_let_go(host, workspace):
     ask(host, "line", None, NEW)
-    shutil.rmtree(workspace.model_folder("line").folder)
+    shutil.rmtree(workspace.model_place("line").folder)
     with pytest.raises(ModelNotFoundError):
         ask(host, "line", None, NEW)
     assert host.loaded() == {}
@@ -146,19 +146,19 @@ def test_a_version_that_is_removed_is_let_go(host, workspace):
 
 def test_another_model_under_the_same_number_is_loaded_again(host, workspace, models):
     ask(host, "line", None, NEW)
-    shutil.rmtree(workspace.model_folder("line").folder)
+    shutil.rmtree(workspace.model_place("line").folder)
     publish(workspace, "line", models["other"])
     assert ask(host, "line", 1, NEW).y.shape == (4, 2)
     assert host.describe("line").n_targets == 2
 
 
 def test_half_a_model_is_never_listed_nor_served(host, workspace):
-    folder = workspace.model_folder("line").folder
+    folder = workspace.model_place("line").folder
     (folder / "model.json").unlink()
     assert "line" not in {model.name for model in host.list().items}
     with pytest.raises(ArtifactError):
         ask(host, "line", None, NEW)
-    damaged = workspace.model_folder("other").folder
+    damaged = workspace.model_place("other").folder
     chunk = next(path for path in (damaged / "rows" / "c").rglob("*") if path.is_file())
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 1

@@ -36,7 +36,7 @@ def callers(models, tmp_path_factory, applications_in):
     workspace = Workspace(folder)
     for name, model in models.items():
         with workspace.new_model(name) as draft:
-            write_artifact(draft.folder, pack(model))
+            write_artifact(draft.place, pack(model))
     with applications_in(folder) as make:
         made = make(max_rows=50, max_body_bytes=2**16)
         yield made

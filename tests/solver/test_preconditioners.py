@@ -126,9 +126,14 @@ def test_a_rank_that_memory_does_not_hold_is_refused(systems, kind):
     operator, generator = DenseOperator(systems.kernel(80)), np.random.default_rng(0)
     few = building_bytes(80, 1, operator.dtype) - 1
     for rank in (1, 20, "auto"):
-        with pytest.raises(MemoryBudgetError, match=r"for 80 rows, got 2\.0 MiB: lower the rank"):
+        with pytest.raises(MemoryBudgetError, match=r"for 80 rows, got 2\.0 MiB: raise NTK_DIST_"):
             kind.of(operator, rank=rank, generator=generator, max_bytes=few)
     assert kind.of(operator, rank=1, generator=generator, max_bytes=few + 1).rank == 1
+    enough = building_bytes(80, 15, operator.dtype)
+    with pytest.raises(MemoryBudgetError, match=r"rank 20 needs .*: lower the rank to 15, raise"):
+        kind.of(operator, rank=20, generator=generator, max_bytes=enough)
+    with pytest.raises(MemoryBudgetError, match="lower the rank to 14, raise"):
+        kind.of(operator, rank=20, generator=generator, max_bytes=enough - 1)
     with pytest.raises(InvalidInputError, match="from 0 to n = 80, got 81"):
         kind.of(operator, rank=81, generator=generator)
 

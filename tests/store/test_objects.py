@@ -23,6 +23,7 @@ from ntk_dist.errors import (
     UnreadableDataError,
 )
 from ntk_dist.model.load import find_model, load_model
+from ntk_dist.store.bucket import Bucket
 from ntk_dist.store.inputs import check_output, read_array
 from ntk_dist.store.location import open_place
 from ntk_dist.store.workspace import Workspace, is_workspace
@@ -74,13 +75,13 @@ def test_a_bucket_does_not_say_what_is_free(bucket):
 def test_a_version_is_seen_when_it_is_whole_and_its_number_is_given_once(bucket):
     workspace = Workspace(bucket)
     with workspace.new_model("m") as first:
-        (first.folder / "model.json").write_bytes(b"1")
+        (first.place / "model.json").write_bytes(b"1")
         assert workspace.models() == {}
         with workspace.new_model("m") as second:
-            (second.folder / "model.json").write_bytes(b"2")
+            (second.place / "model.json").write_bytes(b"2")
     assert (first.version, second.version) == (1, 2)
     assert workspace.models() == {"m": (1, 2)}
-    assert (workspace.model_folder("m") / "model.json").read_bytes() == b"2"
+    assert (workspace.model_place("m") / "model.json").read_bytes() == b"2"
 
 
 def test_a_failed_writer_leaves_nothing(bucket):
@@ -88,7 +89,7 @@ def test_a_failed_writer_leaves_nothing(bucket):
 
     def fail() -> None:
         with workspace.new_model("m") as draft:
-            (draft.folder / "half").write_bytes(b"")
+            (draft.place / "half").write_bytes(b"")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -102,14 +103,32 @@ def test_writers_at_once_get_a_version_each(bucket):
     def write(k: int) -> int:
         barrier.wait(30)
         with workspace.new_model("m") as draft:
-            (draft.folder / "model.json").write_bytes(b"%d" % k)
+            (draft.place / "model.json").write_bytes(b"%d" % k)
         return draft.version
 
     with ThreadPoolExecutor(4) as pool:
         versions = list(pool.map(write, range(4)))
     assert sorted(versions) == [1, 2, 3, 4]
     for k, version in enumerate(versions):
-        assert (workspace.model_folder("m", version) / "model.json").read_bytes() == b"%d" % k
+        assert (workspace.model_place("m", version) / "model.json").read_bytes() == b"%d" % k
+
+
+def test_a_claim_that_another_writer_takes_back_is_no_obstacle(bucket, monkeypatch):
+    plain, taken_back = Bucket.create, []
+
+    def create(self, key, content):
+        if not taken_back:
+            taken_back.append(key)
+            assert plain(self, key, b"another writer")
+            created = plain(self, key, content)
+            self.delete(key)
+            return created
+        return plain(self, key, content)
+
+    monkeypatch.setattr(Bucket, "create", create)
+    with Workspace(bucket).new_model("m") as draft:
+        (draft.place / "model.json").write_bytes(b"{}")
+    assert (draft.version, len(taken_back)) == (1, 1)
 
 
 def test_a_model_is_saved_replaced_and_loaded(bucket, problem, tmp_path):

@@ -1,4 +1,8 @@
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from threading import Barrier
 
 import numpy as np
@@ -127,8 +131,8 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 
 def publish(workspace: Workspace, name: str, text: str) -> int:
     with workspace.new_model(name) as draft:
-        (draft.folder / "model.txt").write_bytes(text.encode())
-    assert draft.published == workspace.model_folder(name, draft.version)
+        (draft.place / "model.txt").write_bytes(text.encode())
+    assert draft.published == workspace.model_place(name, draft.version)
     return draft.version
 
 
@@ -141,14 +145,14 @@ def test_models_get_versions_and_the_latest_is_the_default(tmp_path):
     assert versions == list(range(1, 12))
     assert workspace.models() == {"cifar": tuple(range(1, 12)), "digits-2.0": (1,)}
     assert workspace.next_model_version("cifar") == 12
-    assert (workspace.model_folder("cifar") / "model.txt").read_bytes() == b"10"
-    assert (workspace.model_folder("cifar", 2) / "model.txt").read_bytes() == b"1"
+    assert (workspace.model_place("cifar") / "model.txt").read_bytes() == b"10"
+    assert (workspace.model_place("cifar", 2) / "model.txt").read_bytes() == b"1"
 
 
 def test_a_model_is_seen_only_when_it_is_whole(tmp_path):
     workspace = Workspace(tmp_path)
     with workspace.new_model("m") as draft:
-        (draft.folder / "half").write_bytes(b"")
+        (draft.place / "half").write_bytes(b"")
         assert workspace.models() == {}
     assert workspace.models() == {"m": (1,)}
 
@@ -158,7 +162,7 @@ def test_a_failed_writer_leaves_nothing(tmp_path):
 
     def fail() -> None:
         with workspace.new_model("m") as draft:
-            (draft.folder / "half").write_bytes(b"")
+            (draft.place / "half").write_bytes(b"")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -167,12 +171,60 @@ def test_a_failed_writer_leaves_nothing(tmp_path):
     assert list((tmp_path / "models" / "m").iterdir()) == []
 
 
+def age(folder: Path, seconds: float = 7200) -> Path:
+    """``folder`` as if everything in it had been written so long ago."""
+    moment = time.time() - seconds
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (moment, moment))
+    return folder
+
+
+class Killed(Exception):
+    pass
+
+
+def abandoned(workspace: Workspace, name: str) -> Path:
+    """What a writer leaves of a model that is killed before it is published."""
+    with suppress(Killed), workspace.new_model(name) as draft:
+        path = Path(draft.place.location)
+        (draft.place / "rows" / "c").write_bytes(b"half")
+        copy = path.rename(path.with_name("out of the way"))  # a kill removes nothing
+        raise Killed
+    return copy.rename(path)
+
+
+def test_publishing_sweeps_drafts_of_killed_writers(tmp_path):
+    workspace = Workspace(tmp_path)
+    old, young, at_work = (abandoned(workspace, "m") for _ in range(3))
+    age(old)
+    os.utime(age(at_work) / "rows" / "c")
+    publish(workspace, "m", "whole")
+    assert not old.exists()
+    assert young.exists(), "its writer may still be at work"
+    assert at_work.exists(), "something deep in it is new"
+    assert sorted(p.name for p in (tmp_path / "models" / "m").iterdir()) == sorted(
+        ["1", young.name, at_work.name]
+    )
+
+
+def test_storing_rows_sweeps_what_killed_writers_left_of_any_data_set(tmp_path):
+    workspace = Workspace(tmp_path)
+    workspace.rows(X)
+    half = tmp_path / "datasets" / fingerprint(X) / "c" / "0" / "0.0123.partial"
+    half.write_bytes(b"half")
+    age(tmp_path / "datasets")
+    rows = workspace.rows(X + 1)
+    assert not half.exists()
+    np.testing.assert_array_equal(workspace.rows(X).read(slice(0, 12)), X)
+    np.testing.assert_array_equal(rows.read(slice(0, 12)), X + 1)
+
+
 def test_writers_at_once_get_a_version_each(tmp_path):
     workspace, barrier = Workspace(tmp_path), Barrier(6)
 
     def write(k: int) -> int:
         with workspace.new_model("m") as draft:
-            (draft.folder / "model.txt").write_bytes(b"%d" % k)
+            (draft.place / "model.txt").write_bytes(b"%d" % k)
             barrier.wait(30)
         return draft.version
 
@@ -180,13 +232,13 @@ def test_writers_at_once_get_a_version_each(tmp_path):
         versions = list(pool.map(write, range(6)))
     assert sorted(versions) == [1, 2, 3, 4, 5, 6]
     for k, version in enumerate(versions):
-        assert (workspace.model_folder("m", version) / "model.txt").read_bytes() == b"%d" % k
+        assert (workspace.model_place("m", version) / "model.txt").read_bytes() == b"%d" % k
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".m", "a/b", "a b", "ž", "m\n"])
 def test_names_that_are_no_folder_names_are_refused(tmp_path, name):
     workspace = Workspace(tmp_path)
-    for refused in (workspace.model_folder, workspace.next_model_version):
+    for refused in (workspace.model_place, workspace.next_model_version):
         with pytest.raises(InvalidInputError, match="expected a model name"):
             refused(name)
     with pytest.raises(InvalidInputError, match="expected a model name"):
@@ -196,9 +248,9 @@ def test_names_that_are_no_folder_names_are_refused(tmp_path, name):
 def test_missing_models_and_versions_are_named(tmp_path):
     workspace = Workspace(tmp_path)
     with pytest.raises(ArtifactError, match="there are none"):
-        workspace.model_folder("m")
+        workspace.model_place("m")
     publish(workspace, "m", "")
     with pytest.raises(ArtifactError, match=r"got 'n'; there are \['m'\]"):
-        workspace.model_folder("n")
+        workspace.model_place("n")
     with pytest.raises(ArtifactError, match=r"versions \[1\], got 7"):
-        workspace.model_folder("m", 7)
+        workspace.model_place("m", 7)
