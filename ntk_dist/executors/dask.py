@@ -36,8 +36,8 @@ except ImportError as error:
 from ntk_dist.executors.dask_cluster import start_cluster
 from ntk_dist.executors.dask_worker import (
     add_kept,
-    build_shard,
     call_shard,
+    hold_shard,
     keep_answer,
     run_task,
 )
@@ -328,8 +328,8 @@ class _DaskShards(AbstractShards):
         self._dask = executor
         self._recipes = [cloudpickle.dumps((factory, one)) for one in assignments]
         self._homes: dict[int, str] = {}
-        self._built: dict[int, _DaskTry] = {}
-        """The task that built each shard, which lives on its worker while it is wanted here."""
+        self._held: dict[int, _DaskTry] = {}
+        """The task that each shard belongs to: it lives while the answer is wanted here."""
 
     def _pack(self, args: tuple[Any, ...]) -> Any:
         """Large arguments as one object that every worker has, small ones as they are."""
@@ -340,18 +340,15 @@ class _DaskShards(AbstractShards):
         return self._dask._client.scatter(args, workers=homes or None, broadcast=True, hash=False)
 
     def _submit(self, call: ShardCall, index: int, *, fresh: bool) -> Handle:
-        built = self._built.get(index)
-        if fresh or built is None or built.future.status == "error":
-            self._built.pop(
-                index, None
-            )  # a worker lets go of the old shard before it has a new one
-            self._homes[index] = self._find_home(index)
-            built = self._dask._send(self._homes[index], build_shard, self._recipes[index])
-            self._built[index] = built
+        if fresh or index not in self._held:
+            # A worker lets go of an old shard before it has a new one.
+            self._held.pop(index, None)
+            self._homes[index] = home = self._find_home(index)
+            self._held[index] = self._dask._send(home, hold_shard, self._recipes[index])
         # A broadcast copy may have gone with the worker that is being replaced.
         sent = self._pack(call.args) if fresh else call.packed
         function = keep_answer if call.keep else call_shard
-        asked = built.future, call.method, sent
+        asked = self._held[index].future, call.method, sent
         return self._dask._send(self._homes[index], function, *asked, keep=call.keep)
 
     def _submit_sum(self, parts: Sequence[Any]) -> Handle:
@@ -391,4 +388,4 @@ class _DaskShards(AbstractShards):
 
     def _free(self) -> None:
         self._homes.clear()
-        self._built.clear()
+        self._held.clear()

@@ -1,7 +1,7 @@
 """What runs inside a Dask worker: tasks, and the shards that live there.
 
-A shard belongs to the Dask task that built it and goes with it. The scheduler keeps a task for as
-long as a client wants its answer, so no shard outlives its driver, however that one ended.
+A shard belongs to a Dask task that says where it is, and goes with it. The scheduler keeps a task
+for as long as a client wants its answer: no shard outlives its driver, however that one ended.
 """
 
 from __future__ import annotations
@@ -16,11 +16,26 @@ from distributed import get_worker
 
 from ntk_dist.executors.outcome import AttemptFailed, Outcome, WorkerLostError, attempt_remotely
 
-__all__ = ["add_kept", "build_shard", "call_shard", "keep_answer", "run_task"]
+__all__ = ["add_kept", "call_shard", "hold_shard", "keep_answer", "run_task"]
 
-_SHARDS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-"""By what this worker knows of the task that built each. Its answer would not do: Dask may write
-that to disk when memory is short, and forget the object."""
+
+class _Held:
+    """A shard, built when it is asked for."""
+
+    def __init__(self, recipe: bytes) -> None:
+        self._recipe = recipe
+        self._shard: Any = None
+
+    def shard(self) -> Any:
+        if self._shard is None:
+            factory, assignment = cloudpickle.loads(self._recipe)
+            self._shard = factory(assignment)
+        return self._shard
+
+
+_HELD: WeakKeyDictionary[Any, _Held] = WeakKeyDictionary()
+"""By what this worker knows of the task that each belongs to. That task's answer would not do: Dask
+may write it to disk when memory is short, and drop the object."""
 
 
 @lru_cache(maxsize=2)  # few, because a task may hold inputs
@@ -34,18 +49,12 @@ def run_task(pickled: bytes, item: Any) -> Outcome:
     return attempt_remotely(lambda: _load(pickled)(item))
 
 
-def build_shard(recipe: bytes) -> str:
-    """The name of a shard that is here from now on, until Dask forgets this task.
-
-    Raises
-    ------
-    AttemptFailed
-        With the outcome: whoever calls the shard is told.
-    """
-    outcome = attempt_remotely(_build, recipe)
-    if outcome.error is not None:
-        raise AttemptFailed(outcome)
-    return str(outcome.value)
+def hold_shard(recipe: bytes) -> str:
+    """The name of a shard that is here from now on, until Dask forgets this task."""
+    worker = get_worker()
+    name: str = worker.get_current_task()
+    _HELD[worker.state.tasks[name]] = _Held(recipe)
+    return name
 
 
 def call_shard(name: str, method: str, args: tuple[Any, ...]) -> Outcome:
@@ -73,18 +82,10 @@ def add_kept(first: Outcome, second: Outcome) -> Outcome:
     return replace(first, value=first.value + second.value, events=events)
 
 
-def _build(recipe: bytes) -> Any:
-    factory, assignment = cloudpickle.loads(recipe)
-    worker = get_worker()
-    name = worker.get_current_task()
-    _SHARDS[worker.state.tasks[name]] = factory(assignment)
-    return name
-
-
 def _answer(name: str, method: str, args: tuple[Any, ...]) -> Any:
-    built = get_worker().state.tasks.get(name)
-    shard = None if built is None else _SHARDS.get(built)
-    if shard is None:
+    task = get_worker().state.tasks.get(name)
+    held = None if task is None else _HELD.get(task)
+    if held is None:
         # The name alone has come here: Dask moves answers when it empties a worker.
         raise WorkerLostError("the worker process that held this shard is gone")
-    return getattr(shard, method)(*args)
+    return getattr(held.shard(), method)(*args)
