@@ -12,7 +12,9 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import MemoryStore
 
 from ntk_dist.errors import NTKDistError
 from ntk_dist.store.place import refusals
@@ -22,6 +24,7 @@ __all__ = [
     "UNDECODABLE",
     "chunk_keys",
     "create_checked_array",
+    "create_checked_array_once",
     "list_chunks",
     "read_checked",
     "row_chunks",
@@ -84,6 +87,21 @@ def create_checked_array(
         # A chunk that happens to equal the fill value must exist: no file means lost, not zeros.
         config={"write_empty_chunks": True},
     )
+
+
+def create_checked_array_once(
+    store: Store, *, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype
+) -> None:
+    """Make sure of an array at the root of ``store``, whoever else does so at the same time.
+
+    Zarr looks and then writes: of two writers the slower one would replace the metadata of an array
+    that the other has filled meanwhile.
+    """
+    draft = MemoryStore()
+    create_checked_array(draft, name=None, shape=shape, chunks=chunks, dtype=dtype)
+    metadata = sync(draft.get("zarr.json", default_buffer_prototype()))
+    assert metadata is not None
+    sync(store.set_if_not_exists("zarr.json", metadata))
 
 
 def read_checked(

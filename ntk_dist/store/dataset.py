@@ -14,7 +14,13 @@ from zarr.abc.store import Store
 
 from ntk_dist.errors import LabelError, UnreadableDataError
 from ntk_dist.store.base import AbstractRows
-from ntk_dist.store.checked import UNDECODABLE, create_checked_array, read_checked, row_chunks
+from ntk_dist.store.checked import (
+    UNDECODABLE,
+    create_checked_array,
+    create_checked_array_once,
+    read_checked,
+    row_chunks,
+)
 from ntk_dist.store.location import Location, absolute, open_zarr_store
 from ntk_dist.store.place import refusals
 
@@ -208,8 +214,7 @@ def average_targets(y: np.ndarray, collapsed: Collapsed) -> np.ndarray:
 def _array_for(x: np.ndarray, mark: str, store: Store) -> zarr.Array[Any]:
     layout = (x.shape, row_chunks(x.shape, x.itemsize), x.dtype)
     shape, chunks, dtype = layout
-    with suppress(*UNDECODABLE):  # there is one already
-        return create_checked_array(store, name=None, shape=shape, chunks=chunks, dtype=dtype)
+    create_checked_array_once(store, shape=shape, chunks=chunks, dtype=dtype)
     with suppress(FileNotFoundError, *UNDECODABLE):  # its metadata is damaged
         array = zarr.open_array(store, mode="r+").with_config({"write_empty_chunks": True})
         ours = dict(array.attrs).get("fingerprint") in (None, mark)

@@ -1,3 +1,4 @@
+import asyncio
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from zarr.storage import LocalStore
 
 from ntk_dist.errors import LabelError, StoreUnreachableError, UnreadableDataError
 from ntk_dist.store.dataset import (
@@ -245,3 +247,22 @@ def test_a_target_for_every_row_is_required():
 def test_collapse_takes_any_number(dtype):
     x = np.array([[0, 1], [1, 1], [0, 1]], dtype)
     np.testing.assert_array_equal(collapse(x).inverse, [0, 1, 0])
+
+
+def test_a_slow_writer_takes_nothing_from_a_faster_one(tmp_path, monkeypatch):
+    """Between the slow one's look and its first write the other one begins and ends."""
+    seen = []
+    write = LocalStore._set
+
+    async def slow(self, key, value, exclusive=False):
+        monkeypatch.undo()
+        await asyncio.to_thread(write_rows, tmp_path / "rows", IMAGES)
+        try:
+            await write(self, key, value, exclusive)
+        finally:
+            seen.append(await asyncio.to_thread(lambda: ZarrRows(tmp_path / "rows").fingerprint))
+
+    monkeypatch.setattr(LocalStore, "_set", slow)
+    rows = write_rows(tmp_path / "rows", IMAGES)
+    assert seen == [rows.fingerprint] == [fingerprint(IMAGES)]
+    np.testing.assert_array_equal(rows.read(slice(0, len(IMAGES))), IMAGES)
