@@ -79,6 +79,8 @@ class PhaseEvent(_Record):
     """How many of them were already there when it started (a resumed run)."""
     seconds: float | None = None
     """Wall time, once finished."""
+    gram: str | None = None
+    """Key of the Gram matrix in the workspace, where the phase makes blocks of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,9 +251,11 @@ class Clock:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None, done: int = 0) -> Iterator[None]:
+    def phase(
+        self, name: str, total: int | None = None, done: int = 0, gram: str | None = None
+    ) -> Iterator[None]:
         """Time what happens inside."""
-        self.on_event(PhaseEvent(phase=name, state="started", total=total, done=done))
+        self.on_event(PhaseEvent(phase=name, state="started", total=total, done=done, gram=gram))
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start

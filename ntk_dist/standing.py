@@ -92,6 +92,8 @@ class Standing:
     """Bytes by holder: the driver, and every shard."""
     marks: tuple[Mark, ...] = ()
     """Of the phase, the oldest first."""
+    gram: str | None = None
+    """Key of the Gram matrix whose blocks were asked for last."""
 
     @property
     def label(self) -> str:
@@ -232,6 +234,7 @@ def _changes(before: Standing, event: Event, now: float) -> dict[str, Any]:
                 "residuals": (),
                 "tol": None,
                 "marks": () if event.total is None else (mark,),
+                "gram": event.gram or before.gram,
             }
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "NPY",
     "REQUEST_ID",
     "SCOPES",
+    "Blocks",
     "Failure",
     "Job",
     "JobPage",
@@ -207,6 +208,22 @@ class ModelList:
     """The latest version of every model, by name."""
 
     items: tuple[Model, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Which blocks of a symmetric Gram matrix are stored."""
+
+    n_rows: int
+    """Of the matrix."""
+    block_rows: int
+    side: int
+    """Blocks across, the upper triangle of which there is."""
+    n_blocks: int
+    n_stored: int
+    packed: str
+    """One bit a block, the lowest of a byte first, in base64: the first row of blocks, then the
+    second from the diagonal on, and so on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +28,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A busy machine must not fail a property for being slow, nor a landing for a draw of luck.
 settings.register_profile("steady", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("steady")
+
+REQUIRED = os.environ.get("NTK_DIST_REQUIRE", "").split(",")
+"""What must not be missing: a failure then, and not a skip."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,7 +74,7 @@ SECRET = "sentinel-of-the-secret-key"
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of the S3 protocol, in a process of its own."""
-    if "s3" not in os.environ.get("NTK_DIST_REQUIRE", "").split(","):
+    if "s3" not in REQUIRED:
         pytest.importorskip("obstore")
         pytest.importorskip("moto")
     with socket.socket() as one:
@@ -110,6 +117,95 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     request = urllib.request.Request(f"{s3_endpoint}/{name}", method="PUT")
     urllib.request.urlopen(request).close()
     return f"s3://{name}"
+
+
+@dataclass(frozen=True)
+class PostgreSQL:
+    """A server that listens in a folder only."""
+
+    folder: Path
+
+    @property
+    def parameters(self) -> str:
+        return f"host={self.folder} user=tester dbname=postgres"
+
+    def new_database(self) -> str:
+        """The URL of a place without tables: a schema, for a database is a copy of 8 MB."""
+        import psycopg
+
+        name = f"tests_{uuid.uuid4().hex}"
+        with psycopg.connect(self.parameters, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}")
+        options = f"host={self.folder}&options=-csearch_path%3D{name}"
+        return f"postgresql+psycopg://tester@/postgres?{options}"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server of this machine's own programs, gone with the session."""
+    found = [shutil.which("initdb"), *Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    programs = [Path(initdb).parent for initdb in found if initdb]
+    if not programs:
+        missing = "no PostgreSQL server is installed here (apt-get install postgresql)"
+        (pytest.fail if "postgresql" in REQUIRED else pytest.skip)(missing)
+    if "postgresql" not in REQUIRED:
+        pytest.importorskip("psycopg")
+    import psycopg
+
+    # A folder of the session would be out of reach: root may not run the server, and only root
+    # may look into the folders of root.
+    folder = Path(tempfile.mkdtemp(prefix="ntk_dist-pg-"))
+    user = None
+    if os.geteuid() == 0:
+        user = "postgres"
+        shutil.chown(folder, user)
+    bin_folder, data = programs[-1], folder / "data"
+    log = folder / "server.log"
+    log.touch()
+    identity = {"user": user, "group": user, "extra_groups": []} if user else {}
+    options = {"cwd": folder, "stderr": subprocess.STDOUT, **identity}
+    with log.open("ab") as output:
+        initialised = subprocess.run(
+            [
+                bin_folder / "initdb",
+                *f"-D {data} -U tester -A trust -E UTF8".split(),
+                "--no-locale",
+            ],
+            stdout=output,
+            check=False,
+            **options,
+        )
+        if initialised.returncode:
+            pytest.fail(f"initdb failed: {log.read_text()}")
+        server = subprocess.Popen(
+            [bin_folder / "postgres", *f"-D {data} -k {folder} -c listen_addresses= -F".split()],
+            stdout=output,
+            **options,
+        )
+    made = PostgreSQL(folder)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                psycopg.connect(made.parameters).close()
+                break
+            except psycopg.OperationalError:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"the PostgreSQL server did not start: {log.read_text()}")
+                time.sleep(0.1)
+        yield made
+    finally:
+        server.send_signal(signal.SIGQUIT)  # at once: nothing has to be written down any more
+        server.wait(60)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'service' / 'state.db'}"
+    return request.getfixturevalue("postgresql").new_database()
 
 
 @pytest.fixture

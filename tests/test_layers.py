@@ -10,6 +10,7 @@ from ntk_dist import kernels
 ROOT = Path(ntk_dist.__file__).parent
 
 HOMES = {
+    "alembic": ["database/"],
     "click": ["cli.py"],
     "dask": ["executors/dask.py", "executors/dask_cluster.py"],
     "distributed": ["executors/dask.py", "executors/dask_cluster.py"],
@@ -19,10 +20,17 @@ HOMES = {
     "numba": ["kernels/"],
     "psutil": ["executors/dask_cluster.py", "settings.py"],
     "pyarrow": ["store/"],
-    "pydantic": ["jobs/spec.py", "model/parameters.py", "settings.py", "validation.py"],
+    "pydantic": [
+        "database/__init__.py",
+        "jobs/spec.py",
+        "model/parameters.py",
+        "settings.py",
+        "validation.py",
+    ],
     "ray": ["executors/ray.py"],
     "rich": ["cli.py", "jobs/"],
     "sklearn": ["cli.py", "jobs/demo.py", "model/"],
+    "sqlalchemy": ["database/"],
     "yaml": ["jobs/spec.py", "settings.py"],
     "zarr": ["store/"],
 }

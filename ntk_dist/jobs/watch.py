@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
+from typing import Any, NamedTuple
 
 from ntk_dist.events import Event, JobEvent, event_of
 from ntk_dist.jobs.journal import SCHEMA, Parts, parts_of, runs_of
 from ntk_dist.standing import SILENT_S, Standing, advance
 from ntk_dist.store.place import AbstractPlace
 
-__all__ = ["Follower", "follow", "latest"]
+__all__ = ["Follower", "Position", "follow", "latest", "read_part"]
 
 POLL_S = 0.5
 """Lines are written twice a second, so looking more often shows nothing new."""
@@ -64,19 +66,69 @@ class Follower:
     def _take(self, line: bytes, *, sums_up: bool) -> list[tuple[float, Event]]:
         """The event of one line; one of kind ``standing`` counts where lines before it are lost."""
         try:
-            record = json.loads(line)
-            now = datetime.fromisoformat(record["time"]).timestamp()
-            kind = record["kind"] if record["schema"] == SCHEMA else "of another version"
-            if kind == "standing":
+            now, record = _record(line)
+            if record["kind"] == "standing":
                 if sums_up:
                     self.standing = Standing.of(record)
                 return []
-            event = event_of({**record, "kind": kind})
+            event = event_of(record)
             self.standing = advance(self.standing, event, now)
-        except (AttributeError, LookupError, TypeError, ValueError):  # JSON of any other shape
+        except _NONE:
             self.skipped += 1
             return []
         return [(now, event)]
+
+
+class Position(NamedTuple):
+    """Where in the parts of a run a line ends."""
+
+    number: int
+    offset: int
+    """In bytes."""
+
+    def __str__(self) -> str:
+        return f"{self.number}.{self.offset}"
+
+
+def read_part(
+    parts: Parts, start: Position
+) -> tuple[list[tuple[Position, float, Event]], Position]:
+    """Events behind a position, of one part at most, and the position behind them.
+
+    Each comes with its own position and the seconds since 1970 it came at. What is no event of
+    this version, and what of the journal is not kept any more, is passed over.
+
+    Raises
+    ------
+    StoreUnreachableError
+        The folder cannot be read.
+    """
+    events: list[tuple[Position, float, Event]] = []
+    for number in parts.numbers():
+        if number < start.number or events:
+            continue
+        offset = start.offset if number == start.number else 0
+        data = parts.read(number, offset)
+        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+            offset += len(line)
+            with suppress(*_NONE):
+                now, record = _record(line)
+                events.append((Position(number, offset), now, event_of(record)))
+        start = Position(number, offset)
+    return events, start
+
+
+_NONE = (AttributeError, LookupError, TypeError, ValueError)
+"""What a line of any other shape comes to."""
+
+
+def _record(line: bytes) -> tuple[float, dict[str, Any]]:
+    """When a line was written, and what it says."""
+    record = json.loads(line)
+    now = datetime.fromisoformat(record["time"]).timestamp()
+    if record["schema"] != SCHEMA:
+        raise ValueError("a line of another version")
+    return now, dict(record)
 
 
 def follow(

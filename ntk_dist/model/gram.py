@@ -172,7 +172,7 @@ def compute_gram(
 
     def run(phase: str, task: Callable[[Any], Any], items: Collection[Any], total: int) -> int:
         """How many of the tasks, for items that are missing of so many, gave a truth."""
-        with clock.phase(phase, total=total, done=total - len(items)):
+        with clock.phase(phase, total, total - len(items), gram=store.manifest.key):
             retry = RetryPolicy(timeout_s=settings.task_timeout_s)
             done = executor.map_unordered(task, items, retry=retry, on_event=clock.on_event)
             return sum(result is True for _, result in done)

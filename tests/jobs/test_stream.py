@@ -69,11 +69,12 @@ def test_a_subscriber_and_the_workspace_hear_the_same(job):
     assert standing.resident_bytes == N_BLOCKS * 16 * 16 * 4
 
 
-def test_a_block_costs_at_most_two_events(job):
+def test_a_block_costs_at_most_two_events(job, tmp_path):
     heard = []
     run_job(job, on_event=heard.append)
     kinds = Counter(type(event) for event in heard)
-    gram = heard.index(PhaseEvent(phase="gram", state="started", total=N_BLOCKS))
+    (key,) = [place.name for place in (tmp_path / "ws" / "grams").iterdir()]
+    gram = heard.index(PhaseEvent(phase="gram", state="started", total=N_BLOCKS, gram=key))
     blocks = [e for e in heard[gram:] if isinstance(e, TaskEvent) and e.item.startswith("(")]
     assert len(blocks) == N_BLOCKS
     few = kinds[PhaseEvent] + kinds[StepEvent] + kinds[JobEvent] + kinds[MemoryEvent]

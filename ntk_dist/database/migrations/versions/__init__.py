@@ -1,0 +1,3 @@
+"""The migrations."""
+
+__all__: list[str] = []

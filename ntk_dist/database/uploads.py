@@ -1,0 +1,77 @@
+"""Uploads in the database; their parts are files in the workspace."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, delete, insert, select, update
+
+from ntk_dist.database.connection import Connector
+from ntk_dist.database.records import UploadRecord
+from ntk_dist.database.tables import UPLOADS, as_record, as_row
+from ntk_dist.errors import UploadNotFoundError
+
+__all__ = ["Uploads"]
+
+
+class Uploads:
+    """The table of uploads.
+
+    Raises
+    ------
+    StoreUnreachableError
+        From every method: the database does not answer.
+    """
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+
+    def insert(self, record: UploadRecord) -> None:
+        """Note that a file was announced."""
+        with self._connector.connect() as connection:
+            connection.execute(insert(UPLOADS).values(as_row(record)))
+
+    def get(self, upload_id: str) -> UploadRecord:
+        """One upload.
+
+        Raises
+        ------
+        UploadNotFoundError
+            There is none of that id.
+        """
+        found = self._all(select(UPLOADS).where(UPLOADS.c.id == upload_id))
+        if not found:
+            raise UploadNotFoundError(
+                f"expected the id of an upload, got {upload_id!r}, which is none (one that was "
+                "not completed in time is removed); begin again"
+            )
+        return found[0]
+
+    def complete(self, upload_id: str, now: datetime) -> UploadRecord:
+        """The upload, whole since ``now``; completing it again changes nothing.
+
+        Raises
+        ------
+        UploadNotFoundError
+            There is none of that id.
+        """
+        is_it = (UPLOADS.c.id == upload_id) & UPLOADS.c.completed.is_(None)
+        with self._connector.connect() as connection:
+            connection.execute(update(UPLOADS).where(is_it).values(completed=now))
+        return self.get(upload_id)
+
+    def delete(self, upload_id: str) -> bool:
+        """Forget an upload; False if there is none of that id."""
+        with self._connector.connect() as connection:
+            done = connection.execute(delete(UPLOADS).where(UPLOADS.c.id == upload_id))
+            return done.rowcount == 1
+
+    def unfinished(self, before: datetime) -> list[UploadRecord]:
+        """Uploads that were announced before a moment and never completed, the oldest first."""
+        wanted = (UPLOADS.c.created < before) & UPLOADS.c.completed.is_(None)
+        return self._all(select(UPLOADS).where(wanted).order_by(UPLOADS.c.created))
+
+    def _all(self, query: Select[Any]) -> list[UploadRecord]:
+        with self._connector.connect() as connection:
+            return [as_record(UploadRecord, row) for row in connection.execute(query).mappings()]
