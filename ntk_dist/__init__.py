@@ -19,11 +19,14 @@ from ntk_dist._version import __version__
 
 if TYPE_CHECKING:
     from ntk_dist import stax
+    from ntk_dist.client import AsyncClient, Client
     from ntk_dist.model import NTKClassifier, NTKRegressor
 
-__all__ = ["NTKClassifier", "NTKRegressor", "__version__", "stax"]
+__all__ = ["AsyncClient", "Client", "NTKClassifier", "NTKRegressor", "__version__", "stax"]
 
 _HOMES = {
+    "AsyncClient": "ntk_dist.client",
+    "Client": "ntk_dist.client",
     "NTKClassifier": "ntk_dist.model",
     "NTKRegressor": "ntk_dist.model",
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from pydantic import (
@@ -13,7 +13,6 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
-    ValidationError,
 )
 from pydantic_core import PydanticCustomError
 
@@ -86,7 +85,15 @@ Ridges: TypeAlias = Annotated[float | tuple[float, ...], BeforeValidator(_ridges
 """One ridge, or several to choose from: finite numbers of at least 0."""
 
 
-def describe_problems(error: ValidationError, hidden: Iterable[str] = ()) -> str:
+class HasErrors(Protocol):
+    """What pydantic, or a framework that builds on it, raised."""
+
+    def errors(self) -> Sequence[Any]:
+        """One mapping for every problem."""
+        ...
+
+
+def describe_problems(error: HasErrors, hidden: Iterable[str] = ()) -> str:
     """Every problem with its place, what was expected and what came instead.
 
     Parameters

@@ -14,6 +14,7 @@ objects) or as an Arrow IPC stream. No jax here: a client loads in a fraction of
 
 from __future__ import annotations
 
+import ast
 import io
 import math
 import types
@@ -32,6 +33,7 @@ from ntk_dist.errors import DefectError, NTKDistError, OverloadedError, RequestE
 __all__ = [
     "ARROW",
     "IDEMPOTENCY_KEY",
+    "MODEL_VERSION",
     "NPY",
     "REQUEST_ID",
     "SCOPES",
@@ -59,6 +61,7 @@ NPY = "application/x-npy"
 ARROW = "application/vnd.apache.arrow.stream"
 REQUEST_ID = "X-Request-Id"
 IDEMPOTENCY_KEY = "Idempotency-Key"
+MODEL_VERSION = "X-Model-Version"
 
 Scope = Literal["read", "predict", "submit", "admin"]
 """What a token may do; ``admin`` includes the others, each of the others only itself."""
@@ -270,7 +273,7 @@ Record = TypeVar("Record")
 
 
 def to_json(record: object) -> Any:
-    """JSON types of a record."""
+    """JSON types of a record; JSON has no word for a number that is not finite, null it is."""
     if is_dataclass(record) and not isinstance(record, type):
         return {key: to_json(value) for key, value in asdict(record).items()}
     if isinstance(record, datetime):
@@ -279,7 +282,7 @@ def to_json(record: object) -> Any:
         return {str(key): to_json(value) for key, value in record.items()}
     if isinstance(record, list | tuple):
         return [to_json(value) for value in record]
-    return record
+    return None if isinstance(record, float) and not math.isfinite(record) else record
 
 
 def of_json(kind: type[Record], found: object) -> Record:
@@ -374,27 +377,53 @@ def from_npy(body: bytes) -> np.ndarray:
         It is no such array, not all of it, or something follows it. Nothing is allocated before
         that is known: a header of 128 bytes may promise any number of rows.
     """
-    stream = io.BytesIO(body)
     try:
-        major, minor = np.lib.format.read_magic(stream)
-        if (major, minor) not in _HEADERS:
-            raise ValueError(f"version {major}.{minor}")
-        shape, is_fortran, dtype = _HEADERS[major, minor](stream)
-    except (ValueError, EOFError, TypeError, SyntaxError) as error:
+        shape, is_fortran, dtype, start = _npy_header(body)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise RequestError(f"expected an array in the .npy format, got: {error}") from error
     if dtype.hasobject:
         raise RequestError("expected an .npy array of numbers or text, got one of objects")
-    expected, found = math.prod(shape) * dtype.itemsize, len(body) - stream.tell()
+    expected, found = math.prod(shape) * dtype.itemsize, len(body) - start
     if found != expected:
         raise RequestError(
             f"expected {expected} bytes behind the header of the .npy array (shape {shape}, "
             f"{dtype}), got {found}"
         )
-    flat = np.frombuffer(body, dtype, count=math.prod(shape), offset=stream.tell())
-    return flat.reshape(shape, order="F" if is_fortran else "C")
+    try:
+        flat = np.frombuffer(body, dtype, count=math.prod(shape), offset=start)
+        return flat.reshape(shape, order="F" if is_fortran else "C")
+    except (ValueError, OverflowError) as error:  # entries of no bytes, or a side beyond 64 bits
+        raise RequestError(
+            f"expected an .npy array with entries, got shape {shape} of {dtype}"
+        ) from error
 
 
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+_LONGEST_HEADER = 10_000
+"""Bytes, as NumPy has it: what parses Python literals is not made for long ones."""
+
+
+def _npy_header(body: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether columns come first, dtype, and where the entries start.
+
+    NumPy's own function takes headers that Python 2 wrote as well, and warns of them.
+    """
+    major, minor = np.lib.format.read_magic(io.BytesIO(body))
+    if (major, minor) not in _LENGTHS:
+        raise ValueError(f"version {major}.{minor}")
+    length = _LENGTHS[major, minor]
+    first = np.lib.format.MAGIC_LEN + length
+    size = int.from_bytes(body[np.lib.format.MAGIC_LEN : first], "little")
+    if size > min(_LONGEST_HEADER, len(body) - first):
+        raise ValueError(f"a header of {size} bytes")
+    header = ast.literal_eval(body[first : first + size].decode("latin1"))
+    if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
+        raise ValueError("another header than descr, fortran_order and shape")
+    shape = header["shape"]
+    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError("a shape that is none")
+    dtype = np.lib.format.descr_to_dtype(header["descr"])
+    return shape, bool(header["fortran_order"]), dtype, first + size
+
+
+_LENGTHS = {(1, 0): 2, (2, 0): 4}
+"""Bytes that tell the length of the header, by version."""

@@ -8,7 +8,14 @@ import ntk_dist
 
 
 def test_the_promised_names_are_there():
-    assert ntk_dist.__all__ == ["NTKClassifier", "NTKRegressor", "__version__", "stax"]
+    assert ntk_dist.__all__ == [
+        "AsyncClient",
+        "Client",
+        "NTKClassifier",
+        "NTKRegressor",
+        "__version__",
+        "stax",
+    ]
     for name in ntk_dist.__all__:
         assert getattr(ntk_dist, name) is not None
     assert dir(ntk_dist) == ntk_dist.__all__
@@ -23,6 +30,18 @@ def test_importing_the_package_loads_nothing_heavy():
     script = (
         "import sys, ntk_dist; "
         "print([m for m in ('jax', 'zarr', 'ray', 'distributed', 'sklearn') if m in sys.modules])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert told.stdout.strip() == "[]"
+
+
+def test_a_client_is_imported_without_what_computes():
+    script = (
+        "import sys; from ntk_dist import AsyncClient, Client; "
+        "heavy = ('jax', 'numba', 'pandas', 'pyarrow', 'pydantic', 'rich', 'scipy', 'sklearn', "
+        "'sqlalchemy', 'zarr', 'fastapi'); print([m for m in heavy if m in sys.modules])"
     )
     told = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60

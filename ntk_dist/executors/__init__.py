@@ -27,7 +27,7 @@ __all__ = ["AbstractExecutor", "AbstractShards", "RetryPolicy", "make_executor"]
 
 _CHOICES = (
     "'local', 'local:THREADS', 'dask', 'dask:WORKERS', 'dask://HOST:PORT', 'tcp://HOST:PORT', "
-    "'tls://HOST:PORT', 'ray', 'ray:WORKERS', 'ray://HOST:PORT'"
+    "'tls://HOST:PORT', 'ray', 'ray:WORKERS', 'ray:auto', 'ray://HOST:PORT'"
 )
 _ADDRESS = re.compile(r"(dask|tcp|tls|ray)://.+:\d+")
 _COUNTED = re.compile(r"(local|dask|ray)(?::([1-9]\d*))?")
@@ -44,7 +44,8 @@ def make_executor(
         ``"local"`` or ``"local:4"`` (threads of this process); ``"dask"``, ``"dask:3"``, ``"ray"``
         or ``"ray:3"`` (that many worker processes on this machine, stopped by ``close``);
         ``"dask://host:port"``, ``"tcp://..."``, ``"tls://..."`` or ``"ray://host:port"`` (a cluster
-        that is already running, left running by ``close``).
+        that is already running, left running by ``close``); ``"ray:auto"`` (the cluster that this
+        process is part of, such as a job that Ray started).
     env
         Environment variables for the worker processes this call starts.
 
@@ -61,11 +62,14 @@ def make_executor(
         return spec
     text = spec if isinstance(spec, str) else ""
     address, counted = _ADDRESS.fullmatch(text), _COUNTED.fullmatch(text)
-    if address is None and counted is None:
+    is_inside = text == "ray:auto"
+    if address is None and counted is None and not is_inside:
         raise InvalidInputError(f"executor: expected one of {_CHOICES}, got {spec!r}")
     place: dict[str, Any]
     if address is not None:
         engine, place = address[1], {"address": spec}
+    elif is_inside:
+        engine, place = "ray", {"address": "auto"}
     else:
         assert counted is not None
         engine, place = counted[1], {"n_workers": int(counted[2]) if counted[2] else None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import signal
 import socket
 import threading
@@ -366,7 +367,13 @@ def _load(name: str, reference: list[Any]) -> Callable[[Any], Any]:
     """One task object per process, however many items it gets: to open a store takes 5 ms."""
     if name not in _LOADED:
         _LOADED.clear()
-        _LOADED[name] = ray.get(reference[0])
+        try:
+            _LOADED[name] = ray.get(reference[0])
+        except KeyboardInterrupt:
+            # A straggler is cancelled while it imports what the task needs. Python keeps what it
+            # has of an import that was cut off, so every later task of this process would find
+            # half of numba: Ray starts another process.
+            os._exit(1)
     return _LOADED[name]
 
 

@@ -34,8 +34,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from ntk_dist.errors import StoreError
+from ntk_dist.errors import ConflictError, InvalidInputError, StoreError
 from ntk_dist.events import Event, EventSink, FanOut, JobEvent, MemoryEvent
+from ntk_dist.jobs.lifecycle import run_name
 from ntk_dist.settings import process_bytes
 from ntk_dist.standing import Standing, advance
 from ntk_dist.store.folder import Folder
@@ -51,6 +52,7 @@ __all__ = [
     "journaled",
     "new_run",
     "parts_of",
+    "run_place",
     "runs_of",
 ]
 
@@ -308,36 +310,68 @@ def _runs(job: AbstractPlace) -> list[AbstractPlace]:
     return [job / name for name in job.names() if _RUN.fullmatch(name)]
 
 
-def new_run(workspace: AbstractPlace, name: str) -> Parts:
-    """The parts of a run of job ``name`` that begins now; runs of long ago are removed.
+def run_place(workspace: AbstractPlace, name: str, run: str) -> AbstractPlace:
+    """Where run ``run`` of job ``name`` is, or will be.
 
     Raises
     ------
+    InvalidInputError
+        Runs are not called that.
+    """
+    if not _RUN.fullmatch(run):
+        raise InvalidInputError(
+            f"run: expected a name such as 20260131T120000.250000Z-1a2b, got {run!r}"
+        )
+    return workspace / "jobs" / name / run
+
+
+def new_run(workspace: AbstractPlace, name: str, run: str | None = None) -> Parts:
+    """The parts of a run of job ``name`` that begins now; runs of long ago are removed.
+
+    Parameters
+    ----------
+    workspace, name
+        Whose run it is.
+    run
+        What it is to be called; None for the moment it begins.
+
+    Raises
+    ------
+    ConflictError
+        Somebody has begun that run before.
     StoreFullError, StoreUnreachableError
         The workspace cannot be written.
     """
     job = workspace / "jobs" / name
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    run = job / f"{moment}-{secrets.token_hex(2)}"
-    run.make()
+    place = run_place(workspace, name, run or run_name(datetime.now(UTC), secrets.token_hex(2)))
+    if place.is_folder():
+        raise ConflictError(
+            f"run {place.name} of job {name}: expected that nobody has begun it, got what somebody "
+            "wrote; a run has one driver, give the next one another name"
+        )
+    place.make()
     for old in _runs(job)[:-KEPT_RUNS]:
         with suppress(StoreError):
             old.delete()
-    return parts_of(run)
+    return parts_of(place)
 
 
 @contextmanager
-def journaled(location: Location, name: str, on_event: EventSink) -> Iterator[FanOut]:
+def journaled(
+    location: Location, name: str, on_event: EventSink, run: str | None = None
+) -> Iterator[FanOut]:
     """A sink for the events of job ``name``: heard by ``on_event`` and kept in its workspace.
 
     What the body comes to is the job's last event.
 
     Raises
     ------
+    ConflictError
+        Run ``run`` was begun before.
     StoreFullError, StoreUnreachableError
         The workspace cannot be written.
     """
-    with Journal(new_run(open_place(location), name)) as journal:
+    with Journal(new_run(open_place(location), name, run)) as journal:
         events = FanOut(on_event, journal, sample=process_bytes)
         events(JobEvent(state="started", job=name))
         try:

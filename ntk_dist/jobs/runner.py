@@ -13,7 +13,9 @@ import numpy as np
 from ntk_dist.errors import ArchitectureError, DataShapeError, LabelError
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.gram.plan import GramPlan
-from ntk_dist.jobs.journal import journaled
+from ntk_dist.jobs.journal import journaled, run_place
+from ntk_dist.jobs.lifecycle import Outcome
+from ntk_dist.jobs.outcome import concluding, write_outcome
 from ntk_dist.jobs.spec import DataSpec, JobSpec
 from ntk_dist.kernels.cache import programs_kept_in
 from ntk_dist.kernels.dispatch import Kernel
@@ -23,10 +25,19 @@ from ntk_dist.model.artifact import write_artifact
 from ntk_dist.model.portable import pack
 from ntk_dist.stax import Network, from_json
 from ntk_dist.store.inputs import check_rows, read_array
+from ntk_dist.store.location import open_place
 from ntk_dist.store.place import AbstractPlace, Draft
 from ntk_dist.store.workspace import Workspace
 
-__all__ = ["JobResult", "compute_job_gram", "job_estimator", "job_network", "plan_job", "run_job"]
+__all__ = [
+    "JobResult",
+    "compute_job_gram",
+    "job_estimator",
+    "job_network",
+    "plan_job",
+    "run_job",
+    "self_contained",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +66,45 @@ class JobResult:
         }
 
 
-def run_job(job: JobSpec, on_event: EventSink = ignore) -> JobResult:
+def run_job(job: JobSpec, on_event: EventSink = ignore, run: str | None = None) -> JobResult:
     """Fit the job's model and publish it in the workspace as the next version of its name.
 
     Blocks that an earlier run of the same job left in the workspace are used, not recomputed. A
     model that missed its tolerance is published too; its report says so.
 
+    Parameters
+    ----------
+    job
+        What to fit.
+    on_event
+        Hears what happens.
+    run
+        What this run is to be called, for whoever started this process to look after it: what it
+        comes to is then written down beside its journal, see :mod:`ntk_dist.jobs.outcome`.
+
     Raises
     ------
+    ConflictError
+        That run was begun before.
     NTKDistError
         As :meth:`NTKClassifier.fit` and :func:`read_array` do.
     """
+    if run is None:
+        return _run(job, on_event, None)
+    place = run_place(open_place(job.workspace), job.name, run)
+    with concluding(place):
+        result = _run(job, on_event, run)
+    report = result.report.to_dict()
+    write_outcome(
+        place,
+        Outcome(state="succeeded", version=result.version, score=result.score, report=report),
+    )
+    return result
+
+
+def _run(job: JobSpec, on_event: EventSink, run: str | None) -> JobResult:
     start = time.perf_counter()
-    with journaled(job.workspace, job.name, on_event) as events:
+    with journaled(job.workspace, job.name, on_event, run) as events:
         model, draft, score = _fit_and_publish(job, events)
     assert draft.published is not None
     assert draft.version is not None
@@ -160,6 +197,17 @@ def job_estimator(job: JobSpec) -> NTKClassifier | NTKRegressor:
         random_state=job.solver.seed,
         warm_start=job.solver.warm_start,
     )
+
+
+def self_contained(job: JobSpec) -> JobSpec:
+    """The job with its architecture inside, as it can be sent to another machine.
+
+    Raises
+    ------
+    ArchitectureError
+        The file is missing, or what it holds is no architecture.
+    """
+    return job.model_copy(update={"architecture": json.loads(job_network(job).to_json())})
 
 
 def job_network(job: JobSpec) -> Network:

@@ -35,11 +35,21 @@ from ntk_dist.validation import (
     require_use_of_rank,
 )
 
-__all__ = ["DataSpec", "GramSpec", "JobSpec", "PreconditionerSpec", "SolverSpec", "load_job"]
+__all__ = [
+    "DataSpec",
+    "GramSpec",
+    "JobSpec",
+    "PreconditionerSpec",
+    "ResourcesSpec",
+    "SolverSpec",
+    "job_schema",
+    "load_job",
+]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Docstrings of fields become the descriptions in the published schema.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class DataSpec(_Record):
@@ -96,6 +106,16 @@ class SolverSpec(_Record):
     """Correct the answer from float64 residuals: whether, or how many rounds at most."""
 
 
+class ResourcesSpec(_Record):
+    """What the driver of a submitted job gets; its tasks are the matter of the executor."""
+
+    driver_cpus: PositiveInt | None = None
+    """CPUs of one machine, also for the tasks of a ``local`` executor. None takes what there is;
+    on a Ray cluster that is the head node, beside what else runs there."""
+    driver_memory_bytes: PositiveInt | None = None
+    """Memory that a Ray cluster keeps free for the driver, in bytes."""
+
+
 def _as_text(value: object) -> object:
     """YAML reads ``name: 2024`` as a number; names are text."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -122,7 +142,16 @@ class JobSpec(_Record):
     solver: SolverSpec = SolverSpec()
     executor: str = "local"
     """``local``, ``dask``, ``dask://HOST:PORT``, ``ray`` or ``ray://HOST:PORT``."""
+    resources: ResourcesSpec = ResourcesSpec()
     workspace: str = "./ws"
+
+
+def job_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a job file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **JobSpec.model_json_schema(),
+    }
 
 
 def load_job(path: str | Path) -> JobSpec:

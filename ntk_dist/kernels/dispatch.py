@@ -25,7 +25,9 @@ from ntk_dist.errors import DataShapeError, InvalidInputError
 from ntk_dist.kernels import architecture as architectures
 from ntk_dist.kernels.choice import Choice, choose, seen_shape
 from ntk_dist.kernels.coincidence import Coincidence, coincidence, row_keys
+from ntk_dist.kernels.columns import PackedColumns
 from ntk_dist.kernels.device import device_kind
+from ntk_dist.kernels.engines import FusedDense
 from ntk_dist.kernels.evaluations import XLA_BYTES, Arrays, Evaluation
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.projection import Projection, measured_cost, measured_rate
@@ -152,6 +154,29 @@ class Kernel:
             block, evaluation, rows, first.kernels, pairs, symmetric=x2 is None, threads=threads
         )
         return block
+
+    def pack(self, x: np.ndarray, statistics: Statistics) -> PackedColumns | None:
+        """Samples made ready to be the columns of many blocks; None where that would save nothing.
+
+        Parameters
+        ----------
+        x : (n, ...)
+            Samples, at least one.
+        statistics
+            What ``statistics`` gave for them.
+        """
+        samples = self._samples(x)
+        evaluation = self.choice(samples.shape[1:]).evaluation
+        if not isinstance(evaluation, FusedDense):
+            return None
+        return PackedColumns(evaluation, samples, statistics, self.kernels, self.dtype)
+
+    def packed_bytes(self, input_shape: Iterable[int], n: int) -> int | None:
+        """Memory of n such samples that are ready; None where they are not made so."""
+        evaluation = self.choice(input_shape).evaluation
+        if not isinstance(evaluation, FusedDense):
+            return None
+        return PackedColumns.projected_bytes(evaluation, n, self.kernels, self.dtype)
 
     def diag(self, x: np.ndarray) -> Arrays:
         """Each kernel of every sample with itself: (n,) each."""

@@ -63,7 +63,10 @@ class NTKClassifier(ClassifierMixin, AbstractNTKEstimator):
 
     def predict(self, X: Any, on_event: EventSink = ignore) -> np.ndarray:
         """The most likely class of every input, shape ``(n_samples,)``."""
-        values = self.decision_function(X, on_event)
+        return self.labels_of(self.decision_function(X, on_event))
+
+    def labels_of(self, values: np.ndarray) -> np.ndarray:
+        """The most likely class by each row of what :meth:`decision_function` gives."""
         codes = (values > 0).astype(int) if values.ndim == 1 else values.argmax(axis=1)
         labels: np.ndarray = self.classes_[codes]
         return labels

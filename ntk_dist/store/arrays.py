@@ -5,7 +5,7 @@ Nothing is ever pickled, so a model from elsewhere is data and not a program.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,8 @@ def write_arrays(folder: Location, arrays: Mapping[str, np.ndarray]) -> None:
         group.update_attributes({"arrays": list(arrays)})
 
 
-def read_arrays(folder: Location) -> dict[str, np.ndarray]:
-    """The arrays that :func:`write_arrays` kept in ``folder``.
+def read_arrays(folder: Location, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays that :func:`write_arrays` kept in ``folder``, or those of some names.
 
     Raises
     ------
@@ -58,10 +58,11 @@ def read_arrays(folder: Location) -> dict[str, np.ndarray]:
         try:
             group = zarr.open_group(store, mode="r", use_consolidated=False)
             names: Any = dict(group.attrs)["arrays"]
-            members = {str(name): _open_member(group, name) for name in names}
             # One flipped bit makes x_1 of x_0, which is there too.
-            if len(members) < len(names):
+            if len(set(names)) < len(names):
                 raise ValueError(f"some are listed twice: {names}")
+            wanted = names if only is None else [name for name in names if name in only]
+            members = {str(name): _open_member(group, name) for name in wanted}
         except (FileNotFoundError, *UNDECODABLE) as error:
             raise ArtifactError(
                 f"expected the arrays of a model at {folder}, got none or damaged ones ({error}); "

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,7 @@ pytest.importorskip("ray")
 import ray
 
 from ntk_dist.errors import InvalidInputError
+from ntk_dist.events import Event, TaskEvent
 from ntk_dist.executors import make_executor
 from ntk_dist.executors.ray import RayExecutor
 
@@ -61,6 +65,56 @@ def test_a_ray_that_was_there_before_is_used_and_left_alone(cluster: RayExecutor
         assert guest.n_workers == 2
         assert list(guest.map_unordered(abs, [-1])) == [(-1, 1)]
     assert list(cluster.map_unordered(abs, [-3])) == [(-3, 3)]
+
+
+HALFWAY = """
+import time
+from pathlib import Path
+import halfway.inner
+folder = Path(__file__).parents[1]
+(folder / "begun").touch()
+while not (folder / "go_on").exists():
+    time.sleep(0.01)
+value = halfway.inner.value
+"""
+
+
+class Importing:
+    """A task that needs a library which takes long to import."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return import_and_open, (self.folder,)
+
+
+def import_and_open(folder: str) -> Callable[[int], int]:
+    sys.path.insert(0, folder)
+    value: int = importlib.import_module("halfway").value
+
+    def task(item: int) -> int:
+        time.sleep(0.05)  # so that one worker does not answer for all
+        return value + item
+
+    return task
+
+
+def test_a_worker_cut_off_in_an_import_is_replaced(cluster: RayExecutor, tmp_path: Path) -> None:
+    (tmp_path / "halfway").mkdir()
+    (tmp_path / "halfway" / "__init__.py").write_text(HALFWAY)
+    (tmp_path / "halfway" / "inner.py").write_text("value = 40")
+    straggler = cluster._submit(cluster._ship(Importing(str(tmp_path))), 2)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    cluster.cancel([straggler], by_force=False)
+    assert cluster.wait([straggler], 60.0)
+    (tmp_path / "go_on").touch()
+    events: list[Event] = []
+    task = Importing(str(tmp_path))
+    answers = dict(cluster.map_unordered(task, range(8), on_event=events.append))
+    assert answers == {item: 40 + item for item in range(8)}
+    assert not [e for e in events if isinstance(e, TaskEvent) and e.state == "retried"]
 
 
 def test_no_workers_are_refused() -> None:

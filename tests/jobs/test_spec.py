@@ -71,6 +71,11 @@ def test_json_is_yaml_too(write):
         ("tol: 1.0e-6", "tol: 1.0e-15", "solver.tol: expected at least 1e-14, .*, got 1e-15"),
         ("tol: 1.0e-6", "refine: -2", "solver.refine: .*, got -2"),
         ("x: data.npz:x_train, ", "", "data.x: missing"),
+        (
+            "kernel: ntk",
+            "resources: {driver_cpus: 0, gpus: 1}",
+            r"driver_cpus: .*greater than 0.*, got 0; resources.gpus: unknown key",
+        ),
     ],
 )
 def test_every_mistake_is_named_with_its_place(write, line, instead, words):

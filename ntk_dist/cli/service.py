@@ -1,0 +1,173 @@
+"""Commands that run the service, and those that make its tokens."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ntk_dist.cli.options import COUNT, OK, json_option, show
+from ntk_dist.wire import SCOPES, Scope, to_json
+
+if TYPE_CHECKING:
+    from ntk_dist.database import TokenRecord
+    from ntk_dist.database.opened import Database
+
+__all__ = ["COMMANDS"]
+
+workspace_option = click.option(
+    "--workspace", default="./ws", show_default=True, metavar="DIR", help="Or s3://BUCKET/PREFIX."
+)
+database_option = click.option(
+    "--database",
+    metavar="URL",
+    help="postgresql+psycopg://USER:PASSWORD@HOST/NAME instead of a file in the workspace; better "
+    "in NTK_DIST_SERVICE__DATABASE_URL, where other users of this machine do not see it.",
+)
+_pem = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@workspace_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--insecure", is_flag=True, help="Ask for no tokens; on a loopback address only.")
+@click.option("--tls-cert", type=_pem, metavar="PEM", help="Certificate, with its chain.")
+@click.option("--tls-key", type=_pem, metavar="PEM", help="Its key.")
+@database_option
+def serve(
+    workspace: str,
+    host: str,
+    port: int,
+    insecure: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    database: str | None,
+) -> int:
+    """Answer requests over HTTP: jobs, models, predictions.
+
+    Jobs go on when the service ends, and are found again when it starts.
+    """
+    from ntk_dist.service.serve import serve as serve_here
+    from ntk_dist.service.service import ServiceConfig
+    from ntk_dist.service.tokens import MaskingFormatter
+
+    ours, theirs = logging.getLogger("ntk_dist"), logging.getLogger("uvicorn")
+    for handler in ours.handlers:
+        handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    theirs.handlers, theirs.level = ours.handlers, ours.level
+    config = ServiceConfig(workspace=workspace, database_url=database, is_open=insecure)
+    serve_here(
+        config,
+        host=host,
+        port=port,
+        certificate=tls_cert,
+        key=tls_key,
+        on_start=lambda url: click.echo(f"listening on {url}"),
+    )
+    return OK
+
+
+@click.group()
+def token() -> None:
+    """Make, list and revoke what callers of the service show to be let in."""
+
+
+@token.command()
+@click.option("--name", metavar="WHO", help="Of whoever gets it [this user].")
+@click.option(
+    "--scope",
+    "scopes",
+    required=True,
+    multiple=True,
+    type=click.Choice(SCOPES),
+    help="What it is good for; several times for several. admin is all of them.",
+)
+@click.option("--days", type=COUNT, help="How long it is good; without it, until it is revoked.")
+@workspace_option
+@database_option
+@json_option
+def create(
+    name: str | None,
+    scopes: tuple[Scope, ...],
+    days: int | None,
+    workspace: str,
+    database: str | None,
+    as_json: bool,
+) -> int:
+    """Make a token. It is shown this once: only its hash is kept."""
+    from ntk_dist.service.tokens import new_token
+
+    lifetime = None if days is None else timedelta(days=days)
+    owner = getpass.getuser() if name is None else name
+    text, record = new_token(owner, sorted(set(scopes)), datetime.now(UTC), lifetime)
+    with _opened(workspace, database) as opened:
+        opened.tokens.insert(record)
+    show({"token": text, **_told(record)}, text, as_json)
+    return OK
+
+
+@token.command("list")
+@workspace_option
+@database_option
+@json_option
+def list_tokens(workspace: str, database: str | None, as_json: bool) -> int:
+    """Show all tokens, without their secrets."""
+    with _opened(workspace, database) as opened:
+        records = opened.tokens.all()
+    now = datetime.now(UTC)
+    lines = [
+        f"{record.id}  {record.name:<20} {','.join(record.scopes):<24} {_standing(record, now)}"
+        for record in records
+    ]
+    show([_told(record) for record in records], "\n".join(lines) or "no tokens", as_json)
+    return OK
+
+
+@token.command()
+@click.argument("token_id", metavar="ID")
+@workspace_option
+@database_option
+@json_option
+def revoke(token_id: str, workspace: str, database: str | None, as_json: bool) -> int:
+    """Make a token useless, within seconds; ID is in the list, and in the token itself."""
+    with _opened(workspace, database) as opened:
+        record = opened.tokens.revoke(token_id, datetime.now(UTC))
+    show(_told(record), f"token {record.id} of {record.name} is revoked", as_json)
+    return OK
+
+
+@contextmanager
+def _opened(workspace: str, url: str | None) -> Iterator[Database]:
+    from ntk_dist.database import database_url, open_database
+    from ntk_dist.settings import get_settings
+
+    database = open_database(database_url(workspace, url or get_settings().service.database_url))
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def _told(record: TokenRecord) -> dict[str, Any]:
+    """A token as JSON types, without the hash of its secret."""
+    told: dict[str, Any] = to_json(record)
+    del told["secret_sha256"]
+    return told
+
+
+def _standing(record: TokenRecord, now: datetime) -> str:
+    if record.revoked is not None:
+        return f"revoked {record.revoked:%Y-%m-%d}"
+    if record.expires is None:
+        return "good until it is revoked"
+    return f"{'expired' if record.expires <= now else 'good until'} {record.expires:%Y-%m-%d %H:%M}"
+
+
+COMMANDS = (serve, token)

@@ -1,0 +1,280 @@
+"""Looks after jobs: starts the drivers of those that wait, sees what became of those that run.
+
+A service has one of these. Several on one database share the work by leases: whoever claims a job
+looks after it, and renews the claim while it lives; a claim that was not renewed may be taken over.
+What is decided is decided by :mod:`ntk_dist.jobs.lifecycle`, and every change is a swap of records
+that fails if anybody else was faster, so no job is ever started twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ntk_dist.database import JobRecord
+from ntk_dist.errors import ConflictError, ExecutorUnreachableError, NTKDistError
+from ntk_dist.jobs import lifecycle
+from ntk_dist.jobs.journal import run_place
+from ntk_dist.jobs.launch import AbstractLauncher
+from ntk_dist.jobs.lifecycle import Observation
+from ntk_dist.jobs.outcome import failure_of, read_outcome
+from ntk_dist.jobs.queue import utc_now
+from ntk_dist.jobs.standings import Standings
+from ntk_dist.store.location import Location, open_place
+from ntk_dist.wire import JobState
+
+if TYPE_CHECKING:
+    from ntk_dist.database.opened import Database
+
+__all__ = ["Supervisor"]
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+LEASE_S = 15.0
+"""A replica that was killed is missed after this while, in seconds; its drivers go on meanwhile."""
+QUEUED_AT_A_TIME = 64
+
+
+class Supervisor:
+    """Looks after the jobs of one workspace.
+
+    Parameters
+    ----------
+    launchers
+        Who starts drivers, by the name in :attr:`JobRecord.launcher`.
+    max_running
+        Drivers at work at a time that this supervisor looks after.
+    max_resumes
+        How often in a row a job whose driver is gone is queued again without being asked to.
+    lease_s
+        Seconds for which a claim holds unless it is renewed; 0 for one who looks only now and then
+        and leaves jobs to whoever asks next.
+    clock
+        This moment in UTC; a test may bring its own.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        workspace: Location,
+        launchers: Mapping[str, AbstractLauncher],
+        *,
+        max_running: int = 1,
+        max_resumes: int = 3,
+        lease_s: float = LEASE_S,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        """What this supervisor is called in leases."""
+        self.last_pass: datetime | None = None
+        """When all jobs were looked at last, which is once a second unless something hangs."""
+        self._jobs = database.jobs
+        self._place = open_place(workspace)
+        self._launchers = launchers
+        self._max_running = max_running
+        self._max_resumes = max_resumes
+        self._lease_s = lease_s
+        self._clock = clock
+        self._standings = Standings()
+        self._awake = threading.Event()
+        self._said: dict[str, str] = {}
+        """Last trouble by what it is about: said once, not once a second."""
+
+    @contextmanager
+    def run_in_thread(self, every_s: float = TICK_S) -> Iterator[None]:
+        """Look after jobs, in a thread, as long as the body runs; drivers outlive it."""
+        stopping = threading.Event()
+
+        def go_on() -> None:
+            while not stopping.is_set():
+                try:
+                    self.tick()
+                except Exception as error:
+                    # A database that does not answer, or a defect: jobs need somebody all the same.
+                    self._say("all jobs", error)
+                self._awake.wait(every_s)
+                self._awake.clear()
+
+        thread = threading.Thread(target=go_on, name="ntk_dist-supervisor", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            self._awake.set()
+            thread.join()
+            with suppress(NTKDistError):  # then the leases run out by themselves
+                self.release()
+
+    def wake(self) -> None:
+        """Have the thread look now: a job came in, or somebody cancelled one."""
+        self._awake.set()
+
+    def tick(self) -> None:
+        """One pass: look at the jobs that run, then start as many of those that wait as may be.
+
+        Raises
+        ------
+        StoreUnreachableError
+            The database does not answer. Trouble with one job is logged, and the others go on.
+        """
+        at_work = 0
+        for record in self._jobs.in_state(JobState.RUNNING):
+            if self.is_ours(record):
+                with self._apart(f"job {record.id}"):
+                    record = self.look_after(record)
+                at_work += record.state is JobState.RUNNING
+        if at_work < self._max_running:
+            self._start_some(self._max_running - at_work)
+        self.last_pass = self._clock()
+
+    def is_ours(self, record: JobRecord) -> bool:
+        """Whether this supervisor looks after a job, or may: no other has a claim that holds."""
+        is_free = record.lease_until is None or record.lease_until <= self._clock()
+        return is_free or record.lease_holder == self.holder
+
+    def look_after(self, record: JobRecord) -> JobRecord:
+        """A job after what can be seen of its driver; unchanged where somebody was faster."""
+        now, seen = self._clock(), self._see(record)
+        new = lifecycle.observe(record, seen, now)
+        if record.state is JobState.RUNNING:
+            new = lifecycle.requeue(new, now, self._max_resumes)
+        if new is record and self._is_due(record, now):
+            new = lifecycle.renew(record, self.holder, now, self._lease_s)
+        if new is not record and not self._jobs.swap(record, new):
+            return record
+        if new.state is not record.state:
+            log.info("job %s (%s): %s, %s", new.id, new.name, record.state, new.state)
+        launcher = self._launchers.get(new.launcher)
+        if new.state is JobState.RUNNING and new.is_cancelling and launcher:
+            launcher.stop(new)
+        return new
+
+    def start(self, record: JobRecord) -> JobRecord | None:
+        """A queued job with a driver that was started just now; None if somebody was faster.
+
+        A job whose driver cannot be started has failed, or waits again if that may change.
+
+        Raises
+        ------
+        ExecutorUnreachableError
+            Nobody answers who could start it; it waits again.
+        """
+        claimed = lifecycle.claim(record, self.holder, self._clock(), self._lease_s)
+        if not self._jobs.swap(record, claimed):
+            return None
+        launcher = self._launchers[record.launcher]
+        try:
+            handle = launcher.launch(claimed)
+        except ExecutorUnreachableError:
+            self._advance(claimed, lambda now_: lifecycle.give_back(now_, self._clock()))
+            raise
+        except NTKDistError as error:
+            failure = failure_of(error)
+            return self._advance(
+                claimed, lambda now_: lifecycle.not_launched(now_, failure, self._clock())
+            )
+        try:
+            return self._advance(
+                claimed, lambda now_: lifecycle.launched(now_, handle, self._clock())
+            )
+        except ConflictError:
+            # It took so long that somebody else gave it up, and may have started another one.
+            launcher.stop(replace(claimed, handle=handle))
+            return None
+
+    def release(self) -> None:
+        """Let others look after our jobs from now on."""
+        now = self._clock()
+        for record in self._jobs.in_state(JobState.RUNNING):
+            if record.lease_holder == self.holder:
+                self._jobs.swap(record, lifecycle.renew(record, self.holder, now, 0.0))
+
+    def _start_some(self, room: int) -> None:
+        ready: dict[str, bool] = {}
+        for record in self._jobs.in_state(JobState.QUEUED, limit=QUEUED_AT_A_TIME):
+            who = record.launcher
+            if room == 0:
+                return
+            if who not in ready:
+                ready[who] = self._can_launch(who)
+            if ready[who]:
+                with self._apart(f"job {record.id}"):
+                    room -= self.start(record) is not None
+
+    def _can_launch(self, who: str) -> bool:
+        """Asked before a job is claimed: one that cannot be launched now keeps its place."""
+        can = False
+        with self._apart(f"launcher {who}"):
+            if who not in self._launchers:
+                raise ConflictError(
+                    f"jobs wait for a launcher {who!r}, and this supervisor has "
+                    f"{sorted(self._launchers)}: set NTK_DIST_SERVICE__RAY_JOBS_URL, or cancel them"
+                )
+            self._launchers[who].check()
+            can = True
+        return can
+
+    def _see(self, record: JobRecord) -> Observation:
+        """What can be seen of a driver: of the process first, for it writes before it ends."""
+        launcher = self._launchers.get(record.launcher)
+        driver = launcher.look(record) if launcher else "unknown"
+        if driver in {"alive", "pending"} or record.run is None:
+            return Observation(driver=driver)
+        run = run_place(self._place, record.name, record.run)
+        outcome = read_outcome(run)
+        if outcome is not None or driver == "gone":
+            return Observation(driver=driver, outcome=outcome)
+        standing = self._standings.of(run)
+        told = None if standing is None else standing.updated
+        heard = None if told is None else datetime.fromtimestamp(told, UTC)
+        return Observation(driver=driver, heard=heard)
+
+    def _is_due(self, record: JobRecord, now: datetime) -> bool:
+        """Whether half of the lease is over."""
+        half = timedelta(seconds=self._lease_s / 2)
+        is_running = record.state is JobState.RUNNING and self._lease_s > 0
+        return is_running and (record.lease_until is None or record.lease_until - now < half)
+
+    def _advance(self, claimed: JobRecord, step: Callable[[JobRecord], JobRecord]) -> JobRecord:
+        """The job after a step of the attempt that was claimed.
+
+        Raises
+        ------
+        ConflictError
+            Another attempt has begun.
+        """
+
+        def of_this_attempt(record: JobRecord) -> JobRecord:
+            if record.attempt != claimed.attempt:
+                raise ConflictError(
+                    f"job {record.id}: expected attempt {claimed.attempt}, got {record.attempt}"
+                )
+            return step(record)
+
+        return self._jobs.change(claimed.id, of_this_attempt)
+
+    @contextmanager
+    def _apart(self, what: str) -> Iterator[None]:
+        """Keep trouble with one thing from the others."""
+        try:
+            yield
+        except NTKDistError as error:
+            self._say(what, error)
+        else:
+            self._said.pop(what, None)
+
+    def _say(self, what: str, error: Exception) -> None:
+        if self._said.get(what) != str(error):
+            self._said[what] = str(error)
+            is_ours = isinstance(error, NTKDistError)
+            log.warning("%s: %s", what, error, exc_info=None if is_ours else error)

@@ -1,0 +1,94 @@
+"""JSON documents in and out of the service."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ntk_dist.errors import InvalidInputError, RequestError, UnsupportedMediaTypeError
+from ntk_dist.validation import UNION_ARMS, describe_problems
+from ntk_dist.wire import to_json
+
+__all__ = ["Document", "answer", "read_document"]
+
+JSON = "application/json"
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Document(Generic[Kind]):
+    """What a caller sent, validated."""
+
+    value: Kind
+    canonical: bytes
+    """The same for every spelling of the same document."""
+
+
+def answer(record: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A record as the body of an answer."""
+    # Escaped, because an error may quote half a surrogate pair, which is no UTF-8.
+    content = json.dumps(to_json(record), separators=(",", ":"), allow_nan=False)
+    return Response(content, status, headers, media_type=JSON)
+
+
+async def read_document(
+    request: Request, kind: type[Kind], refusal: type[InvalidInputError] = RequestError
+) -> Document[Kind]:
+    """The JSON document in the body of a request.
+
+    Parameters
+    ----------
+    request
+        Its body is read whole; :mod:`.limits` bounds it.
+    kind
+        What it has to be.
+    refusal
+        The error if it is JSON but not that.
+
+    Raises
+    ------
+    UnsupportedMediaTypeError
+        It does not say that it is JSON.
+    RequestError
+        It is not JSON, or has text or numbers in it that nothing can be kept as.
+    """
+    given = request.headers.get("content-type", "nothing")
+    if given.partition(";")[0].strip().lower() != JSON:
+        raise UnsupportedMediaTypeError(f"Content-Type: expected {JSON}, got {given!r}")
+    body = await request.body()
+    try:
+        found = json.loads(body, parse_float=_finite, parse_constant=_no_number)
+        canonical = json.dumps(found, sort_keys=True, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RequestError("expected text in Unicode, got half a surrogate pair") from error
+    except ValueError as error:
+        raise RequestError(f"expected a JSON document, got: {error}") from error
+    except RecursionError as error:
+        raise RequestError("expected a JSON document, got brackets nested too deep") from error
+    if rb"\u0000" in canonical:
+        raise RequestError("expected text without the character NUL, got some")
+    if not isinstance(found, dict):
+        raise refusal(f"expected a JSON object, got {type(found).__name__}")
+    try:
+        return Document(kind.model_validate(found), canonical)
+    except ValidationError as error:
+        raise refusal(describe_problems(error, UNION_ARMS)) from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]}, which is too large a number")
+    return value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text}, which is no JSON")

@@ -1,0 +1,112 @@
+"""Events of a job as they come, as server-sent events.
+
+::
+
+    id: 1.0.4711
+    event: step
+    data: {"time": "2026-01-31T12:00:00.250Z", "kind": "step", "step": 7, ...}
+
+The kinds are those of :mod:`ntk_dist.events`; the last one is ``end``, with the state that the
+job has come to. After that nothing follows, and a caller need not ask again. A stream that broke
+off goes on where it was if its last id comes back as ``Last-Event-ID``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from ntk_dist.errors import OverloadedError
+from ntk_dist.jobs.queue import JobQueue, News
+from ntk_dist.jobs.watch import POLL_S
+from ntk_dist.wire import to_json
+
+__all__ = ["EventStreams"]
+
+MAX_STREAMS = 100
+"""Each asks the database twice a second."""
+HEARTBEAT_S = 15.0
+"""Proxies cut connections on which nothing came for a minute, or half of one."""
+
+
+class EventStreams:
+    """Streams of one replica.
+
+    Parameters
+    ----------
+    queue
+        Where the events are.
+    is_stopping
+        Whether streams are to end now, so that the service can.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        is_stopping: Callable[[], bool],
+        *,
+        max_streams: int = MAX_STREAMS,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self._queue = queue
+        self._is_stopping = is_stopping
+        self._max_streams = max_streams
+        self._heartbeat_s = heartbeat_s
+        self._open = 0
+
+    async def respond(self, job_id: str, after: str | None) -> StreamingResponse:
+        """The events of a job behind the one of id ``after``.
+
+        Raises
+        ------
+        JobNotFoundError
+            There is no such job.
+        RequestError
+            ``after`` is no id of an event.
+        OverloadedError
+            As many streams are open as may be.
+        """
+        if self._open >= self._max_streams:
+            raise OverloadedError(
+                f"expected fewer than {self._max_streams} open streams of events; ask for the job "
+                "itself now and then"
+            )
+        first = await run_in_threadpool(self._queue.news, job_id, after)
+        return StreamingResponse(self._stream(job_id, first), media_type="text/event-stream")
+
+    async def _stream(self, job_id: str, news: News) -> AsyncIterator[bytes]:
+        self._open += 1
+        try:
+            yield b"retry: 2000\n\n"
+            told = time.monotonic()
+            while True:
+                for event_id, moment, event in news.events:
+                    at = datetime.fromtimestamp(moment, UTC)
+                    yield _told(event_id, event.kind, {"time": at, **event.to_dict()})
+                    told = time.monotonic()
+                if news.is_over:
+                    job = await run_in_threadpool(self._queue.get, job_id)
+                    yield _told(news.after, "end", {"kind": "end", "state": job.state})
+                    return
+                if self._is_stopping():
+                    return
+                if not news.events:
+                    if time.monotonic() - told >= self._heartbeat_s:
+                        yield b": nothing new\n\n"
+                        told = time.monotonic()
+                    await asyncio.sleep(POLL_S)
+                news = await run_in_threadpool(self._queue.news, job_id, news.after)
+        finally:
+            self._open -= 1
+
+
+def _told(event_id: str, kind: str, data: Mapping[str, Any]) -> bytes:
+    text = json.dumps(to_json(data), allow_nan=False)
+    return f"id: {event_id}\nevent: {kind}\ndata: {text}\n\n".encode()

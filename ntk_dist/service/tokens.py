@@ -1,0 +1,95 @@
+"""Bearer tokens: how one is made, told from another, and kept out of logs.
+
+A token is ``ntkd_ID_SECRET``. The id finds its record; of the secret only the SHA-256 is kept,
+which is enough because it has 256 random bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from ntk_dist.database.records import TokenRecord
+from ntk_dist.errors import AuthenticationError
+from ntk_dist.wire import Scope
+
+__all__ = ["MaskingFormatter", "masked", "new_token", "require_valid", "token_id_of"]
+
+_TOKEN = re.compile(r"ntkd_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+_IN_TEXT = re.compile(r"(ntkd_[0-9a-f]{12}_)[A-Za-z0-9_-]+")
+_UNKNOWN = "expected a token of this service, got one that is not known here, or was cut"
+
+
+def new_token(
+    name: str, scopes: Sequence[Scope], now: datetime, lifetime: timedelta | None = None
+) -> tuple[str, TokenRecord]:
+    """A token, which nobody can tell again, and what is kept of it."""
+    identity, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    record = TokenRecord(
+        id=identity,
+        name=name,
+        secret_sha256=_digest(secret),
+        scopes=tuple(scopes),
+        created=now,
+        expires=None if lifetime is None else now + lifetime,
+    )
+    return f"ntkd_{identity}_{secret}", record
+
+
+def token_id_of(token: str) -> str:
+    """Where the record of a token is found.
+
+    Raises
+    ------
+    AuthenticationError
+        The text is no token.
+    """
+    found = _TOKEN.fullmatch(token)
+    if found is None:
+        raise AuthenticationError(_UNKNOWN)
+    return found[1]
+
+
+def require_valid(token: str, record: TokenRecord | None, now: datetime) -> TokenRecord:
+    """The record of a token that may be used now.
+
+    Whoever does not have the secret learns nothing of the record, not even by the time it takes.
+
+    Raises
+    ------
+    AuthenticationError
+        It is unknown, revoked or expired.
+    """
+    secret = token[len("ntkd_") + 13 :]
+    kept = record.secret_sha256 if record else _digest("")
+    if not hmac.compare_digest(_digest(secret), kept) or record is None:
+        raise AuthenticationError(_UNKNOWN)
+    if record.revoked is not None and record.revoked <= now:
+        raise AuthenticationError(f"token {record.id} was revoked on {record.revoked:%Y-%m-%d}")
+    if record.expires is not None and record.expires <= now:
+        raise AuthenticationError(
+            f"token {record.id} expired on {record.expires:%Y-%m-%d %H:%M} UTC; ask for another one"
+        )
+    return record
+
+
+def masked(text: str) -> str:
+    """``text`` without the secrets of the tokens in it."""
+    return _IN_TEXT.sub(r"\1***", text)
+
+
+class MaskingFormatter(logging.Formatter):
+    """Writes log records without secrets, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as text."""
+        return masked(super().format(record))
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

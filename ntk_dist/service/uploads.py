@@ -1,0 +1,324 @@
+"""Data files that come over HTTP, in parts that are checked one by one.
+
+::
+
+    WORKSPACE/uploads/ID/parts/0, 1, ...    as they came, each there whole or not at all
+    WORKSPACE/uploads/ID/file/FILENAME      all of them, once their SHA-256 is the announced one
+
+A caller that was cut off asks which parts have arrived and sends the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+import secrets
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ntk_dist.database.opened import Database
+from ntk_dist.database.records import UploadRecord
+from ntk_dist.errors import (
+    ChecksumMismatchError,
+    ConflictError,
+    DiskBudgetError,
+    RequestError,
+    RequestTooLargeError,
+    UploadNotFoundError,
+)
+from ntk_dist.settings import ServiceSettings
+from ntk_dist.store.folder import Folder
+from ntk_dist.store.place import AbstractPlace, refusals
+from ntk_dist.store.workspace import NAME_PATTERN
+from ntk_dist.units import format_bytes
+from ntk_dist.wire import JobState, Upload
+
+__all__ = ["NewUpload", "Uploads"]
+
+log = logging.getLogger(__name__)
+
+PART_BYTES = 8 * 2**20
+"""Small enough that sending one again is nothing, large enough that 1 GB is 128 requests."""
+KEPT = timedelta(hours=24)
+"""An upload that is not complete by then is removed."""
+SCHEME = "upload://"
+_ID = re.compile(r"[0-9a-f]{32}")
+_PIECE_BYTES = 2**20
+
+
+class NewUpload(BaseModel):
+    """A file that somebody is about to send."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    filename: str = Field(
+        pattern=f"^{NAME_PATTERN}$", max_length=150, examples=["digits.npz", "train.csv.gz"]
+    )
+    """Its ending says what is in it."""
+    n_bytes: int = Field(ge=1, le=2**50, examples=[1048576])
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", examples=[hashlib.sha256(b"").hexdigest()])
+    """Of the whole file, in lower-case hexadecimal."""
+
+
+class Uploads:
+    """The uploads of one workspace; any number of threads and replicas may share them.
+
+    Parameters
+    ----------
+    workspace
+        A folder: object storage takes files without our help.
+    database
+        Where uploads are listed.
+    settings
+        Limits.
+    """
+
+    def __init__(
+        self, workspace: AbstractPlace, database: Database, settings: ServiceSettings
+    ) -> None:
+        self._workspace = workspace
+        self._database = database
+        self._max_bytes = settings.max_upload_bytes
+        self._part_bytes = min(PART_BYTES, settings.max_body_bytes)
+
+    def begin(self, announced: NewUpload, owner: str) -> Upload:
+        """An upload of which nothing has arrived yet.
+
+        Raises
+        ------
+        RequestTooLargeError, DiskBudgetError
+            It is larger than a file may be, or than there is room for.
+        ConflictError
+            The workspace is in object storage.
+        """
+        root = self._root()
+        if announced.n_bytes > self._max_bytes:
+            raise RequestTooLargeError(
+                f"n_bytes: expected at most {format_bytes(self._max_bytes)}, got "
+                f"{format_bytes(announced.n_bytes)}"
+            )
+        free = Folder(str(root)).free_bytes()
+        if 2 * announced.n_bytes > free:  # parts, and what they are put together to
+            raise DiskBudgetError(
+                f"expected a file of at most half the {format_bytes(free)} that are free in the "
+                f"workspace, got {format_bytes(announced.n_bytes)}"
+            )
+        record = UploadRecord(
+            id=secrets.token_hex(16),
+            filename=announced.filename,
+            n_bytes=announced.n_bytes,
+            sha256=announced.sha256,
+            part_bytes=self._part_bytes,
+            owner=owner,
+            created=datetime.now(UTC),
+        )
+        self._database.uploads.insert(record)
+        return self._view(record)
+
+    def get(self, upload_id: str) -> Upload:
+        """How far an upload is.
+
+        Raises
+        ------
+        UploadNotFoundError
+            There is none of that id.
+        """
+        return self._view(self._record(upload_id))
+
+    def put_part(self, upload_id: str, number: int, sha256: str, content: bytes) -> Upload:
+        """The upload with one more part; the same part again changes nothing.
+
+        Raises
+        ------
+        UploadNotFoundError
+            There is no such upload.
+        ConflictError
+            It is complete.
+        RequestError
+            It has no such part, or the part is of another length.
+        ChecksumMismatchError
+            The part arrived otherwise than it was sent.
+        """
+        record = self._record(upload_id)
+        if record.completed is not None:
+            raise ConflictError(f"upload {record.id} is complete; begin another one")
+        n_parts = _n_parts(record)
+        if number >= n_parts:
+            raise RequestError(f"part: expected one of 0 to {n_parts - 1}, got {number}")
+        expected = min(record.part_bytes, record.n_bytes - number * record.part_bytes)
+        if len(content) != expected:
+            raise RequestError(
+                f"part {number}: expected {expected} bytes of {record.n_bytes}, got {len(content)}"
+            )
+        found = hashlib.sha256(content).hexdigest()
+        if found != sha256:
+            raise ChecksumMismatchError(
+                f"part {number}: expected SHA-256 {sha256}, got {found}; send it again"
+            )
+        Folder(str(self._part(record, number))).write_bytes(content)
+        return self._view(record)
+
+    def complete(self, upload_id: str) -> Upload:
+        """The upload as a file that jobs can read; again changes nothing.
+
+        Raises
+        ------
+        UploadNotFoundError
+            There is no such upload.
+        ConflictError
+            Parts are missing; the message names them.
+        ChecksumMismatchError
+            The file is not the one that was announced.
+        StoreFullError, StoreUnreachableError
+            The workspace cannot be written.
+        """
+        record = self._record(upload_id)
+        if record.completed is None:
+            try:
+                self._assemble(record)
+            except ConflictError:
+                # Somebody else may have completed it meanwhile, and then its parts are gone.
+                if self._record(upload_id).completed is None:
+                    raise
+            record = self._database.uploads.complete(record.id, datetime.now(UTC))
+            shutil.rmtree(self._folder(record) / "parts", ignore_errors=True)
+        return self._view(record)
+
+    def delete(self, upload_id: str) -> None:
+        """Forget an upload, and its file.
+
+        Raises
+        ------
+        UploadNotFoundError
+            There is no such upload.
+        ConflictError
+            A job that is not over reads it.
+        """
+        record = self._record(upload_id)
+        prefix = f"{self._folder(record)}/"
+        for job in self._database.jobs.in_state(JobState.QUEUED, JobState.RUNNING):
+            if any(place.startswith(prefix) for place in _places(job.spec)):
+                raise ConflictError(
+                    f"upload {record.id} is read by job {job.id}, which is {job.state}: wait for "
+                    "it, or cancel it first"
+                )
+        Folder(str(self._folder(record))).delete()
+        self._database.uploads.delete(record.id)
+
+    def sweep(self, now: datetime) -> int:
+        """Remove what was begun long ago and never completed; how many that were."""
+        old = self._database.uploads.unfinished(now - KEPT)
+        for record in old:
+            with suppress(UploadNotFoundError):
+                self.delete(record.id)
+        return len(old)
+
+    def place(self, name: str) -> str:
+        """The path that ``upload://ID``, or ``upload://ID:array``, means on this machine.
+
+        Raises
+        ------
+        UploadNotFoundError
+            There is no such upload.
+        ConflictError
+            It is not complete.
+        """
+        upload_id, colon, array = name.removeprefix(SCHEME).partition(":")
+        record = self._record(upload_id)
+        if record.completed is None:
+            raise ConflictError(f"{SCHEME}{record.id}: expected a complete upload; complete it")
+        return f"{self._file(record)}{colon}{array}"
+
+    def _record(self, upload_id: str) -> UploadRecord:
+        if not _ID.fullmatch(upload_id):
+            raise UploadNotFoundError(f"expected the id of an upload, got {upload_id!r}")
+        return self._database.uploads.get(upload_id)
+
+    def _view(self, record: UploadRecord) -> Upload:
+        done = record.completed is not None
+        received = range(_n_parts(record)) if done else self._received(record)
+        return Upload(
+            id=record.id,
+            filename=record.filename,
+            n_bytes=record.n_bytes,
+            sha256=record.sha256,
+            part_bytes=record.part_bytes,
+            received=tuple(received),
+            is_complete=done,
+            place=f"{SCHEME}{record.id}",
+            created=record.created,
+        )
+
+    def _received(self, record: UploadRecord) -> list[int]:
+        names = Folder(str(self._folder(record) / "parts")).names()
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _assemble(self, record: UploadRecord) -> None:
+        missing = sorted(set(range(_n_parts(record))) - set(self._received(record)))
+        if missing:
+            listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+            raise ConflictError(f"upload {record.id}: expected all parts, got none of {listed}")
+        target = self._file(record)
+        partial = target.with_name(f".{uuid.uuid4().hex}.partial")
+        whole = hashlib.sha256()
+        try:
+            with refusals(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with partial.open("wb") as file:
+                    for piece in self._pieces(record):
+                        whole.update(piece)
+                        file.write(piece)
+            if whole.hexdigest() != record.sha256:
+                raise ChecksumMismatchError(
+                    f"upload {record.id}: expected SHA-256 {record.sha256} of the whole file, got "
+                    f"{whole.hexdigest()}; send the parts again that are wrong, or begin again"
+                )
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _pieces(self, record: UploadRecord) -> Iterator[bytes]:
+        for number in range(_n_parts(record)):
+            try:
+                with self._part(record, number).open("rb") as part:
+                    while piece := part.read(_PIECE_BYTES):
+                        yield piece
+            except FileNotFoundError as error:
+                raise ConflictError(
+                    f"upload {record.id}: part {number} was removed; begin again"
+                ) from error
+
+    def _root(self) -> Path:
+        if self._workspace.folder is None:
+            raise ConflictError(
+                "the workspace is in object storage, which takes files without uploads: put the "
+                "file there, and name it by its s3:// address"
+            )
+        return self._workspace.folder
+
+    def _folder(self, record: UploadRecord) -> Path:
+        return self._root() / "uploads" / record.id
+
+    def _part(self, record: UploadRecord, number: int) -> Path:
+        return self._folder(record) / "parts" / str(number)
+
+    def _file(self, record: UploadRecord) -> Path:
+        return self._folder(record) / "file" / record.filename
+
+
+def _n_parts(record: UploadRecord) -> int:
+    return math.ceil(record.n_bytes / record.part_bytes)
+
+
+def _places(spec: dict[str, object]) -> list[str]:
+    """Where a job reads its data."""
+    groups = (spec.get("data"), spec.get("test"))
+    return [str(place) for group in groups if isinstance(group, dict) for place in group.values()]
