@@ -8,6 +8,8 @@ share: database, queue, supervisor, uploads, models. Every request goes through 
 wrong is told by :mod:`.problems` in one shape, which :mod:`.documentation` publishes. Work that
 waits for the database or the disk is done in threads, never where requests are read.
 
+What a browser shows of all that are :mod:`.pages`, which ask the same routes.
+
 :mod:`.serve` runs the application with uvicorn, or hands it to Ray Serve. FastAPI, uvicorn and
 prometheus_client are imported in this folder only, and not before one of its modules is.
 """
