@@ -188,16 +188,32 @@ class Server:
         return self.process.wait(60)
 
 
-@pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """A function that starts a service in a process of its own."""
+@contextmanager
+def servers(folder: Path) -> Iterator[Callable[..., Server]]:
+    """A function that starts services on one workspace."""
     started: list[Server] = []
 
     def start(*options: str, **variables: str) -> Server:
-        log = tmp_path / f"server-{len(started)}.log"
-        started.append(Server(tmp_path / "ws", log, *options, **variables))
+        log = folder / f"server-{len(started)}.log"
+        started.append(Server(folder / "ws", log, *options, **variables))
         return started[-1]
 
-    yield start
-    for server in started:
-        server.end(signal.SIGKILL)
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """A function that starts a service in a process of its own."""
+    with servers(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_lasting_server(tmp_path_factory) -> Iterator[Callable[..., Server]]:
+    """The same for all tests of a file; the workspace is beside its log."""
+    with servers(tmp_path_factory.mktemp("lasting")) as start:
+        yield start
