@@ -4,7 +4,6 @@ import { colour, element } from "./dom.js";
 import { plural, powerOfTen, small } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 480;
 const HEIGHT = 260;
 const FRAME = { left: 48, right: 12, top: 12, bottom: 34 };
 const MOST_POINTS = 400; // a pixel each, more or less
@@ -18,13 +17,15 @@ function drawn(tag, attributes, text) {
 
 /** Residuals by step on a logarithmic axis: the worst target as a line, all of them as a band. */
 export function drawResiduals(svg, steps, tol) {
+  const width = svg.clientWidth || 480; // so that letters keep their size on a phone
+  svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
   const points = thinned(steps.filter((one) => one.worst > 0 && one.best > 0));
   if (points.length === 0) return;
   const low = Math.floor(Math.log10(Math.min(tol, ...points.map((one) => one.best))));
   const high = Math.max(low + 1, Math.ceil(Math.log10(Math.max(...points.map((one) => one.worst)))));
   const first = points[0].step;
   const last = Math.max(points.at(-1).step, first + 1);
-  const x = (step) => FRAME.left + ((step - first) / (last - first)) * (WIDTH - FRAME.left - FRAME.right);
+  const x = (step) => FRAME.left + ((step - first) / (last - first)) * (width - FRAME.left - FRAME.right);
   const y = (value) => {
     const share = (high - Math.log10(value)) / (high - low);
     return FRAME.top + Math.min(1, share) * (HEIGHT - FRAME.top - FRAME.bottom);
@@ -33,18 +34,18 @@ export function drawResiduals(svg, steps, tol) {
   const every = Math.ceil((high - low) / 8);
   for (let power = high; power >= low; power -= every) {
     const at = y(10 ** power);
-    nodes.push(drawn("line", { x1: FRAME.left, x2: WIDTH - FRAME.right, y1: at, y2: at, class: "grid" }));
+    nodes.push(drawn("line", { x1: FRAME.left, x2: width - FRAME.right, y1: at, y2: at, class: "grid" }));
     nodes.push(drawn("text", { x: FRAME.left - 8, y: at + 4, "text-anchor": "end" }, powerOfTen(power)));
   }
   const edge = HEIGHT - FRAME.bottom + 18;
   nodes.push(drawn("text", { x: FRAME.left, y: edge, "text-anchor": "start" }, `step ${first}`));
-  nodes.push(drawn("text", { x: WIDTH - FRAME.right, y: edge, "text-anchor": "end" }, String(points.at(-1).step)));
+  nodes.push(drawn("text", { x: width - FRAME.right, y: edge, "text-anchor": "end" }, String(points.at(-1).step)));
   const path = (corners) => corners.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
   const worst = points.map((one) => [one.step, one.worst]);
   const band = [...worst, ...points.map((one) => [one.step, one.best]).reverse()];
   nodes.push(drawn("polygon", { points: path(band), class: "band" }));
-  nodes.push(drawn("line", { x1: FRAME.left, x2: WIDTH - FRAME.right, y1: y(tol), y2: y(tol), class: "goal" }));
-  nodes.push(drawn("text", { x: WIDTH - FRAME.right, y: y(tol) - 6, "text-anchor": "end" }, "asked for"));
+  nodes.push(drawn("line", { x1: FRAME.left, x2: width - FRAME.right, y1: y(tol), y2: y(tol), class: "goal" }));
+  nodes.push(drawn("text", { x: FRAME.left + 6, y: y(tol) + (y(tol) > FRAME.top + 20 ? -6 : 15) }, "asked for"));
   nodes.push(drawn("polyline", { points: path(worst), class: "curve" }));
   const end = points.at(-1);
   nodes.push(drawn("circle", { cx: x(end.step), cy: y(end.worst), r: 3.5, class: "dot" }));
@@ -62,31 +63,22 @@ export function drawGram(canvas, blocks) {
   const { side } = blocks;
   const bits = Uint8Array.from(atob(blocks.packed), (c) => c.charCodeAt(0));
   const cell = Math.max(1, Math.floor(640 / side)); // device pixels; the style sheet scales it
-  const gap = cell >= 8 ? Math.max(1, Math.round(cell / 12)) : 0;
-  canvas.width = canvas.height = side * cell;
+  const gap = cell >= 8 ? Math.min(6, Math.max(1, Math.round(cell / 12))) : 0;
+  canvas.width = canvas.height = side * cell - gap;
   canvas.hidden = false;
   const context = canvas.getContext("2d");
   const [stored, mirrored, missing] = ["stored", "mirrored", "missing"].map(colour);
-  context.fillStyle = missing;
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  if (gap) {
-    context.fillStyle = colour("panel");
-    for (let k = 1; k < side; k += 1) {
-      context.fillRect(k * cell - gap, 0, gap, canvas.height);
-      context.fillRect(0, k * cell - gap, canvas.width, gap);
-    }
-  }
   const square = (row, column, fill) => {
     context.fillStyle = fill;
     context.fillRect(column * cell, row * cell, cell - gap, cell - gap);
   };
   let place = 0; // the first row of blocks, then the second from the diagonal on, and so on
   for (let row = 0; row < side; row += 1)
-    for (let column = row; column < side; column += 1, place += 1)
-      if ((bits[place >> 3] >> (place & 7)) & 1) {
-        square(row, column, stored);
-        if (column > row) square(column, row, mirrored);
-      }
+    for (let column = row; column < side; column += 1, place += 1) {
+      const isStored = (bits[place >> 3] >> (place & 7)) & 1;
+      square(row, column, isStored ? stored : missing);
+      if (column > row) square(column, row, isStored ? mirrored : missing);
+    }
 }
 
 export const gramWords = (blocks) =>

@@ -49,22 +49,30 @@ async function refreshLog() {
   if (isAtEnd) log.scrollTop = log.scrollHeight;
 }
 
+let isFollowed = false;
+
 /** Look until the job is over; what happens in between is heard as it happens. */
 async function follow() {
+  if (isFollowed) return;
+  isFollowed = true;
   await repeat(EVERY_MS, async () => {
     await refresh();
     hear().catch(refuse);
-    return isOver(job);
+    return isOver(job) && job.state !== "lost"; // which the service may resume by itself
   });
+  isFollowed = false;
 }
 
-let isHearing = false;
+let heard = null; // the attempt whose events come, or have come
 
 async function hear() {
-  if (isHearing || job.state === "queued") return;
-  isHearing = !isOver(job) || steps.length === 0;
-  for await (const event of events(`${path}/events`)) take(event);
-  isHearing = false;
+  const { attempt } = job;
+  if (job.state === "queued" || heard === attempt) return;
+  heard = attempt;
+  for await (const event of events(`${path}/events`)) {
+    if (heard !== attempt) return; // the next attempt is heard by another stream
+    take(event);
+  }
 }
 
 let isDue = false;
@@ -101,7 +109,8 @@ function take(event) {
 
 function addStep(step, worst, best, asked) {
   if (!Number.isFinite(worst)) return;
-  if (steps.length && step <= steps.at(-1).step) steps = []; // another system
+  if (steps.length && step < steps.at(-1).step) steps = []; // another system
+  if (step === steps.at(-1)?.step) steps.pop(); // the same, measured again
   steps.push({ step, worst, best });
   tol = asked;
 }
@@ -180,13 +189,13 @@ function showProgress() {
   const spent = job.report?.seconds ?? progress?.seconds ?? {};
   for (const item of $("phases").children) {
     const { phase } = item.dataset;
-    const isNow = isWorking && progress.phase === phase;
+    const isNow = isWorking && progress.phase === phase && !(phase in spent);
     item.hidden = !(phase in spent || isNow);
     item.className = isNow ? "now" : "done";
     say(item.lastElementChild, phase in spent ? seconds(spent[phase]) : "");
   }
   tellFacts($("progress-facts"), [
-    ["Left of this phase", isWorking && Number.isFinite(progress.eta_s) ? `about ${seconds(progress.eta_s)}` : null],
+    ["Left of this phase", isWorking && progress.eta_s >= 1 ? `about ${seconds(progress.eta_s)}` : null],
     ["Last heard of", isWorking && progress.updated ? ago(progress.updated) : null],
     ["Memory of the driver", isWorking && progress.driver_bytes ? bytes(progress.driver_bytes) : null],
     ["Blocks in memory", isWorking && progress.resident_bytes ? bytes(progress.resident_bytes) : null],
@@ -233,9 +242,8 @@ async function act(action) {
   say($("refused"), "");
   for (const button of [$("cancel"), $("resume")]) button.disabled = true;
   try {
-    const wasOver = isOver(job);
     show(await askJson(`${path}:${action}`, { method: "POST" }));
-    if (wasOver) follow().catch(refuse);
+    follow().catch(refuse);
   } catch (error) {
     say($("refused"), error.message);
     if (!(error instanceof Problem)) throw error;
@@ -248,4 +256,5 @@ $("cancel").addEventListener("click", () => act("cancel"));
 $("resume").addEventListener("click", () => act("resume"));
 $("log-panel").addEventListener("toggle", () => refreshLog().catch(refuse));
 whenColoursChange(showBlocks);
+addEventListener("resize", () => steps.length && showResiduals());
 follow().catch(refuse);

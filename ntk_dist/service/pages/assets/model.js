@@ -5,7 +5,7 @@ import { askJson, Problem, refuse, root } from "./api.js";
 import { scoreBars } from "./charts.js";
 import { isPicture, Picture } from "./picture.js";
 import { tellReport } from "./report.js";
-import { bytes, number, plural, score, seconds, shape, small } from "./words.js";
+import { bytes, number, plural, rowsOf, score, seconds, shape, small } from "./words.js";
 
 const MOST_ROWS = 200; // that are shown
 
@@ -35,7 +35,7 @@ function sentence() {
     ? `Tells ${plural(model.classes.length, "class", "classes")} apart (${listed(model.classes)})`
     : `Predicts ${plural(model.n_targets, "number")}`;
   return (
-    `${what}, from ${number(model.n_rows)} training rows of ${shape(model.row_shape)}, with the ` +
+    `${what}, from ${rowsOf(model.n_rows, model.row_shape, "training row")}, with the ` +
     `${model.kernel === "ntk" ? "neural tangent kernel" : "NNGP kernel"} of its network. Answering takes ${bytes(model.n_bytes)} of memory.`
   );
 }
@@ -83,7 +83,7 @@ function showForm() {
       isOfPicture = true;
       predict();
     });
-    $("picture").hidden = false;
+    for (const part of [$("picture"), $("options")]) part.hidden = part.disabled = false;
     isOfPicture = true;
   }
   $("numbers").open = picture === null;
@@ -147,7 +147,7 @@ async function predict() {
 
 function show({ y, label }, took) {
   const values = y.map((one) => [one].flat());
-  const parts = label ? classesSaid(values, label) : [table(["row", ...values[0].map((_, k) => `y${values[0].length > 1 ? k + 1 : ""}`)], values.map((row) => row.map((one) => small(one, 5))))];
+  const parts = label ? classesSaid(values, label) : [table(["row", ...values[0].map((_, k) => `y${values[0].length > 1 ? k + 1 : ""}`)], values.map((row) => row.map((one) => Number(one.toPrecision(6)))))];
   const rest = values.length > MOST_ROWS ? ` The first ${MOST_ROWS} of ${number(values.length)} rows are shown.` : "";
   $("answer").replaceChildren(...parts, element("p", { class: "hint" }, `Answered in ${seconds(took)} by version ${model.version}.${rest}`));
 }

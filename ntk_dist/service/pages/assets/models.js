@@ -2,7 +2,7 @@
 
 import { $, element } from "./dom.js";
 import { askJson, refuse, repeat, root } from "./api.js";
-import { number, plural, shape, small } from "./words.js";
+import { plural, rowsOf, small } from "./words.js";
 
 const EVERY_MS = 10000;
 
@@ -23,7 +23,7 @@ function card(model) {
     "li",
     { class: "card" },
     element("div", { class: "card-head" }, element("h2", {}, link), state),
-    element("p", { class: "line" }, `${what}, from ${number(model.n_rows)} rows of ${shape(model.row_shape)}.`),
+    element("p", { class: "line" }, `${what}, from ${rowsOf(model.n_rows, model.row_shape)}.`),
     element("p", { class: "hint" }, facts.filter(Boolean).join(" · ")),
   );
 }

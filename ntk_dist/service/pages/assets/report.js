@@ -1,7 +1,7 @@
 // What a fit says of itself, in words and in numbers.
 
 import { element, tellFacts } from "./dom.js";
-import { bytes, number, plural, seconds, small } from "./words.js";
+import { bytes, number, PHASES, plural, seconds, small } from "./words.js";
 
 const GOOD = new Set(["converged", "minimum_norm"]);
 
@@ -41,7 +41,7 @@ export function tellReport(body, report) {
       "p",
       { class: "explain" },
       "The condition is the ratio of the largest eigenvalue of the Gram matrix to the smallest. The larger it is, the more " +
-        "steps the system takes, and the more digits of an answer depend on rounding; the preconditioner makes it smaller for the solver.",
+        "steps the system takes, and the more digits of an answer depend on rounding. A preconditioner is there to make it smaller for the solver.",
     ),
     spectrum.children.length ? spectrum : element("p", { class: "hint" }, "Nothing is known of it."),
   );
@@ -68,7 +68,7 @@ function time({ seconds: phases, executor }) {
   const total = Object.values(phases).reduce((sum, one) => sum + one, 0);
   const longest = Object.entries(phases).sort((a, b) => b[1] - a[1])[0];
   if (!longest) return null;
-  return `${seconds(total)} on ${executor}, most of it in the phase ${longest[0]} (${seconds(longest[1])})`;
+  return `${seconds(total)} on ${executor}, of which ${PHASES[longest[0]] ?? longest[0]} took ${seconds(longest[1])}`;
 }
 
 function ridges(report) {

@@ -14,7 +14,8 @@ export function seconds(count) {
   if (!Number.isFinite(count)) return UNKNOWN;
   for (const [unit, size] of [["days", 86400], ["h", 3600], ["min", 60]])
     if (count >= 2 * size) return `${(count / size).toFixed(1)} ${unit}`;
-  return count >= 1 ? `${count.toFixed(1)} s` : `${Number(count.toPrecision(2))} s`;
+  if (count >= 1) return `${count.toFixed(1)} s`;
+  return count >= 0.001 ? `${Number(count.toPrecision(2))} s` : "under 1 ms";
 }
 
 export const number = (count) => (Number.isFinite(count) ? count.toLocaleString("en") : UNKNOWN);
@@ -26,14 +27,20 @@ export const powerOfTen = (exponent) => `10${[...String(exponent)].map((c) => RA
 export function small(value, digits = 2) {
   if (!Number.isFinite(value)) return UNKNOWN;
   if (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5))
-    return String(Number(value.toPrecision(digits + 1)));
+    return String(Number(value.toPrecision(digits + 1))).replace("-", "−");
   const [mantissa, exponent] = value.toExponential(digits - 1).split("e");
-  return `${mantissa.replace("-", "−")} × ${powerOfTen(Number(exponent))}`;
+  return `${mantissa.replace("-", "−")}\u00a0×\u00a0${powerOfTen(Number(exponent))}`; // never on two lines
 }
 
 export const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
 
+/** Phases of a fit in words; the page has them from the service. */
+export const PHASES = JSON.parse(document.documentElement.dataset.phases);
+
 export const shape = (sides) => sides.join(" × ") || "1";
+
+export const rowsOf = (count, sides, kind = "row") =>
+  `${plural(count, kind)} of ${sides.length === 1 ? plural(sides[0], "number") : `${shape(sides)} numbers`}`;
 
 /** How long ago a time was, in words. */
 export function ago(time) {
