@@ -8,6 +8,7 @@ import { ago, bytes, moment, number, plural, score, seconds, small } from "./wor
 
 const EVERY_MS = 2000;
 const SOON_MS = 250; // events come in heaps: one question for all of a moment
+const SILENT_S = 30; // a driver at work is heard of every ten
 const MOST_TROUBLES = 50;
 const LOG_CHARACTERS = 200000; // of its end
 
@@ -216,7 +217,11 @@ function showTroubles() {
     progress.failures ? `${plural(progress.failures, "task")} failed` : null,
     progress.repairs ? `${plural(progress.repairs, "stored block")} found damaged and computed again` : null,
   ].filter(Boolean);
-  say($("troubles"), parts.length ? `${parts.join(", ")}.` : "None so far.");
+  const silent = (Date.now() - Date.parse(progress.updated)) / 1000;
+  const words = parts.length ? [`${parts.join(", ")}.`] : [];
+  if (job.state === "running" && silent > SILENT_S)
+    words.push(`Its driver has said nothing for ${seconds(silent)}. Where it is gone, the service notices and starts another.`);
+  say($("troubles"), words.join(" ") || "None so far.");
 }
 
 function showBlocks() {
