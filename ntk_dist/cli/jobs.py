@@ -21,7 +21,13 @@ from ntk_dist.cli.options import (
     show,
     workspace_option,
 )
-from ntk_dist.errors import JobCancelledError, JobError, JobLostError, MissingDependencyError
+from ntk_dist.errors import (
+    InvalidInputError,
+    JobCancelledError,
+    JobError,
+    JobLostError,
+    MissingDependencyError,
+)
 from ntk_dist.units import format_seconds
 from ntk_dist.wire import Job, JobState, error_of, to_json
 
@@ -117,6 +123,8 @@ def show_jobs(
         raise click.UsageError("expected --cancel or --resume, got both")
     if where["address"] and not resume:
         raise click.UsageError("--address: expected --resume with it")
+    if not where["service"]:
+        _require_workspace(workspace)
     with _office(workspace, **where) as office:
         if job_id is None:
             if follow or logs or cancel or resume:
@@ -147,6 +155,17 @@ def show_schema() -> int:
 
 
 COMMANDS = (submit, show_jobs, show_schema)
+
+
+def _require_workspace(workspace: str) -> None:
+    """Refuse to look for jobs where there is nothing: opening the database would make it."""
+    from ntk_dist.store.location import open_place
+
+    if not open_place(workspace).is_folder():
+        raise InvalidInputError(
+            f"--workspace: expected a workspace, got {workspace}, where there is none; give that "
+            "of the jobs, or --service"
+        )
 
 
 class _Office(Protocol):

@@ -6,6 +6,10 @@ one; :mod:`~ntk_dist.jobs.progress` turns its events into a bar on a terminal or
 
 Jobs that somebody else runs: :mod:`~ntk_dist.jobs.queue` takes them, shows them, cancels and
 resumes them; :mod:`~ntk_dist.jobs.lifecycle` decides how they come from one state to another.
+:mod:`~ntk_dist.jobs.supervisor` starts their drivers and sees what becomes of them, by
+:mod:`~ntk_dist.jobs.launch` as processes or by :mod:`~ntk_dist.jobs.ray_jobs` on a Ray cluster;
+:mod:`~ntk_dist.jobs.outcome` is what a driver writes down at its end. Where no service runs,
+:mod:`~ntk_dist.jobs.desk` does what one would.
 """
 
 from ntk_dist.jobs.spec import JobSpec, load_job

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -169,18 +170,19 @@ class JobDesk:
         StoreUnreachableError
             The workspace or the database does not answer any more.
         """
-        job, looked, after = self.job(job_id), time.monotonic(), None
+        looked, after = -math.inf, None
         while True:
+            if time.monotonic() - looked >= LOOK_EVERY_S:
+                self._look_after(self._jobs.get(job_id))
+                looked = time.monotonic()
             news = self._queue.news(job_id, after)
             for _, _, event in news.events:
                 on_event(event)
             after = news.after
             if news.is_over:
-                return self._queue.get(job.id)
+                return self._queue.get(job_id)
             if not news.events:
                 time.sleep(POLL_S)
-            if time.monotonic() - looked >= LOOK_EVERY_S:
-                job, looked = self.job(job_id), time.monotonic()
 
     def _look_after(self, record: JobRecord) -> None:
         if record.state in {JobState.RUNNING, JobState.LOST} and self._supervisor.is_ours(record):

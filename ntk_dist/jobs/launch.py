@@ -204,11 +204,14 @@ def _process(handle: Mapping[str, Any]) -> psutil.Process | None:
     pid = handle["pid"]
     try:
         process = psutil.Process(pid)
-        is_it = abs(process.create_time() - handle["created"]) < SAME_PROCESS_S
-        if is_it and process.status() != psutil.STATUS_ZOMBIE:
-            return process
+        if abs(process.create_time() - handle["created"]) >= SAME_PROCESS_S:
+            return None
+        has_ended = process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
-        pass
-    if (child := _children.get(pid)) and child.poll() is not None:
-        _children.pop(pid, None)
-    return None
+        has_ended = True
+    if child := _children.get(pid):
+        # A child is waited for, or it stays; it looks like a zombie while its threads still end.
+        has_ended = child.poll() is not None
+        if has_ended:
+            _children.pop(pid, None)
+    return None if has_ended else process

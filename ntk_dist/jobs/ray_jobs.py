@@ -46,6 +46,9 @@ except ImportError as error:
 __all__ = ["RayLauncher"]
 
 log = logging.getLogger(__name__)
+for _chatterer in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+    # They tell of every job file that is sent, on standard error.
+    logging.getLogger(_chatterer).setLevel(logging.WARNING)
 
 ANSWER_S = 30.0
 """Longest that a head node may take for an answer, in seconds; Ray's own client waits for ever."""

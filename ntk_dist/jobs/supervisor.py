@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -200,29 +200,26 @@ class Supervisor:
                 self._jobs.swap(record, lifecycle.renew(record, self.holder, now, 0.0))
 
     def _start_some(self, room: int) -> None:
-        ready: dict[str, bool] = {}
-        for record in self._jobs.in_state(JobState.QUEUED, limit=QUEUED_AT_A_TIME):
-            who = record.launcher
-            if room == 0:
-                return
-            if who not in ready:
-                ready[who] = self._can_launch(who)
-            if ready[who]:
+        queued = self._jobs.in_state(JobState.QUEUED, limit=QUEUED_AT_A_TIME)
+        ready = self._ready({record.launcher for record in queued})
+        for record in queued:
+            if record.launcher in ready and room > 0:
                 with self._apart(f"job {record.id}"):
                     room -= self.start(record) is not None
 
-    def _can_launch(self, who: str) -> bool:
-        """Asked before a job is claimed: one that cannot be launched now keeps its place."""
-        can = False
-        with self._apart(f"launcher {who}"):
-            if who not in self._launchers:
-                raise ConflictError(
-                    f"jobs wait for a launcher {who!r}, and this supervisor has "
-                    f"{sorted(self._launchers)}: set NTK_DIST_SERVICE__RAY_JOBS_URL, or cancel them"
-                )
-            self._launchers[who].check()
-            can = True
-        return can
+    def _ready(self, wanted: Collection[str]) -> set[str]:
+        """Launchers that answer, asked before a job is claimed, so that it keeps its place."""
+        ready = set()
+        for who in wanted:
+            with self._apart(f"launcher {who}"):
+                if who not in self._launchers:
+                    raise ConflictError(
+                        f"jobs wait for launcher {who!r}, and there is {sorted(self._launchers)}: "
+                        "set NTK_DIST_SERVICE__RAY_JOBS_URL, or cancel them"
+                    )
+                self._launchers[who].check()
+                ready.add(who)
+        return ready
 
     def _see(self, record: JobRecord) -> Observation:
         """What can be seen of a driver: of the process first, for it writes before it ends."""

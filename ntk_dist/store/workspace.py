@@ -6,6 +6,7 @@ A folder, or a prefix of a bucket (which keeps no compiled code)::
     LOCATION/grams/KEY                blocks, found again by what they belong to, and statistics
     LOCATION/models/NAME/VERSION      fitted models, versions 1, 2, ...
     LOCATION/jobs/NAME/RUN            what a job reported while it ran
+    LOCATION/service                  records of jobs, and what their drivers printed
     LOCATION/solves                   states of unfinished solves, safe to delete
     LOCATION/cache                    compiled kernels, safe to delete
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,6 +90,8 @@ def test_a_job_is_submitted_cancelled_and_resumed(
     assert cancelled.returncode == 0, cancelled.stderr
     assert "slow, cancelled" in cancelled.stdout
     assert f"ntk-dist jobs {submitted['id']} --resume" in cancelled.stdout
+    (outcome,) = tmp_path.glob("ws/jobs/slow/*/outcome.json")
+    assert json.loads(outcome.read_text())["state"] == "interrupted", "it was asked, not killed"
     kept = blocks()
     assert 3 <= kept < N_BLOCKS
     ended = run("jobs", submitted["id"], "--resume", "--follow", "--json")
@@ -99,10 +102,44 @@ def test_a_job_is_submitted_cancelled_and_resumed(
     assert f"{kept} already there" in ended.stderr
     logs = run("jobs", submitted["id"], "--logs", "--follow")
     assert "computing Gram blocks: done" in logs.stdout
-    assert json.loads(run("jobs", "--state", "succeeded", "--json").stdout)[0] == record
+    (again_listed,) = json.loads(run("jobs", "--state", "succeeded", "--json").stdout)
+    assert again_listed == {**record, "progress": None}
     assert run("jobs", "--state", "lost").stdout == "no jobs\n"
     refused = run("jobs", submitted["id"], "--resume")
     assert (refused.returncode, "succeeded" in refused.stderr) == (2, True)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[str]:
+    """The address of a service in a process of its own."""
+    command = [sys.executable, "-m", "ntk_dist", "serve", "--insecure", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--workspace", str(tmp_path / "service")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().rpartition(" ")[2].strip()
+        process.terminate()
+
+
+def test_a_service_does_the_same_with_a_job(service: str, tmp_path: Path, run: Run) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    np.savez(tmp_path / "data.npz", x=x, y=np.sin(x[:, 0]))
+    net = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
+    (tmp_path / "arch.json").write_text(net.to_json())
+    (tmp_path / "job.yaml").write_text(JOB)
+    here = ("--service", service)
+    refused = run("submit", tmp_path / "job.yaml", *here)
+    assert (refused.returncode, "upload://" in refused.stderr) == (2, True)
+    ended = run("submit", tmp_path / "job.yaml", *here, "--upload", "--follow", "--json")
+    assert ended.returncode == 0, ended.stderr
+    job = json.loads(ended.stdout)
+    assert (job["state"], job["name"], job["model_version"]) == ("succeeded", "slow", 1)
+    assert job["id"] in run("jobs", *here, "--state", "succeeded").stdout
+    assert "model slow version 1" in run("jobs", job["id"], *here, "--logs").stdout
+    assert run("jobs", job["id"], *here, "--cancel").returncode == 2
+    assert run("jobs", "0" * 24, *here).returncode == 2
+    # Who looks into its workspace sees the same.
+    assert job["id"] in run("jobs", "--workspace", tmp_path / "service").stdout
 
 
 def put(tmp_path: Path, **changes: Any) -> str:
@@ -136,6 +173,8 @@ def test_following_a_job_ends_as_fit_would_have(
     assert told.returncode == code, told.stderr
     (line,) = told.stderr.strip().splitlines()
     assert words in line
+    unknown = run("jobs", "0" * 24, "--workspace", tmp_path, "--json")
+    assert (unknown.returncode, json.loads(unknown.stdout)["error"]["code"]) == (2, "job_not_found")
 
 
 @pytest.mark.parametrize(
@@ -148,8 +187,8 @@ def test_following_a_job_ends_as_fit_would_have(
         (["submit", "job.yaml", "--service", "http://h:1", "--address", "http://h"], 2, "--addr"),
         (["submit", "job.yaml", "--key", "a b"], 2, "visible ASCII"),
         (["submit", "job.yaml", "--workspace", "s3://bucket/x"], 2, "DATABASE_URL"),
-        (["jobs", "--follow"], 2, "expected the ID of a job"),
-        (["jobs", "0" * 24], 2, "expected the id of a job"),
+        (["jobs", "--follow", "--workspace", "."], 2, "expected the ID of a job"),
+        (["jobs"], 2, "--workspace: expected a workspace, got ./ws, where there is none"),
         (["jobs", "x", "--cancel", "--resume"], 2, "--cancel or --resume"),
         (["jobs", "x", "--address", "http://h"], 2, "--resume with it"),
         (["jobs", "--service", "http://h:1", "--database", "sqlite://"], 2, "--database"),

@@ -150,20 +150,6 @@ def test_a_driver_outlives_whoever_started_it(service: Service, tmp_path: Path) 
     until(lambda: service.launcher.look(record) == "gone")
 
 
-def test_a_job_that_is_cancelled_is_told_to_stop_and_keeps_what_it_has(
-    service: Service, tmp_path: Path
-) -> None:
-    job, _ = service.queue.submit(JobSpec.model_validate(job_file(tmp_path)))
-    service.supervisor.tick()
-    until(lambda: blocks(tmp_path) >= 1)
-    assert service.queue.cancel(job.id)[0].is_cancelling
-    ended = service.wait(job)
-    assert ended.state is JobState.CANCELLED
-    (outcome,) = tmp_path.glob("ws/jobs/slow/*/outcome.json")
-    assert json.loads(outcome.read_text())["state"] == "interrupted", "it was asked, not killed"
-    assert 1 <= blocks(tmp_path) < N_BLOCKS
-
-
 def record_of(tmp_path: Path, **changes: Any) -> JobRecord:
     now = datetime.now(UTC)
     record = lifecycle.new_job(name="a", spec={}, launcher="process", now=now)

@@ -180,7 +180,7 @@ def test_a_job_runs_on_the_cluster_it_was_submitted_to(
     assert json.loads(outcome.read_text())["state"] == "interrupted", "it was asked, not killed"
 
 
-def test_an_answer_that_was_lost_starts_no_second_driver(head: Head, folder: Path) -> None:
+def test_an_answer_that_was_lost_starts_no_second_driver(head: Head) -> None:
     from ntk_dist.jobs.ray_jobs import RayLauncher
 
     now = datetime.now(UTC)
