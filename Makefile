@@ -11,7 +11,7 @@ demo: $(VENV)/.installed-plot
 	$(BIN)/ntk-dist demo --out demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -46,7 +46,9 @@ DENSE_BYTES = 44
 """Of an entry in the dense route: float32 as computed, and float64 as given, kept, checked and
 factored. With 37 of them it ran out of memory."""
 DENSE_ROWS = 12_000
-"""OpenBLAS 0.3.30, as SciPy brings it, broke down in the factorization of 20,000 rows."""
+"""scikit-learn has SciPy factor the matrix in one call of LAPACK, which at 20,000 rows and with two
+threads ends in a segmentation fault (OpenBLAS 0.3.30). Our own solver 'direct' factors in panels
+and goes on to what memory holds, but it is no peer to compare with."""
 SHARE_OF_MEMORY = 0.85
 SAMPLE_EVERY_S = 0.05
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 __all__ = [
     "CheckpointEvent",
     "Clock",
+    "CompileEvent",
     "Event",
     "EventSink",
     "FanOut",
@@ -127,6 +128,21 @@ class CheckpointEvent(_Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompileEvent(_Record):
+    """A process compiled an engine that its machine had not kept; told with the outcome of a task.
+
+    Too late to say what is being waited for, which the log of that process does.
+    """
+
+    kind = "compile"
+    engine: str
+    """Such as ``dense engine in float32``."""
+    seconds: float
+    host: str
+    """The machine, which keeps it from now on if there is a folder to keep it in."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RepairEvent(_Record):
     """Something stored was found lost or damaged when it was read, and is computed again."""
 
@@ -147,7 +163,16 @@ class MemoryEvent(_Record):
     """``driver``, or the first block of a shard: a shard that is built again has the same."""
 
 
-Event = JobEvent | PhaseEvent | TaskEvent | StepEvent | CheckpointEvent | RepairEvent | MemoryEvent
+Event = (
+    JobEvent
+    | PhaseEvent
+    | TaskEvent
+    | StepEvent
+    | CheckpointEvent
+    | CompileEvent
+    | RepairEvent
+    | MemoryEvent
+)
 EventSink = Callable[[Event], None]
 
 _KINDS: dict[str, type[Event]] = {
@@ -158,6 +183,7 @@ _KINDS: dict[str, type[Event]] = {
         TaskEvent,
         StepEvent,
         CheckpointEvent,
+        CompileEvent,
         RepairEvent,
         MemoryEvent,
     )

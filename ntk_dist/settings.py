@@ -28,12 +28,26 @@ __all__ = [
     "ServiceSettings",
     "Settings",
     "available_memory",
+    "control_groups",
     "cpu_count",
     "get_settings",
+    "group_room",
     "process_bytes",
 ]
 
 MIB = 2**20
+
+GROUPS = Path("/sys/fs/cgroup")
+MEMORY_FILES = (
+    ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    (
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
+)
+"""Where a control group of version 2, or 1, keeps its limit, what it uses, and how much of that are
+files in the page cache."""
 
 
 def cpu_count() -> int:
@@ -44,8 +58,55 @@ def cpu_count() -> int:
 
 
 def available_memory() -> int:
-    """Memory that can still be had without swapping, in bytes."""
-    return int(psutil.virtual_memory().available)
+    """Memory that this process can still have without swapping, in bytes.
+
+    What the machine has, or the limit of a container if that leaves less.
+    """
+    own = Path("/proc/self/cgroup")
+    groups = control_groups(own.read_text(), GROUPS) if own.is_file() else []
+    rooms = (group_room(folder) for folder in groups)
+    machine = int(psutil.virtual_memory().available)
+    return min([machine, *(room for room in rooms if room is not None)])
+
+
+def control_groups(membership: str, root: Path) -> list[Path]:
+    """Folders of the groups that limit a process's memory, each with those around it.
+
+    Parameters
+    ----------
+    membership
+        What ``/proc/PID/cgroup`` says. Inside a container the groups it names need not be there;
+        what is at ``root`` is the container's own then.
+    root
+        Where control groups are mounted.
+    """
+    folders: list[Path] = []
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "memory" if controllers else root
+        group = top / path.strip("/")
+        folders += [group, *(parent for parent in group.parents if parent.is_relative_to(top))]
+    return folders
+
+
+def group_room(folder: Path) -> int | None:
+    """Memory that a control group still leaves its processes, in bytes; None without a limit.
+
+    Files in the page cache count as used, but are dropped when somebody needs their memory: they
+    were 9.8 of 14.8 GB on a machine that streamed blocks from its disk.
+    """
+    for limit, usage, cached in MEMORY_FILES:
+        try:
+            most = (folder / limit).read_text().strip()
+            used = int((folder / usage).read_text())
+            counts = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
+        except OSError:  # there is no such group, or none of this version
+            continue
+        if most != "max":
+            return max(0, int(most) - used + sum(int(counts.get(name, 0)) for name in cached))
+    return None
 
 
 def process_bytes() -> int:
@@ -54,7 +115,7 @@ def process_bytes() -> int:
 
 
 class ServiceSettings(BaseModel):
-    """Limits of ``ntk-dist serve``, where it keeps its records, and what its callers may ask for."""
+    """Limits of ``ntk-dist serve``, where its records are, and what its callers may ask for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,9 +154,11 @@ class ServiceSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Process-wide limits; executors divide them between the workers they start.
+    """Limits of one process.
 
-    Those of :class:`ServiceSettings` are ``NTK_DIST_SERVICE__*``, or ``service:`` in the file.
+    ``threads`` are divided between the workers that an executor starts here; bytes are those of
+    every worker, or of the driver. Those of :class:`ServiceSettings` are ``NTK_DIST_SERVICE__*``,
+    or ``service:`` in the file.
     """
 
     model_config = SettingsConfigDict(
@@ -112,7 +175,7 @@ class Settings(BaseSettings):
     """Working memory of one block, beyond its inputs and its output, in bytes."""
     shard_max_bytes: PositiveInt = 2048 * MIB
     """Memory of one shard for blocks, in bytes: those that stay, and some that are read ahead of
-    each product."""
+    each product. Workers on one machine get less where half of what is free there is not enough."""
     preconditioner_max_bytes: PositiveInt = 1024 * MIB
     """Memory of the driver that building the preconditioner may take, in bytes."""
     checkpoint_every_s: float = Field(default=10.0, ge=0)

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from ntk_dist.events import (
     CheckpointEvent,
+    CompileEvent,
     Event,
     JobEvent,
     MemoryEvent,
@@ -218,6 +219,8 @@ def _changes(before: Standing, event: Event, now: float) -> dict[str, Any]:
             return {"repairs": before.repairs + 1}
         case CheckpointEvent():
             return {"resumed_from_step": event.step} if event.state == "resumed" else {}
+        case CompileEvent():
+            return {}
         case JobEvent():
             return {"job": event.job, "state": event.state, "text": event.text}
         case PhaseEvent(state="finished"):

@@ -1,4 +1,4 @@
-"""Every function that is shipped to a worker.
+"""Every function that is shipped to a worker and called there; what stays there is in ``shards``.
 
 A task is a small frozen record that pickles (where the blocks live, not the blocks) and is called
 with its item. Tasks are idempotent: the same item gives the same bytes, whichever worker runs it
@@ -12,8 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ from ntk_dist.events import RepairEvent, report
 from ntk_dist.gram.block import compute_block, compute_statistics
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.plan import statistics_batch_rows
-from ntk_dist.gram.shard import GramShard
 from ntk_dist.kernels.coincidence import row_keys
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
@@ -41,12 +39,9 @@ __all__ = [
     "GramTask",
     "PredictTask",
     "RecentRows",
-    "RecomputedShardFactory",
     "RowBatch",
-    "ShardFactory",
     "StatisticsRows",
     "StatisticsTask",
-    "StoredShard",
     "statistics_of",
 ]
 
@@ -312,73 +307,6 @@ class AdoptTask:
             return False
         ours.write(index, blocks)
         return True
-
-
-@dataclass(frozen=True)
-class ShardFactory:
-    """Build, on a worker, the object that owns some blocks and multiplies by them."""
-
-    compute: GramTask
-    """Computes a block again that is lost or damaged."""
-    kernel_name: str
-    """Which of the stored kernels: ``ntk`` or ``nngp``."""
-    max_bytes: int
-    """Memory for blocks, those read ahead among them, in bytes."""
-
-    def __call__(self, blocks: Sequence[BlockIndex]) -> StoredShard:
-        """The shard that owns ``blocks``."""
-        return StoredShard(self, blocks)
-
-
-class StoredShard(GramShard):
-    """A shard of stored blocks; one that is lost or damaged is computed again, and counted."""
-
-    def __init__(self, factory: ShardFactory, blocks: Sequence[BlockIndex]) -> None:
-        super().__init__(self._read, factory.compute.store.grid, blocks, factory.max_bytes)
-        self._factory = factory
-        self._n_mended = 0
-
-    def mended(self) -> int:
-        """How many blocks this shard has found lost or damaged, and computed again."""
-        return self._n_mended
-
-    def _read(self, index: BlockIndex) -> np.ndarray:
-        compute, kernel_name = self._factory.compute, self._factory.kernel_name
-        try:
-            return compute.store.read(kernel_name, index)
-        except (BlockCorruptError, BlockNotFoundError) as error:
-            log.warning("recomputing block %s: %s", index, error)
-            report(RepairEvent(item=str(index), reason=str(error)))
-            compute(index)
-            self._n_mended += 1
-            return compute.store.read(kernel_name, index)
-
-
-@dataclass(frozen=True)
-class RecomputedShardFactory:
-    """Build, on a worker, an object that multiplies by blocks evaluated again in float64.
-
-    Nothing is stored. Blocks that fit ``max_bytes`` are evaluated once and kept; the others are
-    evaluated for every product.
-    """
-
-    compute: GramTask
-    """Evaluates the stored Gram matrix, in whatever precision."""
-    kernel_name: str
-    """``ntk`` or ``nngp``."""
-    max_bytes: int
-    """Blocks kept resident, in bytes."""
-
-    def __call__(self, blocks: Sequence[BlockIndex]) -> GramShard:
-        """The shard that owns ``blocks``."""
-        stored = self.compute.kernel
-        kernel = Kernel(stored.architecture, stored.kernels, np.float64)
-        task = replace(self.compute, kernel=kernel)
-
-        def evaluate(index: BlockIndex) -> np.ndarray:
-            return task.evaluate(index)[self.kernel_name]
-
-        return GramShard(evaluate, task.store.grid, blocks, self.max_bytes)
 
 
 @dataclass(frozen=True)

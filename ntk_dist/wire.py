@@ -311,7 +311,7 @@ def _of_json(kind: Any, found: Any) -> Any:
         return tuple(_of_json(get_args(kind)[0], value) for value in found)
     if origin in {list, dict}:
         return origin(found)
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(found, Mapping):
             raise TypeError(f"{type(found).__name__} in place of {kind.__name__}")
         hints = _hints(kind)

@@ -9,6 +9,7 @@ import pytest
 from ntk_dist import events
 from ntk_dist.events import (
     CheckpointEvent,
+    CompileEvent,
     FanOut,
     JobEvent,
     MemoryEvent,
@@ -29,6 +30,7 @@ ONE_OF_EACH = [
     TaskEvent(state="retried", item="(0, 1)", attempt=2, error="gone", worker_lost=True),
     StepEvent(step=7, residuals=(0.5, 1e-7), tol=1e-6),
     CheckpointEvent(state="saved", step=50),
+    CompileEvent(engine="dense engine in float32", seconds=8.04, host="node-3"),
     RepairEvent(item="(1, 1)", reason="checksum"),
     MemoryEvent(n_bytes=2**30),
 ]

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import ntk_dist
-from ntk_dist import kernels
+from ntk_dist import kernels, service
 
 ROOT = Path(ntk_dist.__file__).parent
 
@@ -21,13 +21,15 @@ HOMES = {
     "llvmlite": ["kernels/"],
     "matplotlib": ["analysis/"],
     "numba": ["kernels/"],
+    "obstore": ["store/bucket.py"],
     "prometheus_client": ["service/metrics.py"],
     "psutil": ["executors/dask_cluster.py", "jobs/launch.py", "settings.py"],
-    "pyarrow": ["store/"],
+    "pyarrow": ["service/bodies.py", "store/"],
     "pydantic": [
         "database/__init__.py",
         "jobs/spec.py",
         "model/parameters.py",
+        "options.py",
         "service/",
         "settings.py",
         "validation.py",
@@ -72,6 +74,11 @@ def test_the_page_of_the_kernels_names_every_file():
     stems = {path.stem for path in (ROOT / "kernels").glob("*.py")} - {"__init__"}
     assert set(kernels.__all__) == stems
     assert stems - set(re.findall(r"``(\w+)``", kernels.__doc__)) == set()
+
+
+def test_the_page_of_the_service_names_every_file():
+    stems = {path.stem for path in (ROOT / "service").glob("*.py")} - {"__init__"}
+    assert stems == set(re.findall(r"``(\w+)``", service.__doc__))
 
 
 def test_files_have_one_job():

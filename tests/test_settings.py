@@ -1,14 +1,26 @@
+from pathlib import Path
+
+import psutil
 import pytest
 
 from ntk_dist.errors import SettingsError
-from ntk_dist.settings import Settings, available_memory, cpu_count, get_settings
+from ntk_dist.settings import (
+    Settings,
+    available_memory,
+    control_groups,
+    cpu_count,
+    get_settings,
+    group_room,
+)
+
+GIB = 2**30
 
 
 def test_defaults_fit_this_machine():
     settings = get_settings()
     assert settings.threads == cpu_count() >= 1
     assert settings.block_max_bytes == 256 * 2**20
-    assert available_memory() > 0
+    assert 0 < available_memory() < psutil.virtual_memory().total
 
 
 def test_variables_are_read(monkeypatch):
@@ -51,3 +63,43 @@ def test_a_missing_file_is_named(monkeypatch, tmp_path):
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Settings().threads = 2
+
+
+@pytest.mark.parametrize(
+    ("files", "room"),
+    [
+        ({"memory.max": f"{4 * GIB}\n", "memory.current": f"{3 * GIB}\n"}, 2 * GIB),
+        ({"memory.max": f"{GIB}\n", "memory.current": f"{3 * GIB}\n"}, 0),
+        ({"memory.max": "max\n", "memory.current": "5\n"}, None),
+        ({"memory.limit_in_bytes": f"{8 * GIB}", "memory.usage_in_bytes": f"{3 * GIB}"}, 8 * GIB),
+        ({}, None),
+    ],
+)
+def test_a_control_group_leaves_its_limit_less_what_it_cannot_give_back(tmp_path, files, room):
+    # Files in the page cache count as used, and are dropped for whoever needs the memory.
+    cached = f"anon {GIB}\ninactive_file {GIB // 2}\nactive_file {GIB // 2}\n"
+    both = f"{cached}total_inactive_file {GIB}\ntotal_active_file {2 * GIB}\n"
+    for name, text in {**files, "memory.stat": both}.items():
+        (tmp_path / name).write_text(text)
+    assert group_room(tmp_path) == room
+
+
+def test_no_limit_is_seen_where_there_is_no_group(tmp_path):
+    assert group_room(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("membership", "folders"),
+    [
+        ("0::/a.slice/b.scope\n", ["/cg/a.slice/b.scope", "/cg/a.slice", "/cg"]),
+        ("0::/\n", ["/cg"]),
+        (
+            "4:memory:/docker/ab\n3:cpuset:/x\n1:name=systemd:/y\n",
+            ["/cg/memory/docker/ab", "/cg/memory/docker", "/cg/memory"],
+        ),
+        ("5:cpu,memory:/a:b\n0::/\n", ["/cg/memory/a:b", "/cg/memory", "/cg"]),
+        ("", []),
+    ],
+)
+def test_every_group_around_this_process_may_set_a_limit(membership, folders):
+    assert control_groups(membership, Path("/cg")) == [Path(folder) for folder in folders]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import reduce
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from ntk_dist.events import (
     CheckpointEvent,
+    CompileEvent,
     JobEvent,
     MemoryEvent,
     PhaseEvent,
@@ -101,6 +103,12 @@ def test_troubles_are_counted_and_said():
     )
     assert standing.done == 0
     assert Standing().troubles() == ""
+
+
+def test_a_compilation_is_no_trouble_and_no_progress():
+    before = after((0.0, gram(3)), (1.0, DONE))
+    compiled = CompileEvent(engine="dense engine in float32", seconds=8.0, host="node-3")
+    assert after((2.0, compiled), start=before) == replace(before, updated=2.0)
 
 
 def test_memory_is_added_up_by_holder():

@@ -13,17 +13,12 @@ from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.gram import gram_task
 from ntk_dist.model.pipeline import pack_statistics
 from ntk_dist.settings import Settings
+from ntk_dist.shards import RecomputedShardFactory, ShardFactory
 from ntk_dist.store.dataset import MemoryRows
 from ntk_dist.store.manifest import Manifest
 from ntk_dist.store.memory import MemoryBlockStore
 from ntk_dist.store.workspace import Workspace
-from ntk_dist.tasks import (
-    PredictTask,
-    RecentRows,
-    RecomputedShardFactory,
-    RowBatch,
-    ShardFactory,
-)
+from ntk_dist.tasks import PredictTask, RecentRows, RowBatch
 
 NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
 MIB = 2**20

@@ -137,9 +137,7 @@ def test_arrays_in_column_order_are_read():
     buffer = io.BytesIO()
     np.save(buffer, np.asfortranarray(np.arange(6.0).reshape(2, 3)))
     assert b"'fortran_order': True" in buffer.getvalue()
-    np.testing.assert_array_equal(
-        wire.from_npy(buffer.getvalue()), np.arange(6.0).reshape(2, 3)
-    )
+    np.testing.assert_array_equal(wire.from_npy(buffer.getvalue()), np.arange(6.0).reshape(2, 3))
 
 
 def header_of(text: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ntk_dist.cli.options import COUNT, OK, json_option, show
+from ntk_dist.errors import MissingDependencyError
 from ntk_dist.wire import SCOPES, Scope, to_json
 
 if TYPE_CHECKING:
@@ -54,8 +55,14 @@ def serve(
 
     Jobs go on when the service ends, and are found again when it starts.
     """
-    from ntk_dist.service.serve import serve as serve_here
-    from ntk_dist.service.service import ServiceConfig
+    try:
+        from ntk_dist.service.serve import serve as serve_here
+        from ntk_dist.service.service import ServiceConfig
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"the service needs a library that is not installed ({error.name}): "
+            "pip install 'ntk_dist[service]'"
+        ) from error
     from ntk_dist.service.tokens import MaskingFormatter
 
     ours, theirs = logging.getLogger("ntk_dist"), logging.getLogger("uvicorn")

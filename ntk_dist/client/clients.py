@@ -319,6 +319,10 @@ def _headers(token: str | None) -> dict[str, str]:
 
 
 def _checked_url(url: str) -> str:
+    if "@" in url:  # said first: no other message may quote a password
+        raise InvalidInputError(
+            "url: expected no user or password in the address; a token is given as such"
+        )
     try:
         parts = urlsplit(url)
         is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -326,11 +330,6 @@ def _checked_url(url: str) -> str:
         is_good = False
     if not is_good or not url.isprintable() or " " in url or parts.query or parts.fragment:
         raise InvalidInputError(f"url: expected http://HOST:PORT or https://HOST, got {url!r}")
-    if parts.username or parts.password:
-        raise InvalidInputError(
-            f"url: expected no user or password in the address of {parts.hostname}; a token is "
-            "given as such"
-        )
     return url.rstrip("/")
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ntk_dist import wire
+from ntk_dist.standing import PHASES
 from ntk_dist.wire import Job
 
 __all__ = ["JobDisplay"]
@@ -50,7 +51,7 @@ class JobDisplay:
         self._phase = ""
         self._line = ""
         """Of a phase, as it was said last."""
-        self._labels: dict[str, str] = {}
+        self._labels = dict(PHASES)
         self._finished: set[str] = set()
         self._last = 0.0
         """When a line was written."""

@@ -84,6 +84,7 @@ class BlockingHttp(Blocking):
     ) -> None:
         self._url = url
         self._timeout_s = timeout_s
+        self._listen_s = max(timeout_s, LISTEN_S)
         self._http = httpx.Client(
             headers=headers,
             timeout=_timeout(timeout_s),
@@ -145,7 +146,7 @@ class BlockingHttp(Blocking):
 
     def _listen(self, request: Request, ear: _Ear) -> Answer | Unanswered:
         ear.close()
-        built = _built(self._http, self._url, request, _timeout(max(self._timeout_s, LISTEN_S)))
+        built = _built(self._http, self._url, request, _timeout(self._listen_s))
         try:
             response = self._http.send(built, stream=True)
             ear.callback(response.close)
@@ -162,7 +163,7 @@ class BlockingHttp(Blocking):
         try:
             return next(ear.chunks, None)
         except httpx.HTTPError as error:
-            return _unanswered(error, self._url, ear.request, LISTEN_S, is_heard=True)
+            return _unanswered(error, self._url, ear.request, self._listen_s, is_heard=True)
 
 
 class AwaitingHttp(Awaiting):
@@ -178,6 +179,7 @@ class AwaitingHttp(Awaiting):
     ) -> None:
         self._url = url
         self._timeout_s = timeout_s
+        self._listen_s = max(timeout_s, LISTEN_S)
         self._http = httpx.AsyncClient(
             headers=headers,
             timeout=_timeout(timeout_s),
@@ -257,7 +259,7 @@ class AwaitingHttp(Awaiting):
 
     async def _listen(self, request: Request, ear: _AsyncEar) -> Answer | Unanswered:
         await ear.aclose()
-        built = _built(self._http, self._url, request, _timeout(max(self._timeout_s, LISTEN_S)))
+        built = _built(self._http, self._url, request, _timeout(self._listen_s))
         try:
             response = await self._http.send(built, stream=True)
             ear.push_async_callback(response.aclose)
@@ -274,7 +276,7 @@ class AwaitingHttp(Awaiting):
         try:
             return await anext(ear.chunks, None)
         except httpx.HTTPError as error:
-            return _unanswered(error, self._url, ear.request, LISTEN_S, is_heard=True)
+            return _unanswered(error, self._url, ear.request, self._listen_s, is_heard=True)
 
 
 class _Ear(ExitStack):
@@ -344,9 +346,13 @@ def _unanswered(
             | httpx.UnsupportedProtocol()
         ):
             was_sent, may_pass = False, not _is_distrust(error)
+            hint = (
+                "check the address, and that 'ntk-dist serve' runs there"
+                if may_pass
+                else "give the client, as verify, the file of the authority that signed it"
+            )
             told = ServiceUnreachableError(
-                f"expected a service at {url}, got no connection ({reason}); check the address, "
-                "and that 'ntk-dist serve' runs there"
+                f"expected a service at {url}, got no connection ({reason}); {hint}"
             )
         case httpx.TimeoutException():
             may_pass = is_heard

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
-from types import TracebackType
+from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
 from ntk_dist.errors import ExecutorError
@@ -19,7 +18,7 @@ from ntk_dist.executors.drive import Handle, drive
 from ntk_dist.executors.outcome import Outcome
 from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
 
-__all__ = ["AbstractExecutor", "AbstractShards"]
+__all__ = ["AbstractExecutor", "AbstractShards", "ShardCall"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -121,12 +120,7 @@ class AbstractExecutor(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -156,6 +150,18 @@ class AbstractExecutor(ABC):
     @abstractmethod
     def cancel(self, handles: Sequence[Handle], *, by_force: bool) -> None:
         """Forget these tries; ``by_force``: free the worker that hangs on one, at any price."""
+
+
+@dataclass(frozen=True)
+class ShardCall:
+    """What every shard of a group is asked."""
+
+    method: str
+    args: tuple[Any, ...]
+    packed: Any
+    """What :meth:`AbstractShards._pack` made of ``args``."""
+    keep: bool = False
+    """Outcomes are references to the answers, for :meth:`AbstractShards._submit_sum`."""
 
 
 class AbstractShards(ABC):
@@ -193,7 +199,7 @@ class AbstractShards(ABC):
             A shard raised an error of this package that no other try can mend; as itself.
         """
         self._require_open()
-        return self._ask(method, self._pack(args), args, keep=False)
+        return self._ask(ShardCall(method, args, self._pack(args)))
 
     def sum(self, method: str, *args: Any) -> Any:
         """The sum of every shard's ``method(*args)``, which are arrays of one shape.
@@ -210,12 +216,12 @@ class AbstractShards(ABC):
             As :meth:`call`.
         """
         self._require_open()
-        packed = self._pack(args)
+        call = ShardCall(method, args, self._pack(args), keep=True)
 
         def start(text: str, number: int) -> Handle:
             # Answers that went with a worker are all asked for again: to build its shard anew
             # takes longer than what the others do meanwhile.
-            return self._submit_sum(self._ask(method, packed, args, keep=True))
+            return self._submit_sum(self._ask(call))
 
         ((_, total),) = drive(
             self._executor,
@@ -236,12 +242,7 @@ class AbstractShards(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _require_open(self) -> None:
@@ -249,18 +250,16 @@ class AbstractShards(ABC):
         if self._closed:
             raise ExecutorError("these shards are closed; ask the executor for new ones")
 
-    def _ask(self, method: str, packed: Any, args: tuple[Any, ...], *, keep: bool) -> list[Any]:
+    def _ask(self, call: ShardCall) -> list[Any]:
         """Every shard's answer, or a reference to it, in the order of the assignments."""
         answers = drive(
             self._executor,
-            lambda index, number: self._submit(
-                index, method, packed, args, fresh=number > 1, keep=keep
-            ),
+            lambda index, number: self._submit(call, index, fresh=number > 1),
             range(len(self)),
             window=max(1, len(self)),
             retry=self._retry,
             on_event=self._report,
-            label=lambda index: f"{method} of shard {index}",
+            label=lambda index: f"{call.method} of shard {index}",
         )
         by_index = dict(answers)
         return [by_index[index] for index in range(len(self))]
@@ -275,27 +274,8 @@ class AbstractShards(ABC):
         return args
 
     @abstractmethod
-    def _submit(
-        self,
-        index: int,
-        method: str,
-        packed: Any,
-        args: tuple[Any, ...],
-        *,
-        fresh: bool,
-        keep: bool,
-    ) -> Handle:
-        """Start the call of one shard.
-
-        Parameters
-        ----------
-        index, method, packed, args
-            Whom to ask, for what, with what; ``packed`` is what :meth:`_pack` made of ``args``.
-        fresh
-            Build the shard again, on a live worker.
-        keep
-            The outcome is a reference to the answer, for :meth:`_submit_sum`.
-        """
+    def _submit(self, call: ShardCall, index: int, *, fresh: bool) -> Handle:
+        """Start the call of one shard; ``fresh``: build it again first, on a live worker."""
 
     @abstractmethod
     def _submit_sum(self, parts: Sequence[Any]) -> Handle:

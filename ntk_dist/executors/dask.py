@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
-import operator
 import threading
 import time
 import uuid
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 
 from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError, MissingDependencyError
 from ntk_dist.events import EventSink, ignore
-from ntk_dist.executors.base import AbstractExecutor, AbstractShards
+from ntk_dist.executors.base import AbstractExecutor, AbstractShards, ShardCall
 from ntk_dist.executors.drive import Handle
 from ntk_dist.executors.outcome import AttemptFailed, Outcome, WorkerLostError
 from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
@@ -35,7 +34,13 @@ except ImportError as error:
     ) from error
 
 from ntk_dist.executors.dask_cluster import start_cluster
-from ntk_dist.executors.dask_worker import call_shard, drop_shards, keep_answer, run_task
+from ntk_dist.executors.dask_worker import (
+    add_kept,
+    call_shard,
+    drop_shards,
+    keep_answer,
+    run_task,
+)
 
 __all__ = ["DaskExecutor"]
 
@@ -273,11 +278,11 @@ class DaskExecutor(AbstractExecutor):
                     # Asking for the exception fetches no value.
                     if one.keep and one.future.exception(timeout=_FETCH_S) is None:
                         return Outcome(value=one, where=where)
-                    value = one.future.result(timeout=_FETCH_S)
+                    found: Outcome = one.future.result(timeout=_FETCH_S)
                 except TimeoutError:
                     # The result may have gone with its worker after it was announced.
                     continue
-                return value if isinstance(value, Outcome) else Outcome(value=value, where=where)
+                return found
         except AttemptFailed as error:
             return error.outcome
         except KilledWorker as error:
@@ -331,27 +336,17 @@ class _DaskShards(AbstractShards):
         # Before the first call no shard has a home; then any worker may need them.
         return self._dask._client.scatter(args, workers=homes or None, broadcast=True, hash=False)
 
-    def _submit(
-        self,
-        index: int,
-        method: str,
-        packed: Any,
-        args: tuple[Any, ...],
-        *,
-        fresh: bool,
-        keep: bool,
-    ) -> Handle:
+    def _submit(self, call: ShardCall, index: int, *, fresh: bool) -> Handle:
         # The recipe may hold thousands of block indices: it travels only when it is needed.
         recipe = None
         if fresh or index not in self._homes:
             recipe = self._recipes[index]
             self._homes[index] = self._find_home(index)
         # A broadcast copy may have gone with the worker that is being replaced.
-        sent = self._pack(args) if fresh else packed
-        function = keep_answer if keep else call_shard
-        return self._dask._send(
-            self._homes[index], function, (self._id, index), recipe, method, sent, keep=keep
-        )
+        sent = self._pack(call.args) if fresh else call.packed
+        asked = (self._id, index), recipe, call.method, sent
+        function = keep_answer if call.keep else call_shard
+        return self._dask._send(self._homes[index], function, *asked, keep=call.keep)
 
     def _submit_sum(self, parts: Sequence[Any]) -> Handle:
         return replace(add_in_pairs(parts, self._add), keep=False)
@@ -360,7 +355,7 @@ class _DaskShards(AbstractShards):
         """Start one addition on the worker that has the first of two parts."""
         total = self._dask._send(
             first.worker,
-            operator.add,
+            add_kept,
             first.future,
             second.future,
             needs=first.needs | second.needs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +10,7 @@ import cloudpickle
 
 from ntk_dist.executors.outcome import AttemptFailed, Outcome, WorkerLostError, attempt_remotely
 
-__all__ = ["call_shard", "drop_shards", "keep_answer", "run_task"]
+__all__ = ["add_kept", "call_shard", "drop_shards", "keep_answer", "run_task"]
 
 _SHARDS: dict[tuple[str, int], Any] = {}
 
@@ -34,18 +35,24 @@ def call_shard(
 
 def keep_answer(
     key: tuple[str, int], recipe: bytes | None, method: str, args: tuple[Any, ...]
-) -> Any:
-    """The bare answer of a shard, for Dask to keep here until it is added to another.
+) -> Outcome:
+    """What came of asking a shard, for Dask to keep here until it is added to another.
 
     Raises
     ------
     AttemptFailed
-        With the outcome: nobody looks into a value that stays.
+        With the outcome, if it is an error: nobody looks into what stays.
     """
     outcome = attempt_remotely(_answer, key, recipe, method, args)
     if outcome.error is not None:
         raise AttemptFailed(outcome)
-    return outcome.value
+    return outcome
+
+
+def add_kept(first: Outcome, second: Outcome) -> Outcome:
+    """The sum of two answers that were kept, with all that was reported on the way to them."""
+    events = first.events + second.events
+    return replace(first, value=first.value + second.value, events=events)
 
 
 def _answer(key: tuple[str, int], recipe: bytes | None, method: str, args: tuple[Any, ...]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ntk_dist.errors import InvalidInputError
 from ntk_dist.events import EventSink, ignore
-from ntk_dist.executors.base import AbstractExecutor, AbstractShards
+from ntk_dist.executors.base import AbstractExecutor, AbstractShards, ShardCall
 from ntk_dist.executors.drive import Handle
 from ntk_dist.executors.outcome import Outcome, attempt
 from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
@@ -167,19 +167,10 @@ class _LocalShards(AbstractShards):
         self._assignments = list(assignments)
         self._objects: dict[int, Any] = {}
 
-    def _submit(
-        self,
-        index: int,
-        method: str,
-        packed: Any,
-        args: tuple[Any, ...],
-        *,
-        fresh: bool,
-        keep: bool,
-    ) -> Handle:
+    def _submit(self, call: ShardCall, index: int, *, fresh: bool) -> Handle:
         if fresh:
             self._objects.pop(index, None)
-        return self._local._run(lambda: attempt(self._answer, index, method, args))
+        return self._local._run(lambda: attempt(self._answer, index, call.method, call.args))
 
     def _submit_sum(self, parts: Sequence[Any]) -> Handle:
         return self._local._run(lambda: attempt(add_in_pairs, parts, operator.add))

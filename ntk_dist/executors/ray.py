@@ -23,7 +23,7 @@ from ntk_dist.errors import (
     MissingDependencyError,
 )
 from ntk_dist.events import EventSink, ignore
-from ntk_dist.executors.base import AbstractExecutor, AbstractShards
+from ntk_dist.executors.base import AbstractExecutor, AbstractShards, ShardCall
 from ntk_dist.executors.drive import Handle
 from ntk_dist.executors.environment import worker_environment
 from ntk_dist.executors.outcome import Outcome, WorkerLostError, attempt_remotely
@@ -288,26 +288,17 @@ class _RayShards(AbstractShards):
         """References into shared memory: each node receives an argument once."""
         return tuple(map(ray.put, args))
 
-    def _submit(
-        self,
-        index: int,
-        method: str,
-        packed: Any,
-        args: tuple[Any, ...],
-        *,
-        fresh: bool,
-        keep: bool,
-    ) -> Handle:
+    def _submit(self, call: ShardCall, index: int, *, fresh: bool) -> Handle:
         if fresh:
             ray.kill(self._actors.pop(index))
         if index not in self._actors:
             new = self._ray._new_actor.remote(self._factory, self._assignments[index])
             self._actors[index] = new
         actor = self._actors[index]
-        if keep:
-            outcome, value = actor.keep.options(num_returns=2).remote(method, *packed)
+        if call.keep:
+            outcome, value = actor.keep.options(num_returns=2).remote(call.method, *call.packed)
             return _RayTry(outcome, actor, kept=value)
-        return _RayTry(actor.call.remote(method, *packed), actor)
+        return _RayTry(actor.call.remote(call.method, *call.packed), actor)
 
     def _submit_sum(self, parts: Sequence[Any]) -> Handle:
         total = add_in_pairs(parts, self._add)

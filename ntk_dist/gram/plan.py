@@ -158,16 +158,22 @@ class GramPlan:
         return self.missing_entries * self.flops_per_pair
 
     def require_room(
-        self, *, free_bytes: int | None = None, memory_bytes: int | None = None
+        self,
+        *,
+        free_bytes: int | None = None,
+        memory_bytes: int | None = None,
+        in_memory: bool = False,
     ) -> None:
         """Refuse, before anything starts, what will not fit.
 
         Parameters
         ----------
         free_bytes
-            Free space of the workspace; None when it has no limit that can be asked.
+            Free space where blocks are kept; None when it has no limit that can be asked.
         memory_bytes
             Memory a worker may use; None when unknown.
+        in_memory
+            Whether blocks are kept in the memory of this process.
 
         Raises
         ------
@@ -175,12 +181,16 @@ class GramPlan:
             Names projected and available bytes.
         """
         if free_bytes is not None and self.missing_bytes > free_bytes:
-            raise DiskBudgetError(
-                f"the Gram matrix needs {format_bytes(self.missing_bytes)} more in the workspace "
+            where = "of memory" if in_memory else "in the workspace"
+            problem = (
+                f"the Gram matrix needs {format_bytes(self.missing_bytes)} more {where} "
                 f"({len(self.missing)} blocks of {format_bytes(self.block_bytes)}, and statistics "
                 f"of {self.missing_statistics} rows of {format_bytes(self.statistics_row_bytes)}), "
-                f"got {format_bytes(free_bytes)} free: free some space or choose another workspace"
+                f"got {format_bytes(free_bytes)} free: "
             )
+            if in_memory:
+                raise MemoryBudgetError(f"{problem}give a workspace folder to keep blocks in")
+            raise DiskBudgetError(f"{problem}free some space or choose another workspace")
         if memory_bytes is not None and self.worker_bytes > memory_bytes:
             raise MemoryBudgetError(
                 f"one block of {self.grid.block_rows} rows needs {format_bytes(self.worker_bytes)} "

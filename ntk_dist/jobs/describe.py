@@ -185,11 +185,12 @@ def describe_path(path: str) -> Description:
 def _job(path: Path) -> Description:
     job = load_job(path)
     network = job_network(job)
+    ridges = job.solver.ridge if isinstance(job.solver.ridge, tuple) else (job.solver.ridge,)
     record = {"kind": "job", **job.model_dump(), "fingerprint": network.fingerprint}
     text = (
         f"job {job.name}: {job.task} on {job.data.x} with {job.executor}\n"
         f"architecture {network.fingerprint}: {network!r}\n"
-        f"kernel {job.kernel}, {job.gram.dtype}, ridge {job.solver.ridge:g}, "
+        f"kernel {job.kernel}, {job.gram.dtype}, ridge {' or '.join(f'{r:g}' for r in ridges)}, "
         f"tol {job.solver.tol:g}\nworkspace {job.workspace}\n"
     )
     try:

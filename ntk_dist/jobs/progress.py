@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from ntk_dist.events import CheckpointEvent, Event, JobEvent, PhaseEvent, RepairEvent, TaskEvent
+from ntk_dist.events import (
+    CheckpointEvent,
+    CompileEvent,
+    Event,
+    JobEvent,
+    PhaseEvent,
+    RepairEvent,
+    TaskEvent,
+)
 from ntk_dist.standing import Standing, advance
+from ntk_dist.units import format_seconds
 
 __all__ = ["ProgressDisplay"]
 
@@ -55,12 +63,7 @@ class ProgressDisplay:
             self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._bars:
             self._bars.stop()
 
@@ -77,6 +80,9 @@ class ProgressDisplay:
                 self._say(f"{event.item}: {event.state} (attempt {event.attempt}) {event.error}")
             case RepairEvent():
                 self._say(f"{event.item}: computing it again: {event.reason}")
+            case CompileEvent():
+                took = format_seconds(event.seconds)
+                self._say(f"compiled the {event.engine} in {took} on {event.host}")
             case CheckpointEvent(state="resumed"):
                 self._say(f"solving: going on from step {event.step} of an earlier run")
             case JobEvent() | CheckpointEvent():

@@ -12,32 +12,30 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     ValidationError,
-    ValidationInfo,
     field_validator,
 )
 
 from ntk_dist.errors import JobSpecError
-from ntk_dist.store.workspace import NAME_PATTERN
-from ntk_dist.validation import (
-    UNION_ARMS,
+from ntk_dist.options import (
+    GramOptions,
+    KernelName,
+    Method,
     PreconditionerName,
     Rank,
+    Record,
     Refine,
-    Ridges,
-    Tolerance,
-    describe_problems,
-    require_use_of_rank,
+    SolverOptions,
 )
+from ntk_dist.store.workspace import NAME_PATTERN
+from ntk_dist.validation import UNION_ARMS, describe_problems
 
 __all__ = [
     "DataSpec",
-    "GramSpec",
     "JobSpec",
     "PreconditionerSpec",
     "ResourcesSpec",
@@ -47,12 +45,7 @@ __all__ = [
 ]
 
 
-class _Record(BaseModel):
-    # Docstrings of fields become the descriptions in the published schema.
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class DataSpec(_Record):
+class DataSpec(Record):
     """Where arrays are: ``PATH``, or ``PATH:array`` inside an .npz, a table or a Zarr group."""
 
     x: str
@@ -61,24 +54,11 @@ class DataSpec(_Record):
     """Targets or labels, one per row (or rows x targets)."""
 
 
-class GramSpec(_Record):
-    """How the Gram matrix is cut and kept."""
-
-    block_rows: PositiveInt | None = None
-    """Side of a block; None chooses from the data and the architecture."""
-    dtype: Literal["float32", "float64"] = "float32"
-
-
-class PreconditionerSpec(_Record):
+class PreconditionerSpec(Record):
     """What speeds the solver up."""
 
     type: PreconditionerName = "rpcholesky"
     rank: Rank = "auto"
-
-    @field_validator("rank")
-    @classmethod
-    def _rank_has_a_use(cls, rank: Rank, info: ValidationInfo) -> Rank:
-        return require_use_of_rank(rank, info.data.get("type"))
 
 
 def _as_numbers(value: object) -> object:
@@ -90,23 +70,19 @@ def _as_numbers(value: object) -> object:
     return value
 
 
-class SolverSpec(_Record):
+class SolverSpec(SolverOptions):
     """How the linear system is solved."""
 
-    ridge: Annotated[Ridges, BeforeValidator(_as_numbers)] = 0.0
-    """Several are compared on held-out training rows, and the best is taken."""
-    tol: Tolerance = 1e-6
-    method: Literal["cg", "direct"] = "cg"
-    max_steps: PositiveInt | None = None
-    warm_start: bool = False
-    """Start from the coefficients of the latest model of the same name in the workspace, if any."""
-    seed: int = Field(default=0, ge=0)
+    method: Method = "cg"
     preconditioner: PreconditionerSpec = PreconditionerSpec()
     refine: Refine = False
     """Correct the answer from float64 residuals: whether, or how many rounds at most."""
+    seed: NonNegativeInt = 0
+
+    _ridge_as_numbers = field_validator("ridge", mode="before")(_as_numbers)
 
 
-class ResourcesSpec(_Record):
+class ResourcesSpec(Record):
     """What the driver of a submitted job gets; its tasks are the matter of the executor."""
 
     driver_cpus: PositiveInt | None = None
@@ -122,7 +98,7 @@ def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-class JobSpec(_Record):
+class JobSpec(Record):
     """A job: everything needed to fit one model."""
 
     name: Annotated[
@@ -135,11 +111,11 @@ class JobSpec(_Record):
     data: DataSpec
     test: DataSpec | None = None
     """Held-out data to score the fitted model on."""
-    preprocess: list[str | dict[str, Any]] = []
+    preprocess: list[str | dict[str, Any]] = Field(default=[])
     architecture: str | list[Any]
     """A path to the architecture's JSON, or the JSON itself."""
-    kernel: Literal["ntk", "nngp"] = "ntk"
-    gram: GramSpec = GramSpec()
+    kernel: KernelName = "ntk"
+    gram: GramOptions = GramOptions()
     solver: SolverSpec = SolverSpec()
     executor: str = "local"
     """``local``, ``dask``, ``dask://HOST:PORT``, ``ray`` or ``ray://HOST:PORT``."""

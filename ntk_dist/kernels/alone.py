@@ -12,10 +12,10 @@ one of 64 x 64.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import jax
@@ -33,25 +33,78 @@ from ntk_dist.kernels.segments import Prepared, run_block
 from ntk_dist.kernels.statistics import Side
 from ntk_dist.kernels.threads import in_threads, thread_memory
 
-__all__ = ["each_with_itself", "each_with_opposite", "sample_bytes", "word_bytes"]
+__all__ = [
+    "MatchedPrograms",
+    "Piece",
+    "compile_matched",
+    "each_with_itself",
+    "each_with_opposite",
+    "sample_bytes",
+    "words_bytes",
+]
+
+THREADS_BYTES = 128 * 2**20
+"""Most memory of all threads together: nine threads for Myrtle-5 at 32 x 32."""
 
 Keep: TypeAlias = Callable[[slice, np.ndarray, np.ndarray], None]
 """Takes which samples were computed, their kernels (2, ...), and the memory it happened in."""
 
 
+@dataclass(frozen=True)
+class Piece:
+    """The layers of one segment, and what gives the variances that enter them."""
+
+    before: Program | None
+    """All layers as far as the pooling before these, flat; None where these are the first."""
+    layers: Serial
+
+
+@dataclass(frozen=True)
+class MatchedPrograms:
+    """Programs in float64 whose lanes have rows of their own, for one architecture and shape."""
+
+    whole: Program
+    pieces: tuple[Piece, ...]
+    """One for each segment."""
+
+
+def compile_matched(architecture: Layer, input_shape: tuple[int, ...]) -> MatchedPrograms | str:
+    """The programs of an architecture for samples alone, or why it has none.
+
+    Parameters are those of ``compile_program``.
+    """
+    lanes = lane_count(DOUBLE.itemsize)
+    whole = compile_program(architecture, input_shape, lanes, matched=True)
+    if isinstance(whole, str):
+        return whole
+    layers = whole.head.layers
+    # The first layer does nothing.
+    ends = [0, *(i for i, layer in enumerate(layers) if isinstance(layer, Pool)), len(layers)]
+    pieces = []
+    for start, end in itertools.pairwise(ends):
+        before = None
+        if start:
+            flat = Serial((*layers[: start + 1], Flatten()))
+            before = compile_program(flat, input_shape, lanes, matched=True)
+        if isinstance(before, str):
+            return before
+        pieces.append(Piece(before, Serial((layers[0], *layers[start + 1 : end]))))
+    return MatchedPrograms(whole, tuple(pieces))
+
+
 def each_with_itself(
-    architecture: Layer, x: np.ndarray, threads: int = 1
+    programs: MatchedPrograms, x: np.ndarray, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """What ``recursion.each_with_itself`` gives.
 
     Parameters
     ----------
-    architecture
-        One that has a program.
+    programs
+        Those of the architecture, for such samples.
     x : (n, ..., channels)
         Samples, float64.
     threads
-        How many to use.
+        How many may be used.
 
     Returns
     -------
@@ -59,78 +112,73 @@ def each_with_itself(
     variances : list of (n, ...)
         The variance that enters each activation and LayerNorm.
     """
-    program = _matched(architecture, x.shape[1:])
+    threads = _busy(programs.whole, len(x), threads)
     variances: list[np.ndarray] = []
     with jax.enable_x64(True):  # whatever the process or thread is set to
         entering = np.square(x).mean(-1)
-        for before, between in _pieces(program):
-            if before:
-                entering = _variance_after(before, Side(x, variances), threads)
+        for piece in programs.pieces:
+            if piece.before:
+                entering = _variance_after(piece.before, Side(x, variances), threads)
             walk = Pass(lead=1, want_ntk=False)
             state = KernelState(jnp.asarray(entering), None, entering.shape[1:], 1, False)
-            walk.walk(between, state, False)
+            walk.walk(piece.layers, state, False)
             variances += map(np.asarray, walk.recorded)
         side = Side(x, variances)
-        both = _where_axes_end(program, side, side, threads)
+        both = _where_axes_end(programs.whole, side, side, threads)
         walk = Pass(lead=1, want_ntk=True)
-        after = walk.run(program.tail, _state(program, both))
+        after = walk.run(programs.whole.tail, _state(programs.whole, both))
         variances += map(np.asarray, walk.recorded)
         return np.array(after[0]), np.array(after[1]), variances
 
 
 def each_with_opposite(
-    architecture: Layer, side: Side, threads: int = 1
+    programs: MatchedPrograms, side: Side, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """What ``recursion.each_with_opposite`` gives, from the variances of ``each_with_itself``."""
-    program = _matched(architecture, side.samples.shape[1:])
-    both = _where_axes_end(program, side, Side(-side.samples, side.variances), threads)
+    whole = programs.whole
+    threads = _busy(whole, len(side), threads)
+    both = _where_axes_end(whole, side, Side(-side.samples, side.variances), threads)
     with jax.enable_x64(True):
-        rest = [jnp.asarray(v) for v in side.variances[len(program.statistics) :]]
+        rest = [jnp.asarray(v) for v in side.variances[len(whole.statistics) :]]
         walk = Pass(lead=1, want_ntk=True, variances=zip(rest, rest, strict=True))
-        after = walk.run(program.tail, _state(program, both))
+        after = walk.run(whole.tail, _state(whole, both))
         return np.array(after[0]), np.array(after[1])
 
 
-def sample_bytes(architecture: Layer, input_shape: tuple[int, ...]) -> int:
-    """Memory of each sample, in bytes: that of the walks over single positions."""
-    program = _matched(architecture, input_shape)
+def sample_bytes(programs: MatchedPrograms, axes: int) -> int:
+    """Memory of each sample, in bytes: that of the walks over single positions.
+
+    Parameters
+    ----------
+    programs
+        Those of the architecture.
+    axes
+        How many of them are spatial in a sample: 1 or 2.
+    """
     walks = []
-    for (_, between), segment in zip(_pieces(program), program.segments, strict=True):
-        size = (int(segment["in_y"]), int(segment["in_x"]))[-len(input_shape[:-1]) :]
-        flat = Serial((between, Flatten()))
+    for piece, segment in zip(programs.pieces, programs.whole.segments, strict=True):
+        size = (int(segment["in_y"]), int(segment["in_x"]))[-axes:]
+        flat = Serial((piece.layers, Flatten()))
         walks.append(pair_cost(flat, (*size, 1), DOUBLE.itemsize, 1).bytes)
     return max(walks)
 
 
-def word_bytes(architecture: Layer, input_shape: tuple[int, ...]) -> int:
+def words_bytes(programs: MatchedPrograms, n: int, threads: int) -> int:
+    """Memory of the threads that work on n samples, in bytes."""
+    return _busy(programs.whole, n, threads) * _word_bytes(programs.whole)
+
+
+def _word_bytes(program: Program) -> int:
     """Memory of each thread, in bytes."""
-    program = _matched(architecture, input_shape)
-    row = math.prod(input_shape) + 2 * program.positions
+    row = program.input_size + 2 * program.positions
     # The samples of a word and what is known of them: on both sides, and before they are a word.
     return DOUBLE.itemsize * (program.size + 3 * program.lanes * row)
 
 
-@functools.lru_cache(maxsize=64)
-def _matched(architecture: Layer, shape: tuple[int, ...]) -> Program:
-    """The program in float64 whose lanes have rows of their own."""
-    program = compile_program(architecture, shape, lane_count(DOUBLE.itemsize), matched=True)
-    if isinstance(program, str):
-        raise NotImplementedError(f"{architecture!r} cannot be fused: {program}")
-    return program
-
-
-def _pieces(program: Program) -> list[tuple[Layer | None, Layer]]:
-    """For each segment, the layers from the input to the pooling before it, flat; and its own."""
-    layers = program.head.layers
-    # The first layer does nothing.
-    ends = [0, *(i for i, layer in enumerate(layers) if isinstance(layer, Pool)), len(layers)]
-    return [
-        (
-            Serial((*layers[: start + 1], Flatten())) if start else None,
-            Serial((layers[0], *layers[start + 1 : end])),
-        )
-        for start, end in itertools.pairwise(ends)
-    ]
+def _busy(program: Program, n: int, threads: int) -> int:
+    """How many of ``threads`` have something to do, and room."""
+    words = -(-n // program.lanes)
+    return max(1, min(threads, words, THREADS_BYTES // _word_bytes(program)))
 
 
 def _state(program: Program, both: np.ndarray) -> KernelState:
@@ -148,21 +196,20 @@ def _where_axes_end(program: Program, left: Side, right: Side, threads: int) -> 
     return both
 
 
-def _variance_after(before: Layer, side: Side, threads: int) -> np.ndarray:
+def _variance_after(before: Program, side: Side, threads: int) -> np.ndarray:
     """The variance at each position where the last pooling of ``before`` ends: (n, ...)."""
-    program = _matched(before, side.samples.shape[1:])
-    last = program.segments[-1]
+    last = before.segments[-1]
     # Nothing but Flatten follows: of the tensor after the pooling there is displacement 0 alone.
     size = (int(last["in_y"]), int(last["in_x"]))
     start = int(last["in_tensor"])
     pooled = np.empty((len(side), *size))
 
     def keep(some: slice, kernels: np.ndarray, memory: np.ndarray) -> None:
-        plane = memory[start : start + 2 * program.lanes * math.prod(size)]
-        nngp = plane.reshape(*size, 2, program.lanes)[:, :, 0, : kernels.shape[1]]
+        plane = memory[start : start + 2 * before.lanes * math.prod(size)]
+        nngp = plane.reshape(*size, 2, before.lanes)[:, :, 0, : kernels.shape[1]]
         pooled[some] = np.moveaxis(nngp, -1, 0)
 
-    _run(program, side, side, threads, keep)
+    _run(before, side, side, threads, keep)
     return pooled if side.samples.ndim == 4 else pooled[:, 0]
 
 

@@ -6,13 +6,14 @@ import functools
 import math
 from dataclasses import dataclass
 
+from ntk_dist.kernels.alone import compile_matched
 from ntk_dist.kernels.branching import Serial
 from ntk_dist.kernels.dense_program import compile_dense
 from ntk_dist.kernels.engines import FusedDense, FusedGpu, FusedPlanes
 from ntk_dist.kernels.evaluations import Evaluation, Recursion
 from ntk_dist.kernels.fused_gpu import available
 from ntk_dist.kernels.gpu_program import lay_out
-from ntk_dist.kernels.lanes import SINGLE
+from ntk_dist.kernels.lanes import DOUBLE, SINGLE
 from ntk_dist.kernels.layers import Flatten, Identity, Layer
 from ntk_dist.kernels.program import compile_both
 from ntk_dist.kernels.recursion import needs_all_positions
@@ -75,12 +76,16 @@ def _by_displacements(
         return programs
     if not len(programs[SINGLE].steps):
         return "no layer precedes the pooling"
+    mixes = programs[DOUBLE].mixes_positions
+    matched = compile_matched(architecture, shape) if mixes else None
+    if isinstance(matched, str):
+        return matched
     if device == "cpu":
-        return FusedPlanes(architecture, shape, programs)
+        return FusedPlanes(architecture, shape, programs, matched)
     block_programs = lay_out(architecture, shape)
     if isinstance(block_programs, str):
         return block_programs
-    return FusedGpu(architecture, shape, programs, block_programs)
+    return FusedGpu(architecture, shape, programs, matched, block_programs)
 
 
 def _without_axes(reference: Recursion, device: str) -> Choice:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import socket
+import time
 from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from numba import njit
 from numba.core import event
 
+from ntk_dist.events import CompileEvent, report
 from ntk_dist.kernels.lanes import COMPILER_OPTIONS
 
 __all__ = ["kept_on_disk"]
@@ -37,7 +40,8 @@ def kept_on_disk(
     sources
         The modules that it is made of.
     announce
-        Whether compiling takes so long that people should know what they wait for.
+        Whether compiling takes so long that people should know: what they wait for, from the log,
+        and what they waited for, from a :class:`~ntk_dist.events.CompileEvent`.
     """
     assert isinstance(function, FunctionType)
     text = "".join(map(inspect.getsource, sources))
@@ -58,12 +62,17 @@ class _Announcement(event.Listener):
     def __init__(self, kept: Any, name: str) -> None:
         self._kept = kept
         self._name = name
+        self._started = 0.0
 
     def on_start(self, event: Any) -> None:
         """Called before numba compiles any function."""
         if event.data["dispatcher"] is self._kept:
+            self._started = time.perf_counter()
             place = self._kept.stats.cache_path or "this process"
             log.info("compiling the %s: some seconds, and then kept in %s", self._name, place)
 
     def on_end(self, event: Any) -> None:
         """Called after it."""
+        if event.data["dispatcher"] is self._kept:
+            seconds = time.perf_counter() - self._started
+            report(CompileEvent(engine=self._name, seconds=seconds, host=socket.gethostname()))

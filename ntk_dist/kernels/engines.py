@@ -7,18 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntk_dist.kernels import alone, fused_cpu, fused_dense, fused_gpu
+from ntk_dist.kernels.alone import MatchedPrograms
 from ntk_dist.kernels.dense_program import DenseProgram
 from ntk_dist.kernels.evaluations import SAMPLE_COPIES, Arrays, Evaluation
 from ntk_dist.kernels.gpu_program import BlockPrograms
-from ntk_dist.kernels.lanes import DOUBLE, SINGLE, lane_count
+from ntk_dist.kernels.lanes import DOUBLE, SINGLE
 from ntk_dist.kernels.program import Programs
 from ntk_dist.kernels.statistics import Side
 
 __all__ = ["FusedDense", "FusedGpu", "FusedPlanes"]
-
-
-THREADS_BYTES = 128 * 2**20
-"""Most memory for statistics, of all threads together: nine of them for Myrtle-5 at 32 x 32."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +23,8 @@ class FusedPlanes(Evaluation):
     """The fused CPU engine for convolutions, see ``fused_cpu``."""
 
     programs: Programs
+    matched: MatchedPrograms | None
+    """For samples alone; None where no pooling mixes positions, and the recursion is as good."""
 
     @property
     def flops(self) -> int:
@@ -54,46 +53,33 @@ class FusedPlanes(Evaluation):
         self, x: np.ndarray, want_ntk: bool, threads: int
     ) -> tuple[Arrays, list[np.ndarray]]:
         """See ``Evaluation``."""
-        if not self._mixes_positions:
+        if self.matched is None:
             return super().each_with_itself(x, want_ntk, threads)
         samples = x.astype(DOUBLE, copy=False)
-        threads = self._threads(len(x), threads)
-        nngp, ntk, met = alone.each_with_itself(self.architecture, samples, threads)
+        nngp, ntk, met = alone.each_with_itself(self.matched, samples, threads)
         return {"nngp": nngp, "ntk": ntk}, met
 
     def each_with_opposite(self, side: Side, want_ntk: bool, threads: int) -> Arrays:
         """See ``Evaluation``."""
-        if not self._mixes_positions:
+        if self.matched is None:
             return super().each_with_opposite(side, want_ntk, threads)
         exact = Side(side.samples.astype(DOUBLE, copy=False), side.variances)
-        threads = self._threads(len(side), threads)
-        nngp, ntk = alone.each_with_opposite(self.architecture, exact, threads)
+        nngp, ntk = alone.each_with_opposite(self.matched, exact, threads)
         return {"nngp": nngp, "ntk": ntk}
 
     def sample_working_bytes(self, want_ntk: bool) -> int:
         """See ``Evaluation``."""
-        if not self._mixes_positions:
+        if self.matched is None:
             return super().sample_working_bytes(want_ntk)
-        walks = alone.sample_bytes(self.architecture, self.shape)
+        walks = alone.sample_bytes(self.matched, len(self.shape) - 1)
         return walks + SAMPLE_COPIES * self.input_bytes
 
     def statistics_working_bytes(self, n: int, want_ntk: bool, threads: int) -> int:
         """See ``Evaluation``."""
         samples = super().statistics_working_bytes(n, want_ntk, threads)
-        if not self._mixes_positions:
+        if self.matched is None:
             return samples
-        words = self._threads(n, threads) * alone.word_bytes(self.architecture, self.shape)
-        return samples + words
-
-    @property
-    def _mixes_positions(self) -> bool:
-        return self.programs[DOUBLE].mixes_positions
-
-    def _threads(self, n: int, threads: int) -> int:
-        """How many of ``threads`` have something to do, and room."""
-        words = -(-n // lane_count(DOUBLE.itemsize))
-        room = THREADS_BYTES // alone.word_bytes(self.architecture, self.shape)
-        return max(1, min(threads, words, room))
+        return samples + alone.words_bytes(self.matched, n, threads)
 
 
 @dataclass(frozen=True)

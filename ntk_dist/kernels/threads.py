@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 import numpy as np
@@ -36,7 +37,8 @@ def in_threads(threads: int, work: Callable[[Iterator[T]], None], pieces: Iterat
         return
     shared = _Shared(pieces)
     with ThreadPoolExecutor(threads) as pool:
-        for running in [pool.submit(work, shared) for _ in range(threads)]:
+        # What a piece reports belongs to the task that runs here.
+        for running in [pool.submit(copy_context().run, work, shared) for _ in range(threads)]:
             running.result()
 
 

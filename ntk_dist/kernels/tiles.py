@@ -222,41 +222,50 @@ def _run_piece(
     largest: float,
     shapes: np.ndarray,
     work: np.ndarray,
+    packed: np.ndarray,
     rows: np.ndarray,
     known: np.ndarray,
     first: int,
     last: int,
-    j: int,
-    n_columns: int,
+    first_column: int,
+    last_column: int,
     nngp: np.ndarray,
     ntk: np.ndarray,
 ) -> None:
     shape = shapes[0]
-    size = ROWS * WORDS * (WORD_BYTES // work.itemsize)
+    count = WORD_BYTES // work.itemsize
+    width = WORDS * count
+    size = ROWS * width
     numbers = shape.statistics * ROWS
     zero = spread(work, 0.0)
-    for begin in range(first, last, TOGETHER):
-        end = min(begin + TOGETHER, last)
-        for at in range(shape.products, shape.tiles, WORD_BYTES // work.itemsize):
-            store(work, at, zero)
-        there = begin * ROWS * shape.terms
-        add_products(rows, there, work, 0, shape.terms, end - begin, work, shape.products)
-        for panel in range(begin, end):
-            i = panel * ROWS
-            for number in range(numbers):
-                work[shape.one + number] = known[panel * numbers + number]
-            _start(work, rows, i * shape.terms, shape.products + (panel - begin) * size, shape)
-            for step in range(lead):
-                apply(work, steps[step], shape.tiles, shape.one, shape.others)
-            if len(curves):
-                wanted = 0 if len(nngp) else 1, 2 if len(ntk) else 1
-                at = _along_curves(work, curves, largest, shape, *wanted)
-            else:
-                at = _finish(work, shape)
-            if len(nngp):
-                _write(work, at, shape, i, j, n_columns, nngp)
-            if len(ntk):
-                _write(work, at + size, shape, i, j, n_columns, ntk)
+    for j in range(first_column, last_column, width):
+        n_columns = min(width, last_column - j)
+        if len(packed):
+            there = (j - first_column) // width * shape.one
+            for at in range(0, shape.one, count):
+                store(work, at, load(packed, there + at))
+        for begin in range(first, last, TOGETHER):
+            end = min(begin + TOGETHER, last)
+            for at in range(shape.products, shape.tiles, count):
+                store(work, at, zero)
+            there = begin * ROWS * shape.terms
+            add_products(rows, there, work, 0, shape.terms, end - begin, work, shape.products)
+            for panel in range(begin, end):
+                i = panel * ROWS
+                for number in range(numbers):
+                    work[shape.one + number] = known[panel * numbers + number]
+                _start(work, rows, i * shape.terms, shape.products + (panel - begin) * size, shape)
+                for step in range(lead):
+                    apply(work, steps[step], shape.tiles, shape.one, shape.others)
+                if len(curves):
+                    wanted = 0 if len(nngp) else 1, 2 if len(ntk) else 1
+                    at = _along_curves(work, curves, largest, shape, *wanted)
+                else:
+                    at = _finish(work, shape)
+                if len(nngp):
+                    _write(work, at, shape, i, j, n_columns, nngp)
+                if len(ntk):
+                    _write(work, at + size, shape, i, j, n_columns, ntk)
 
 
 _SOURCES = (lanes, arc_cosine, gemm, gaps, sys.modules[__name__])
@@ -271,6 +280,7 @@ def run_piece(
     curves: Curves | None,
     shape: np.ndarray,
     work: np.ndarray,
+    packed: np.ndarray,
     rows: np.ndarray,
     known: np.ndarray,
     panels: range,
@@ -278,7 +288,7 @@ def run_piece(
     nngp: np.ndarray,
     ntk: np.ndarray,
 ) -> None:
-    """Both kernels of some panels of rows with one panel of columns.
+    """Both kernels of some panels of rows with one panel of columns, or several that are packed.
 
     Parameters
     ----------
@@ -289,7 +299,10 @@ def run_piece(
     shape
         One record of ``SHAPE``.
     work : (size,)
-        Memory of one thread, aligned to 64 bytes; the columns and what is known of them are there.
+        Memory of one thread, aligned to 64 bytes. A panel of columns and what is known of them are
+        there, unless they are packed.
+    packed : (n_panels, numbers), or empty
+        Panels of columns, each with what is known of them behind it; aligned to 64 bytes.
     rows : (n_panels, terms, ROWS)
         The directions of all rows, by panels.
     known : (n_panels, statistics, ROWS)
@@ -305,6 +318,6 @@ def run_piece(
     _ENGINES[work.dtype.name](
         program.steps, curves.lead, curves.coefficients.reshape(-1), curves.largest,
         shape.reshape(1),
-        work, rows.reshape(-1), known.reshape(-1),
-        panels.start, panels.stop, columns.start, len(columns), nngp.reshape(-1), ntk.reshape(-1),
+        work, packed.reshape(-1), rows.reshape(-1), known.reshape(-1),
+        panels.start, panels.stop, columns.start, columns.stop, nngp.reshape(-1), ntk.reshape(-1),
     )  # fmt: skip

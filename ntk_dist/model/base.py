@@ -63,8 +63,8 @@ class AbstractNTKEstimator(BaseEstimator):
         ``"local"``, ``"dask"``, ``"dask://HOST:PORT"``, ``"ray"``, ``"ray://HOST:PORT"``, or an
         executor object, which stays open for the next call.
     workspace : str, Path or None
-        Folder, or ``s3://BUCKET/PREFIX``, that keeps blocks between runs; None keeps everything in
-        memory.
+        Folder, or ``s3://BUCKET/PREFIX``, that keeps blocks between runs; None keeps them until the
+        fit ends, in memory or, for workers in other processes, in a temporary folder.
     block_rows : int or None
         Side of a Gram block, in rows; None chooses from the data and the architecture.
     dtype : {"float32", "float64"}

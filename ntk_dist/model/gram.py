@@ -5,6 +5,7 @@ The driver's side; what workers do stands in :mod:`ntk_dist.tasks`.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from ntk_dist.store.workspace import (
     is_workspace,
 )
 from ntk_dist.tasks import AdoptTask, GramTask, RecentRows, StatisticsRows, statistics_of
+from ntk_dist.units import format_bytes
 
 __all__ = [
     "Resources",
@@ -46,6 +48,8 @@ __all__ = [
     "open_gram",
     "plan_rows",
 ]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,30 @@ class Resources:
     """Who computes."""
     settings: Settings
     """Limits of one process."""
+
+    def shard_bytes(self, stored_bytes: int) -> int:
+        """Memory of one shard for blocks, in bytes.
+
+        What the settings say, but workers of this machine together get no more than half of what
+        is free: the rest is for the driver, and for what comes up. It is logged where so many
+        ``stored_bytes`` of all shards would have been kept and are not.
+        """
+        most, n = self.settings.shard_max_bytes, self.executor.n_workers
+        if not self.executor.runs_here:
+            return most
+        free = available_memory()
+        share = min(most, free // (2 * n))
+        if share < min(most, stored_bytes // n):
+            log.warning(
+                "%s of memory for blocks on each of %d workers, not %s "
+                "(NTK_DIST_SHARD_MAX_BYTES), because %s are free here: the blocks that do not fit "
+                "are read again for every product",
+                format_bytes(share),
+                n,
+                format_bytes(most),
+                format_bytes(free),
+            )
+        return share
 
 
 def plan_rows(
@@ -164,10 +192,14 @@ def compute_gram(
     blocks = gram_task(kernel, rows, store, settings)
     batches = _missing(statistics.store)
     plan = _plan(kernel, rows, store.manifest, store.present(), sum(batches.values()), settings)
+    to_keep = plan.missing_bytes if store.in_memory else 0
     plan.require_room(
-        free_bytes=resources.workspace.free_bytes(),
+        free_bytes=store.free_bytes(),
         # What a cluster elsewhere has is for its operator to know.
-        memory_bytes=available_memory() // executor.n_workers if executor.runs_here else None,
+        memory_bytes=(
+            (available_memory() - to_keep) // executor.n_workers if executor.runs_here else None
+        ),
+        in_memory=store.in_memory,
     )
 
     def run(phase: str, task: Callable[[Any], Any], items: Collection[Any], total: int) -> int:

@@ -6,62 +6,34 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    NonNegativeInt,
-    PositiveInt,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import ConfigDict, NonNegativeInt, ValidationError
 
 from ntk_dist.errors import InvalidInputError
-from ntk_dist.validation import (
-    UNION_ARMS,
+from ntk_dist.options import (
+    GramOptions,
+    KernelName,
+    Method,
     PreconditionerName,
     Rank,
     Refine,
-    Ridges,
-    Tolerance,
-    describe_problems,
-    require_use_of_rank,
+    SolverOptions,
 )
+from ntk_dist.validation import UNION_ARMS, describe_problems
 
 __all__ = ["Parameters"]
 
 
-class Parameters(BaseModel):
+class Parameters(SolverOptions, GramOptions):
     """How a model is fitted; what each means stands with the estimators, which take the same."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(strict=True)
 
-    kernel: Literal["ntk", "nngp"] = "ntk"
-    ridge: Ridges = 0.0
-    block_rows: PositiveInt | None = None
-    dtype: Literal["float32", "float64"] = "float32"
-    tol: Tolerance = 1e-6
-    solver: Literal["cg", "direct"] = "cg"
+    kernel: KernelName = "ntk"
+    solver: Method = "cg"
     preconditioner: PreconditionerName = "rpcholesky"
     rank: Rank = "auto"
     refine: Refine = False
-    max_steps: PositiveInt | None = None
     random_state: NonNegativeInt = 0
-    warm_start: bool = False
-
-    @field_validator("rank")
-    @classmethod
-    def _rank_has_a_use(cls, rank: Rank, info: ValidationInfo) -> Rank:
-        return require_use_of_rank(rank, info.data.get("preconditioner"))
-
-    @field_validator("refine")
-    @classmethod
-    def _refine_has_a_use(cls, refine: Refine, info: ValidationInfo) -> Refine:
-        if refine and info.data.get("solver") == "direct":
-            raise ValueError("expected False, because solver 'direct' is not refined (use 'cg')")
-        if refine and info.data.get("dtype") == "float64":
-            raise ValueError("expected False, because float64 blocks leave nothing to refine")
-        return refine
 
     @property
     def exact_dtype(self) -> Literal["float32", "float64"]:

@@ -26,14 +26,15 @@ from ntk_dist.model.report import FitReport
 from ntk_dist.model.solving import (
     DualSystem,
     precision_warnings,
-    preconditioner_rank,
+    require_room_to_solve,
     solve_dual,
 )
 from ntk_dist.model.warm_start import EarlierFit
 from ntk_dist.settings import Settings
+from ntk_dist.shards import ShardFactory
 from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.dataset import MemoryRows, average_targets
-from ntk_dist.tasks import PredictTask, RowBatch, ShardFactory
+from ntk_dist.tasks import PredictTask, RowBatch
 
 __all__ = ["DualFit", "fit_dual", "pack_statistics", "predict_dual", "predict_rows"]
 
@@ -102,8 +103,7 @@ def fit_dual(
         The preconditioner's rank or the blocks' side is more than the rows, or one distinct row is
         all there is to choose a ridge with.
     BudgetError
-        Projected bytes exceed what there is; nothing was started. Or the driver's memory does not
-        hold a path of ridges.
+        Projected bytes exceed what there is; nothing was started.
     NotConvergedError
         None of several ridges could be judged.
     TaskError
@@ -119,11 +119,13 @@ def fit_dual(
         rows = resources.workspace.rows(x)
         y = average_targets(targets, merged)
         start, n_warm = earlier.coefficients(x, y.shape[1]) if earlier else (None, None)
-    rank = preconditioner_rank(parameters, len(rows), resources.settings)
+    rank = require_room_to_solve(parameters, len(rows), y.shape[1], resources.settings)
     with open_gram(kernel, rows, parameters.block_rows, resources) as store:
         gram = compute_gram(kernel, rows, store, resources, clock)
         task = gram_task(kernel, rows, store, resources.settings)
-        factory = ShardFactory(task, kernel.kernels[0], resources.settings.shard_max_bytes)
+        # Blocks in this memory take no more of it when a shard keeps them.
+        max_bytes = resources.shard_bytes(0 if store.in_memory else gram.n_bytes)
+        factory = ShardFactory(task, kernel.kernels[0], max_bytes)
         system = DualSystem(factory, y, merged.counts, start)
         solved = solve_dual(system, parameters, rank, resources, clock)
         solution = solved.solution

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from ntk_dist._version import __version__
-from ntk_dist.errors import MemoryBudgetError
 from ntk_dist.events import Clock
 from ntk_dist.gram.plan import assign_blocks
 from ntk_dist.model.gram import Resources
 from ntk_dist.model.parameters import Parameters
 from ntk_dist.settings import Settings, available_memory
+from ntk_dist.shards import RecomputedShardFactory, ShardFactory
 from ntk_dist.solver import (
-    DENSE_ROWS,
     MOST_ROUNDS,
     AbstractOperator,
     AbstractPreconditioner,
@@ -29,6 +28,8 @@ from ntk_dist.solver import (
     Solution,
     StoredGramOperator,
     best_ridge,
+    require_dense_room,
+    require_room_to_choose,
     score_ridges,
     solve,
     solve_direct,
@@ -38,10 +39,8 @@ from ntk_dist.solver.low_rank import affordable_rank, require_room
 from ntk_dist.solver.operators import Shards
 from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
 from ntk_dist.store.dataset import fingerprint
-from ntk_dist.tasks import RecomputedShardFactory, ShardFactory
-from ntk_dist.units import format_bytes
 
-__all__ = ["DualSystem", "Solved", "precision_warnings", "preconditioner_rank", "solve_dual"]
+__all__ = ["DualSystem", "Solved", "precision_warnings", "require_room_to_solve", "solve_dual"]
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ def solve_dual(
     parameters
         How.
     rank
-        Of the preconditioner, see ``preconditioner_rank``.
+        Of the preconditioner, see ``require_room_to_solve``.
     resources
         Who computes, within which limits, and where the state of the solve is kept.
     clock
@@ -111,17 +110,11 @@ def solve_dual(
     Raises
     ------
     BudgetError
-        The driver's memory holds no dense matrix, or no path of ridges, that was asked for.
+        The driver's memory does not hold what ``require_room_to_solve`` found room for any more.
     NotConvergedError
         None of several ridges could be judged.
     """
-    factory, dense_bytes = system.factory, _dense_bytes(system.n_rows)
-    free_bytes = available_memory()
-    if parameters.solver == "direct" and dense_bytes > free_bytes:
-        raise MemoryBudgetError(
-            f"solver 'direct' needs {format_bytes(dense_bytes)} for {system.n_rows} rows, got "
-            f"{format_bytes(free_bytes)} free: use solver 'cg'"
-        )
+    factory = system.factory
     if parameters.refine:
         # Blocks of both precisions share the memory of a worker.
         factory = replace(factory, max_bytes=factory.max_bytes // 2)
@@ -142,19 +135,19 @@ def solve_dual(
         with clock.phase("precondition"):
             preconditioner = _preconditioner(gram, ridge, parameters, rank, resources.settings)
         operator = RidgedOperator(gram, ridge) if ridge else gram
+        # The preconditioner is not kept: its seed gives the same one again in a pass or two over
+        # the blocks, and of n x 1000 numbers it would be most of the bytes.
+        checkpoint = resources.workspace.checkpoint(
+            _identity(system, y, ridge, preconditioner, parameters)
+        )
         with clock.phase("solve"), ExitStack() as stack:
             options: dict[str, Any] = {
                 "tol": parameters.tol,
                 "max_steps": parameters.max_steps,
                 "x0": None if system.start is None else system.start / system.scale,
-                # The preconditioner is not kept: its seed gives the same one again in a pass or
-                # two over the blocks, and of n x 1000 numbers it would be most of the bytes.
-                "checkpoint": resources.workspace.checkpoint(
-                    _identity(system, y, ridge, preconditioner, parameters)
-                ),
+                "checkpoint": checkpoint,
                 "checkpoint_every_s": resources.settings.checkpoint_every_s,
                 "on_step": clock.on_event,
-                "dense_rows": DENSE_ROWS if dense_bytes <= free_bytes else 0,
             }
             if parameters.refine:
                 again = RecomputedShardFactory(
@@ -171,7 +164,11 @@ def solve_dual(
                 )
             else:
                 solution = solve(operator, y, preconditioner, **options)
-        return _solved(system, solution, scores, shards)
+        solved = _solved(system, solution, scores, shards)
+        # Not as soon as conjugate gradients end: what comes after them may be cut off, too.
+        if checkpoint is not None:
+            checkpoint.delete()
+        return solved
 
 
 def _solved(
@@ -195,15 +192,36 @@ def precision_warnings(parameters: Parameters) -> tuple[str, ...]:
     return (warning,)
 
 
-def preconditioner_rank(parameters: Parameters, n: int, settings: Settings) -> int:
-    """The rank to build for ``n`` rows, known to fit in memory before anything is computed.
+def require_room_to_solve(
+    parameters: Parameters, n: int, n_targets: int, settings: Settings
+) -> int:
+    """The preconditioner's rank, once all that a solve takes is known to fit the driver's memory.
+
+    Parameters
+    ----------
+    parameters
+        How to solve.
+    n
+        Distinct rows.
+    n_targets
+        Columns to solve for.
+    settings
+        Limits of this process.
 
     Raises
     ------
+    InvalidInputError
+        One row is all there is to choose a ridge with.
     MemoryBudgetError
-        It does not.
+        The preconditioner does not fit, or a path of ridges, or the matrix where it is solved with
+        densely.
     """
-    if parameters.solver == "direct" or parameters.preconditioner not in LOW_RANK_PRECONDITIONERS:
+    if isinstance(parameters.ridge, tuple):
+        require_room_to_choose(n, n_targets, settings.preconditioner_max_bytes)
+    if parameters.solver == "direct":
+        require_dense_room(n, available_memory())
+        return 0
+    if parameters.preconditioner not in LOW_RANK_PRECONDITIONERS:
         return 0
     max_bytes, dtype = settings.preconditioner_max_bytes, np.dtype(parameters.dtype)
     if parameters.rank == "auto":
@@ -211,11 +229,6 @@ def preconditioner_rank(parameters: Parameters, n: int, settings: Settings) -> i
     rank = min(parameters.rank, n)
     require_room(n, rank, max_bytes, dtype)
     return rank
-
-
-def _dense_bytes(n: int) -> int:
-    """K in float64, its factor, and LAPACK's work space."""
-    return 3 * 8 * n**2
 
 
 def _identity(

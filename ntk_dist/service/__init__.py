@@ -1,17 +1,24 @@
 """The HTTP service: submit jobs, watch them, and ask the models that they leave behind.
 
-:mod:`.app` puts the application together from the routers of jobs, uploads, models and predictions
-(``*_routes``, and ``inference_v2`` for the Open Inference Protocol); :mod:`.service` is what they
-share: database, queue, supervisor, uploads, models. Every request goes through :mod:`.envelope`
-(an id, a line in the log, a metric) and :mod:`.limits` (bytes of its body); :mod:`.auth` and
-:mod:`.tokens` say who asks, :mod:`.places` what a job of a caller may refer to. Whatever goes
-wrong is told by :mod:`.problems` in one shape, which :mod:`.documentation` publishes. Work that
-waits for the database or the disk is done in threads, never where requests are read.
+``app`` puts the application together, ``serve`` runs it with uvicorn or hands it to Ray Serve.
+Routes are in ``jobs_routes``, ``uploads_routes``, ``models_routes``, ``predict_routes``,
+``service_routes`` and, for the Open Inference Protocol, ``inference_v2``; what they share, from the
+database to the counters, is in ``service``.
 
-What a browser shows of all that are :mod:`.pages`, which ask the same routes.
+Every request goes through ``envelope`` (an id, a line in the log, a metric) and ``limits`` (bytes,
+patience, how many at once). ``auth`` and ``tokens`` say who asks, ``places`` what a job of a
+caller may refer to. ``documents`` reads and writes JSON; whatever goes wrong is told by
+``problems`` in one shape, which ``documentation`` publishes; ``addresses`` knows the templates of
+all routes.
 
-:mod:`.serve` runs the application with uvicorn, or hands it to Ray Serve. FastAPI, uvicorn and
-prometheus_client are imported in this folder only, and not before one of its modules is.
+``event_stream`` follows jobs, ``uploads`` takes files in parts, ``metrics`` counts. ``catalog``
+finds published models, ``model_host`` loads and asks them, ``batching`` joins small requests;
+``bodies`` and ``tensors`` are the rows and answers as bytes. ``pages`` is what a browser shows of all
+that, by asking the same routes.
+
+Work that waits for the database or the disk is done in threads, never where requests are read.
+FastAPI, uvicorn and prometheus_client are imported in this folder only, and not before one of its
+modules is.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ class Envelope:
         known = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["state"] = {**scope.get("state", {}), "request_id": known}
         method = scope["method"]
-        if method == "HEAD":  # the same as GET, but for the body
-            scope["method"] = "GET"
+        if method == "HEAD":  # the same as GET, but for the body; the server goes on seeing HEAD
+            scope = {**scope, "method": "GET"}
         start, status = time.perf_counter(), 0
 
         async def enveloped(message: Message) -> None:

@@ -10,17 +10,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ntk_dist.errors import OverloadedError, RequestError, RequestTooLargeError
 from ntk_dist.units import format_bytes
 
-__all__ = ["Limits"]
+__all__ = ["MAX_REQUESTS", "Limits"]
 
 IDLE_S = 30.0
 """Longest that nothing of a body may come, in seconds."""
 BODIES_HELD = 8
 """Bodies of the largest size that all requests together may hold in memory."""
-
-
 MAX_REQUESTS = 1000
 """At a time: each has a connection, and a process has some thousand files by default."""
 LIVE = "/v2/health/live"
+"""Answered even then: a busy service must not be taken for a dead one."""
 
 
 class Limits:
@@ -73,8 +72,7 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_probe = scope["path"] == LIVE  # a busy service must not be taken for a dead one
-        if self._running >= self._max_requests and not is_probe:
+        if self._running >= self._max_requests and scope["path"] != LIVE:
             raise OverloadedError(f"the service answers {self._running} requests already")
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal():

@@ -14,6 +14,8 @@ from typing import TypeVar
 import numpy as np
 
 from ntk_dist.errors import (
+    ArtifactError,
+    DataError,
     MemoryBudgetError,
     ModelNotFoundError,
     RequestTooLargeError,
@@ -289,7 +291,13 @@ class ModelHost:
 
 def _read(entry: Entry) -> _Loaded:
     """Read a model from its place, and ask it once: its programs are compiled then."""
-    model = ServingModel(load_model(entry.place))
+    try:
+        model = ServingModel(load_model(entry.place))
+    except DataError as error:  # a caller's rows are another matter
+        name, version = entry.model.name, entry.model.version
+        raise ArtifactError(
+            f"model {name} {version} is damaged: {error}; fit or copy it again"
+        ) from error
     model.values(model.prepare(np.zeros((1, *model.row_shape))))
     return _Loaded(model, entry.checksum)
 

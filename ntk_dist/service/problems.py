@@ -15,12 +15,12 @@ from starlette.types import Scope
 from ntk_dist.errors import (
     AuthenticationError,
     DefectError,
+    ExecutorError,
     NotFoundError,
     NTKDistError,
     OverloadedError,
     RequestError,
     StoreError,
-    TaskError,
 )
 from ntk_dist.service.addresses import Addresses
 from ntk_dist.service.documents import answer
@@ -74,7 +74,7 @@ def problem(scope: Scope, error: NTKDistError, status: int | None = None) -> Res
 
 def _public(error: NTKDistError) -> NTKDistError:
     """The same without the places and addresses of the operator."""
-    if not isinstance(error, StoreError | TaskError):
+    if not isinstance(error, StoreError | ExecutorError):
         return error
     sentence = (error.__doc__ or "").partition("\n")[0]
     return type(error)(f"{sentence} The service's log says more, under the id of this request.")

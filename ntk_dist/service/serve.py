@@ -21,6 +21,7 @@ from ntk_dist.errors import (
 )
 from ntk_dist.service.app import create_app
 from ntk_dist.service.auth import is_loopback
+from ntk_dist.service.limits import MAX_REQUESTS
 from ntk_dist.service.service import Service, ServiceConfig
 
 __all__ = ["serve", "serve_app"]
@@ -132,12 +133,16 @@ def _require_pair(certificate: Path | None, key: Path | None) -> None:
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ServiceUnreachableError(
             f"expected to listen on {host}:{port}, got: {reason}; choose another --port or --host"
         ) from error
+    # Handed down to every connection. Head and body of an answer are sent one after the other:
+    # without this the body waits for the caller to acknowledge the head, 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def serve_app(arguments: Mapping[str, str]) -> Any:
@@ -177,4 +182,6 @@ def serve_app(arguments: Mapping[str, str]) -> Any:
     def build() -> Any:
         return create_app(config)
 
-    return ray_serve.deployment(ray_serve.ingress(build)(), name="ntk_dist").bind()
+    # Serve would send five requests at a time and hold the others back; ours are bounded here.
+    deployment = ray_serve.deployment(name="ntk_dist", max_ongoing_requests=MAX_REQUESTS)
+    return deployment(ray_serve.ingress(build)()).bind()

@@ -19,7 +19,6 @@ from ntk_dist.errors import NTKDistError, ServiceError
 from ntk_dist.jobs.desk import state_folder
 from ntk_dist.jobs.launch import AbstractLauncher, ProcessLauncher
 from ntk_dist.jobs.queue import JobQueue
-from ntk_dist.jobs.ray_jobs import RayLauncher
 from ntk_dist.jobs.spec import JobSpec
 from ntk_dist.jobs.supervisor import Supervisor
 from ntk_dist.service.auth import Gate
@@ -158,6 +157,8 @@ def launchers_of(place: AbstractPlace, settings: ServiceSettings) -> Mapping[str
     folder = state_folder(place) / "drivers"
     launchers: dict[str, AbstractLauncher] = {"process": ProcessLauncher(folder)}
     if settings.ray_jobs_url is not None:
+        from ntk_dist.jobs.ray_jobs import RayLauncher  # takes a second, and Ray
+
         launchers["ray"] = RayLauncher(settings.ray_jobs_url)
     return launchers
 

@@ -17,10 +17,10 @@ import re
 import secrets
 import shutil
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +32,7 @@ from ntk_dist.errors import (
     DiskBudgetError,
     RequestError,
     RequestTooLargeError,
+    StoreUnreachableError,
     UploadNotFoundError,
 )
 from ntk_dist.settings import ServiceSettings
@@ -163,7 +164,7 @@ class Uploads:
             raise ChecksumMismatchError(
                 f"part {number}: expected SHA-256 {sha256}, got {found}; send it again"
             )
-        Folder(str(self._part(record, number))).write_bytes(content)
+        Folder(str(self._part(record, str(number)))).write_bytes(content)
         return self._view(record)
 
     def complete(self, upload_id: str) -> Upload:
@@ -262,39 +263,44 @@ class Uploads:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _assemble(self, record: UploadRecord) -> None:
+        """Put the parts together; beside them, so that what a crash leaves goes with them."""
         missing = sorted(set(range(_n_parts(record))) - set(self._received(record)))
         if missing:
             listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-            raise ConflictError(f"upload {record.id}: expected all parts, got none of {listed}")
-        target = self._file(record)
-        partial = target.with_name(f".{uuid.uuid4().hex}.partial")
-        whole = hashlib.sha256()
+            raise ConflictError(
+                f"upload {record.id}: expected all {_n_parts(record)} parts, got all but {listed}; "
+                "send those"
+            )
+        target, partial = self._file(record), self._part(record, f".{uuid.uuid4().hex}.partial")
         try:
-            with refusals(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with partial.open("wb") as file:
-                    for piece in self._pieces(record):
-                        whole.update(piece)
-                        file.write(piece)
-            if whole.hexdigest() != record.sha256:
+            with refusals(target), partial.open("wb") as file:
+                found = self._copy(record, file)
+            if found != record.sha256:
                 raise ChecksumMismatchError(
                     f"upload {record.id}: expected SHA-256 {record.sha256} of the whole file, got "
-                    f"{whole.hexdigest()}; send the parts again that are wrong, or begin again"
+                    f"{found}; send the parts again that are wrong, or begin again"
                 )
-            partial.replace(target)
+            with refusals(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial.replace(target)
+        except StoreUnreachableError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise ConflictError(
+                    f"upload {record.id}: its parts were removed; begin again"
+                ) from error
+            raise
         finally:
             partial.unlink(missing_ok=True)
 
-    def _pieces(self, record: UploadRecord) -> Iterator[bytes]:
+    def _copy(self, record: UploadRecord, file: BinaryIO) -> str:
+        """Write all parts to a file; the SHA-256 of it all."""
+        whole = hashlib.sha256()
         for number in range(_n_parts(record)):
-            try:
-                with self._part(record, number).open("rb") as part:
-                    while piece := part.read(_PIECE_BYTES):
-                        yield piece
-            except FileNotFoundError as error:
-                raise ConflictError(
-                    f"upload {record.id}: part {number} was removed; begin again"
-                ) from error
+            with self._part(record, str(number)).open("rb") as part:
+                while piece := part.read(_PIECE_BYTES):
+                    whole.update(piece)
+                    file.write(piece)
+        return whole.hexdigest()
 
     def _root(self) -> Path:
         if self._workspace.folder is None:
@@ -307,8 +313,8 @@ class Uploads:
     def _folder(self, record: UploadRecord) -> Path:
         return self._root() / "uploads" / record.id
 
-    def _part(self, record: UploadRecord, number: int) -> Path:
-        return self._folder(record) / "parts" / str(number)
+    def _part(self, record: UploadRecord, name: str) -> Path:
+        return self._folder(record) / "parts" / name
 
     def _file(self, record: UploadRecord) -> Path:
         return self._folder(record) / "file" / record.filename

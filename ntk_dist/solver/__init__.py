@@ -13,7 +13,7 @@ it answers for all of them in the passes that the smallest one needs. All answer
 """
 
 from ntk_dist.solver.cg import solve_cg
-from ntk_dist.solver.direct import solve_direct
+from ntk_dist.solver.direct import require_dense_room, solve_direct
 from ntk_dist.solver.operators import (
     AbstractOperator,
     DenseOperator,
@@ -34,6 +34,7 @@ from ntk_dist.solver.ridge_choice import (
     RidgeScore,
     SubmatrixOperator,
     best_ridge,
+    require_room_to_choose,
     score_ridges,
 )
 from ntk_dist.solver.ridge_path import solve_ridge_path
@@ -58,6 +59,8 @@ __all__ = [
     "StoredGramOperator",
     "SubmatrixOperator",
     "best_ridge",
+    "require_dense_room",
+    "require_room_to_choose",
     "score_ridges",
     "solve",
     "solve_cg",

@@ -80,7 +80,8 @@ def solve_cg(
     checkpoint
         Where the state is written down now and then, and when the matrix fails. One that is there
         already is where the solve goes on, with the same bytes as if it had not been cut off; its
-        identity has to cover all the other arguments. Deleted when there is an answer.
+        identity has to cover all the other arguments. It is there afterwards, too: whoever gave it
+        deletes it when the answer is safe.
     checkpoint_every_s
         Seconds between checkpoints, at least; they take 1 % of the time at most.
     on_step
@@ -133,7 +134,6 @@ def solve_cg(
     except BaseException:  # workers lost, or a person's interruption: the same call goes on
         keeper.save(state)
         raise
-    keeper.finish()
     x = state.best_x * unit
     return Solution(
         x[:, 0] if np.ndim(rhs) == 1 else x,

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
-from scipy.linalg.lapack import dpocon
+from scipy.linalg import LinAlgError
 
+from ntk_dist.errors import MemoryBudgetError
+from ntk_dist.settings import available_memory
 from ntk_dist.solver.certificate import rounding_share, warn_of_rounding
 from ntk_dist.solver.columns import as_columns
 from ntk_dist.solver.operators import (
@@ -20,8 +21,10 @@ from ntk_dist.solver.operators import (
     ridge_vector,
 )
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus, describe
+from ntk_dist.solver.symmetric import SymmetricMatrix, dense_bytes
+from ntk_dist.units import format_bytes
 
-__all__ = ["solve_direct", "spectral_cut_off"]
+__all__ = ["require_dense_room", "solve_direct", "spectral_cut_off"]
 
 Array = NDArray[np.float64]
 
@@ -43,6 +46,22 @@ def spectral_cut_off(n: int, dtype: np.dtype[Any]) -> float:
     return max(rounding, n * float(np.finfo(np.float64).eps))
 
 
+def require_dense_room(n: int, max_bytes: int) -> None:
+    """Refuse a matrix that does not fit.
+
+    Raises
+    ------
+    MemoryBudgetError
+        Names the bytes needed and free.
+    """
+    needed = dense_bytes(n)
+    if needed > max_bytes:
+        raise MemoryBudgetError(
+            f"solver 'direct' needs {format_bytes(needed)} for {n} rows, got "
+            f"{format_bytes(max_bytes)} free: use solver 'cg'"
+        )
+
+
 def solve_direct(
     operator: AbstractOperator | ArrayLike,
     rhs: ArrayLike,
@@ -52,9 +71,10 @@ def solve_direct(
 ) -> Solution:
     """The solution of (K + ridge I) A = Y by Cholesky, or by pseudo-inverse when K is singular.
 
-    Everything runs in float64. Cholesky stands if the condition number says that no eigenvalue
-    is at or below :func:`spectral_cut_off`; otherwise eigenvalues decide, and those at or below
-    the cut-off count as zero: the least-squares answer of minimum norm.
+    Everything runs in float64 and in the memory of this process, which holds the matrix once.
+    Cholesky stands if the condition number says that no eigenvalue is at or below
+    :func:`spectral_cut_off`; otherwise eigenvalues decide, whose vectors take as much memory again,
+    and those at or below the cut-off count as zero: the least-squares answer of minimum norm.
 
     Parameters
     ----------
@@ -75,14 +95,18 @@ def solve_direct(
         Y holds NaN or infinity.
     InvalidInputError
         K is not square, or the ridge is negative.
+    MemoryBudgetError
+        The matrix does not fit in the memory that is free; nothing was gathered.
     """
     started = time.perf_counter()
     if not isinstance(operator, AbstractOperator):
         operator = DenseOperator(operator)
     y = as_columns(rhs, operator.n, "right-hand side")
     added = ridge_vector(ridge, operator.n)
-    matrix = operator.as_dense()
-    matrix[np.diag_indices(operator.n)] += added
+    require_dense_room(operator.n, available_memory())
+    entries = operator.as_dense()
+    entries[np.diag_indices(operator.n)] += added
+    matrix = SymmetricMatrix(entries)
     asked = added.max(initial=0.0)
     if isinstance(operator, RidgedOperator):
         asked += operator.ridge.max(initial=0.0)
@@ -94,7 +118,7 @@ def solve_direct(
         residuals = np.linalg.norm(y - matrix @ x, axis=0) / np.where(norms > 0, norms, 1.0)
         if found["status"] is SolveStatus.CONVERGED and np.any(residuals > tol):
             found["status"] = SolveStatus.STAGNATED
-    trace = float(np.abs(matrix.diagonal()).sum())
+    trace = float(np.abs(matrix.diagonal).sum())
     share = rounding_share(np.linalg.norm(x, axis=0), norms, operator.n, trace, operator.dtype)
     report = SolveReport(
         text=describe(found["status"], residuals, tol, "a factorization"),
@@ -113,28 +137,29 @@ def solve_direct(
     return Solution(x[:, 0] if np.ndim(rhs) == 1 else x, report)
 
 
-def _factorize(matrix: Array, y: Array, cut_off: float) -> tuple[Array, dict[str, Any]]:
+def _factorize(matrix: SymmetricMatrix, y: Array, cut_off: float) -> tuple[Array, dict[str, Any]]:
     """The answer, and the fields of the report that the factorization decides."""
-    if not np.all(np.isfinite(matrix)):
+    if not math.isfinite(matrix.norm):
         return np.zeros_like(y), {"status": SolveStatus.NON_FINITE}
     try:
-        factor = cho_factor(matrix, lower=True, check_finite=False)
+        matrix.factor()
     except LinAlgError:
         return _pseudo_inverse(matrix, y, cut_off)
-    norm = float(np.abs(matrix).sum(axis=0).max(initial=0.0))
-    reciprocal, _ = dpocon(factor[0], norm, uplo="L")
+    reciprocal = matrix.reciprocal_condition()
     # The 1-norm condition bounds the 2-norm one, so this never keeps a singular matrix.
     if reciprocal <= cut_off:
         return _pseudo_inverse(matrix, y, cut_off)
-    x = cho_solve(factor, y, check_finite=False)
-    return x, {"status": SolveStatus.CONVERGED, "condition": 1.0 / float(reciprocal)}
+    return matrix.solve(y), {"status": SolveStatus.CONVERGED, "condition": 1.0 / reciprocal}
 
 
-def _pseudo_inverse(matrix: Array, y: Array, cut_off: float) -> tuple[Array, dict[str, Any]]:
-    values, vectors = eigh(matrix, check_finite=False)
+def _pseudo_inverse(
+    matrix: SymmetricMatrix, y: Array, cut_off: float
+) -> tuple[Array, dict[str, Any]]:
+    values, vectors = matrix.eigenpairs()
     least = cut_off * max(float(values[-1]), 0.0)
-    kept = values > least
-    rank = int(kept.sum())
+    # They ascend: those that are kept are the last ones, and their vectors need no copy.
+    kept = slice(int(np.searchsorted(values, least, side="right")), None)
+    rank = len(values[kept])
     x = vectors[:, kept] @ ((vectors[:, kept].T @ y) / values[kept, None])
     dropped = len(values) - rank
     if values[0] < -CLEARLY * cut_off * max(float(values[-1]), -float(values[0])):

@@ -76,7 +76,7 @@ def nystrom(operator: AbstractOperator, rank: int, generator: np.random.Generato
     squares = (np.square(y[rows], dtype=np.float64).sum() for rows in row_tiles(n, rank))
     epsilon = float(np.finfo(operator.dtype).eps)
     root, shift = _factorize(core, overlap, epsilon * math.sqrt(float(sum(squares))))
-    for rows in row_tiles(n, rank):
+    for rows in row_tiles(n, rank, rank):
         sketch = y[rows].astype(np.float64) + shift * w[rows].astype(np.float64)
         fresh = solve_triangular(root, sketch.T, lower=True).T
         y[rows] = fresh

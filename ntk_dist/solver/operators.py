@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntk_dist.errors import InvalidInputError
+from ntk_dist.solver.symmetric import PANEL_ROWS
 
 __all__ = [
     "AbstractOperator",
@@ -49,8 +50,12 @@ class AbstractOperator(ABC):
         """Some columns, of shape ``(n, r)``; equals ``as_dense()[:, indices]``."""
 
     def as_dense(self) -> Array:
-        """The whole matrix, of shape ``(n, n)``; for small n only."""
-        return self.columns(np.arange(self.n))
+        """The whole matrix, of shape ``(n, n)``, gathered a panel of columns at a time."""
+        dense = np.empty((self.n, self.n))
+        for start in range(0, self.n, PANEL_ROWS):
+            stop = min(start + PANEL_ROWS, self.n)
+            dense[:, start:stop] = self.columns(np.arange(start, stop))
+        return dense
 
 
 class DenseOperator(AbstractOperator):

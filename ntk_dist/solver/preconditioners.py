@@ -280,26 +280,14 @@ class RPCholeskyPreconditioner(AbstractLowRankPreconditioner):
     """Columns of K chosen by accelerated randomly pivoted Cholesky."""
 
     name = "rpcholesky"
-
-    @staticmethod
-    def approximate(
-        operator: AbstractOperator, rank: int, generator: np.random.Generator
-    ) -> LowRank:
-        """See :func:`~ntk_dist.solver.rpcholesky.rpcholesky`."""
-        return rpcholesky(operator, rank, generator)
+    approximate = staticmethod(rpcholesky)
 
 
 class NystromPreconditioner(AbstractLowRankPreconditioner):
     """Products of K with random vectors: the randomized Nyström approximation."""
 
     name = "nystrom"
-
-    @staticmethod
-    def approximate(
-        operator: AbstractOperator, rank: int, generator: np.random.Generator
-    ) -> LowRank:
-        """See :func:`~ntk_dist.solver.nystrom.nystrom`."""
-        return nystrom(operator, rank, generator)
+    approximate = staticmethod(nystrom)
 
 
 LOW_RANK_PRECONDITIONERS: Mapping[str, type[AbstractLowRankPreconditioner]] = {

@@ -99,7 +99,7 @@ def solve_refined(
         Most corrections.
     x0, checkpoint, checkpoint_every_s
         See :func:`~ntk_dist.solver.solve.solve`; of the first solve, which takes most of the steps.
-        One that is cut off in a correction begins anew.
+        One that is cut off in a correction goes on from there, and corrects anew.
 
     Returns
     -------

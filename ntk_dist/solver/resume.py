@@ -84,8 +84,3 @@ class StateKeeper:
             self._on_event(CheckpointEvent(state="saved", step=state.step))
         self._saved_at = time.perf_counter()
         self._cost_s = self._saved_at - started
-
-    def finish(self) -> None:
-        """The solve has its answer: nothing is left to go on from."""
-        if self._checkpoint is not None:
-            self._checkpoint.delete()

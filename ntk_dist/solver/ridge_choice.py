@@ -15,9 +15,16 @@ from numpy.typing import NDArray
 from ntk_dist.errors import InvalidInputError, NotConvergedError
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.solver.operators import AbstractOperator
-from ntk_dist.solver.ridge_path import solve_ridge_path
+from ntk_dist.solver.ridge_path import columns_that_fit, solve_ridge_path
 
-__all__ = ["HELD_OUT", "RidgeScore", "SubmatrixOperator", "best_ridge", "score_ridges"]
+__all__ = [
+    "HELD_OUT",
+    "RidgeScore",
+    "SubmatrixOperator",
+    "best_ridge",
+    "require_room_to_choose",
+    "score_ridges",
+]
 
 Array = NDArray[np.float64]
 
@@ -118,14 +125,8 @@ def score_ridges(
     MemoryBudgetError
         See :func:`~ntk_dist.solver.ridge_path.solve_ridge_path`.
     """
-    n = operator.n
-    if n < 2:
-        raise InvalidInputError(
-            f"ridge: expected two distinct rows or more to choose one on rows held out, got {n}; "
-            "give one ridge"
-        )
-    order = generator.permutation(n)
-    n_out = min(max(round(share * n), 1), n - 1)
+    n_out = _n_held_out(operator.n, share)
+    order = generator.permutation(operator.n)
     out, kept = np.sort(order[:n_out]), np.sort(order[n_out:])
     part = SubmatrixOperator(operator, kept)
     path = solve_ridge_path(
@@ -149,6 +150,36 @@ def score_ridges(
         )
         for solution, values in zip(path, predicted, strict=True)
     )
+
+
+def require_room_to_choose(n: int, n_targets: int, max_bytes: int) -> None:
+    """Refuse, before anything is computed, ridges that could not be compared.
+
+    Parameters
+    ----------
+    n
+        Distinct rows.
+    n_targets, max_bytes
+        See :func:`score_ridges`.
+
+    Raises
+    ------
+    InvalidInputError
+        There are fewer than two rows.
+    MemoryBudgetError
+        See :func:`~ntk_dist.solver.ridge_path.solve_ridge_path`.
+    """
+    columns_that_fit(n - _n_held_out(n, HELD_OUT), n_targets, max_bytes)
+
+
+def _n_held_out(n: int, share: float) -> int:
+    """How many rows of ``n``."""
+    if n < 2:
+        raise InvalidInputError(
+            f"ridge: expected two distinct rows or more to choose one on rows held out, got {n}; "
+            "give one ridge"
+        )
+    return min(max(round(share * n), 1), n - 1)
 
 
 def best_ridge(scores: Sequence[RidgeScore]) -> float:

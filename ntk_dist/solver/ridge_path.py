@@ -29,7 +29,7 @@ from ntk_dist.solver.operators import AbstractOperator
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus, describe
 from ntk_dist.units import format_bytes
 
-__all__ = ["BLOCK_SIZE", "solve_ridge_path"]
+__all__ = ["BLOCK_SIZE", "columns_that_fit", "solve_ridge_path"]
 
 Array = NDArray[np.float64]
 
@@ -130,7 +130,7 @@ def solve_ridge_path(
     unit = np.where(norms > 0, norms, 1.0)
     y = y / unit
     _require_sensible(ridges, tol, block_size)
-    most = _columns_that_fit(n, y.shape[1], max_bytes)
+    most = columns_that_fit(n, y.shape[1], max_bytes)
     extra = max(0, min(block_size, most // LEAST_PASSES, n) - y.shape[1])
     path = [_Ridge(float(r), np.zeros((0, y.shape[1])), (norms > 0).astype(float)) for r in ridges]
     space = KrylovSpace(y, generator.standard_normal((n, extra)))
@@ -219,8 +219,8 @@ def _require_sensible(ridges: Sequence[float], tol: float, block_size: int) -> N
             raise InvalidInputError(f"{name}: expected a positive number, got {value}")
 
 
-def _columns_that_fit(n: int, width: int, max_bytes: int) -> int:
-    """Most columns of the basis.
+def columns_that_fit(n: int, width: int, max_bytes: int) -> int:
+    """Most columns of the basis, for ``n`` rows and a ``width`` of so many targets.
 
     Raises
     ------

@@ -84,9 +84,10 @@ def rpcholesky(operator: AbstractOperator, rank: int, generator: np.random.Gener
             continue
         chosen = proposals[kept]
         wanted = position[kept]
+        known = np.ascontiguousarray(known[:, wanted])
         # Row by row what is left of the columns, so that no second n x rank matrix is made.
-        for rows in row_tiles(n, rank):
-            left = columns[rows][:, wanted] - times(factor[rows, :done], known[:, wanted])
+        for rows in row_tiles(n, rank, rank):
+            left = columns[rows][:, wanted] - times(factor[rows, :done], known)
             fresh = solve_triangular(lower, left.T, lower=True).T
             factor[rows, done : done + len(kept)] = fresh
             residual[rows] -= np.einsum("ij,ij->i", fresh, fresh)

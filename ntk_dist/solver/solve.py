@@ -7,18 +7,21 @@ from dataclasses import replace
 from numpy.typing import ArrayLike
 
 from ntk_dist.events import EventSink, ignore
+from ntk_dist.settings import available_memory
 from ntk_dist.solver.cg import solve_cg
 from ntk_dist.solver.direct import solve_direct
 from ntk_dist.solver.operators import AbstractOperator
 from ntk_dist.solver.preconditioners import AbstractPreconditioner
 from ntk_dist.solver.result import Solution, SolveStatus
 from ntk_dist.solver.resume import CHECKPOINT_EVERY_S
+from ntk_dist.solver.symmetric import dense_bytes
 from ntk_dist.store.checkpoint import Checkpoint
+from ntk_dist.units import format_bytes
 
 __all__ = ["DENSE_ROWS", "solve"]
 
 DENSE_ROWS = 5000
-"""Most rows that are solved densely unasked: 5000 take 0.8 GB, and about a minute if eigenvalues
+"""Most rows that are solved densely unasked: 5000 take 0.7 GB, and about a minute if eigenvalues
 have to decide."""
 
 
@@ -38,7 +41,8 @@ def solve(
     """The solution of A X = Y, or the least-squares one of minimum norm if A is singular.
 
     Conjugate gradients answer wherever they can. Where they stagnate or find the matrix indefinite,
-    the matrix is gathered, unless it is too large for that, and :func:`solve_direct` answers.
+    the matrix is gathered, unless it is too large for that, or for the memory that is free then,
+    and :func:`solve_direct` answers.
 
     Parameters
     ----------
@@ -76,12 +80,9 @@ def solve(
     tried = first.report
     if tried.status not in (SolveStatus.STAGNATED, SolveStatus.INDEFINITE):
         return first
-    if operator.n > dense_rows:
-        text = (
-            f"{tried.text} The dense solver steps in by itself up to {dense_rows} rows; these are "
-            f"{operator.n}, so ask for it if they fit in memory."
-        )
-        return replace(first, report=replace(tried, text=text))
+    why_not = _why_not_dense(operator.n, dense_rows)
+    if why_not:
+        return replace(first, report=replace(tried, text=f"{tried.text} {why_not}"))
     second = solve_direct(operator, rhs, tol=tol)
     ended = "stagnated" if tried.status is SolveStatus.STAGNATED else "found negative curvature"
     warning = (
@@ -102,3 +103,19 @@ def solve(
         warnings=(warning, *second.report.warnings),
     )
     return replace(second, report=report)
+
+
+def _why_not_dense(n: int, dense_rows: int) -> str:
+    """What keeps the dense solver from stepping in, and what to do; empty where nothing does."""
+    needed, free = dense_bytes(n), available_memory()
+    if n > dense_rows:
+        return (
+            f"The dense solver steps in by itself up to {dense_rows} rows; these are {n}, so ask "
+            f"for it if {format_bytes(needed)} of memory are free."
+        )
+    if needed > free:
+        return (
+            f"The dense solver did not step in: it needs {format_bytes(needed)}, got "
+            f"{format_bytes(free)} free; free some memory and run the same again."
+        )
+    return ""

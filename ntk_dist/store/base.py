@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ __all__ = ["AbstractBlockStore", "AbstractRows", "AbstractStatisticsStore"]
 class AbstractBlockStore(ABC):
     """Blocks of one Gram matrix, for one kernel (``ntk`` or ``nngp``) or both side by side."""
 
+    in_memory: ClassVar[bool]
+    """Blocks take the memory of this process, not the space of a place."""
     manifest: Manifest
     """What the blocks belong to."""
 
@@ -72,6 +75,16 @@ class AbstractBlockStore(ABC):
     @abstractmethod
     def present(self) -> frozenset[BlockIndex]:
         """Blocks that are there for every kernel (their checksums are tested when read)."""
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Bytes that can still be written; None where nobody knows.
+
+        Raises
+        ------
+        StoreUnreachableError
+            The store did not answer.
+        """
 
     @abstractmethod
     def statistics(self, width: int, batch_rows: int) -> AbstractStatisticsStore:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ntk_dist.errors import BlockNotFoundError, ManifestMismatchError
 from ntk_dist.gram.grid import BlockIndex
+from ntk_dist.settings import available_memory
 from ntk_dist.store.base import AbstractBlockStore, AbstractStatisticsStore
 from ntk_dist.store.manifest import Manifest
 
@@ -20,6 +21,8 @@ __all__ = ["MemoryBlockStore", "MemoryStatisticsStore"]
 
 class MemoryBlockStore(AbstractBlockStore):
     """A dictionary of blocks; threads may share it, processes may not."""
+
+    in_memory = True
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -51,6 +54,10 @@ class MemoryBlockStore(AbstractBlockStore):
     def present(self) -> frozenset[BlockIndex]:
         """Blocks that are there."""
         return frozenset(self._blocks)
+
+    def free_bytes(self) -> int:
+        """Memory that can still be had, in bytes."""
+        return available_memory()
 
     def statistics(self, width: int, batch_rows: int) -> MemoryStatisticsStore:
         """What is known of each row, in this memory too."""

@@ -76,10 +76,6 @@ class AbstractWorkspace(ABC):
         """
 
     @abstractmethod
-    def free_bytes(self) -> int | None:
-        """Bytes that can still be written; None where that is not a question of disks."""
-
-    @abstractmethod
     def worker_environment(self) -> dict[str, str]:
         """Environment variables for the processes that compute blocks of this workspace."""
 
@@ -111,10 +107,6 @@ class MemoryWorkspace(AbstractWorkspace):
 
     def checkpoint(self, identity: Mapping[str, str]) -> None:
         """None: it would be lost with this process."""
-        return
-
-    def free_bytes(self) -> None:
-        """None: memory is budgeted elsewhere."""
         return
 
     def worker_environment(self) -> dict[str, str]:

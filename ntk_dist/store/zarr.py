@@ -51,6 +51,8 @@ class ZarrBlockStore(AbstractBlockStore):
     Any number of threads and processes may share one; it is pickled as its location.
     """
 
+    in_memory = False
+
     def __init__(self, location: str, manifest: Manifest, arrays: Mapping[str, zarr.Array[Any]]):
         self.location = location
         """The same in every process."""
@@ -148,6 +150,10 @@ class ZarrBlockStore(AbstractBlockStore):
             listed = [list_chunks(self._arrays[kernel]) for kernel in self.kernels]
         found = (BlockIndex(*index) for index in frozenset.intersection(*listed))
         return frozenset(index for index in found if index in self.grid)
+
+    def free_bytes(self) -> int | None:
+        """Bytes that this user can still write; None in object storage."""
+        return open_place(self.location).free_bytes()
 
     def statistics(self, width: int, batch_rows: int) -> ZarrStatisticsStore:
         """What is known of each row, in the folder of the blocks."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import google_crc32c
 import numpy as np
+import psutil
 import pytest
 import zarr
 
@@ -196,6 +197,10 @@ class TestMemoryBlockStore(BlockStoreContract):
         with pytest.raises(TypeError, match="give a workspace folder"):
             pickle.dumps(store)
 
+    def test_has_room_for_what_memory_is_available(self, store):
+        assert store.in_memory
+        assert 0 < store.free_bytes() <= psutil.virtual_memory().total
+
 
 class TestZarrBlockStore(BlockStoreContract):
     def make(self, manifest: Manifest, folder: Path) -> ZarrBlockStore:
@@ -208,6 +213,11 @@ class TestZarrBlockStore(BlockStoreContract):
         again = pickle.loads(pickled)
         assert again.manifest == MANIFEST
         np.testing.assert_array_equal(again.read("ntk", LAST), store.read("ntk", LAST))
+
+    def test_has_room_for_what_its_disk_has(self, small_disk):
+        store = self.make(MANIFEST, small_disk)
+        assert not store.in_memory
+        assert 2**18 < store.free_bytes() < 2**19
 
     def test_a_relative_location_is_kept_as_an_absolute_one(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -430,6 +440,9 @@ class TestBlockStoreInObjectStorage(BlockStoreContract):
         again = pickle.loads(pickled)
         assert again.manifest == MANIFEST
         np.testing.assert_array_equal(again.read("ntk", LAST), store.read("ntk", LAST))
+
+    def test_nobody_knows_how_much_it_has_room_for(self, store):
+        assert store.free_bytes() is None
 
     def test_a_block_is_one_object_of_plain_bytes_and_a_checksum(self, store):
         fill(store)

@@ -430,6 +430,10 @@ class Noisy:
     def deadly(self, folder: Path) -> Deadly:
         return Deadly(float(self.assignment), folder)
 
+    def reported(self) -> np.ndarray:
+        report(MemoryEvent(n_bytes=self.assignment, holder="shard"))
+        return np.full(3, self.assignment)
+
     def refuse(self) -> np.ndarray:
         if self.assignment == 1:
             raise ValueError("not this way")
@@ -492,6 +496,17 @@ def test_a_worker_killed_while_it_adds_is_replaced(
     with processes.shards(Noisy, range(2), on_event=events.append) as shards:
         assert shards.sum("deadly", tmp_path).number == 1.0
     assert "sum of deadly of 2 shards" in {event.item for event in events}
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_what_shards_report_on_the_way_to_a_sum_comes_home(
+    executor: AbstractExecutor, n_shards: int
+) -> None:
+    events: list[Any] = []
+    with executor.shards(Noisy, range(n_shards), on_event=events.append) as shards:
+        assert shards.sum("reported").tolist() == [sum(range(n_shards))] * 3
+    told = sorted(event.n_bytes for event in events if isinstance(event, MemoryEvent))
+    assert told == list(range(n_shards))
 
 
 def test_a_shard_that_refuses_fails_the_sum(executor: AbstractExecutor) -> None:

@@ -106,6 +106,30 @@ def test_another_ridge_does_not_go_on_from_it(again):
     assert len(left) == 1
 
 
+def test_a_fit_cut_off_in_a_refinement_keeps_its_first_solve(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr("ntk_dist.solver.resume.SHARE", 1e9)
+    monkeypatch.setenv("NTK_DIST_CHECKPOINT_EVERY_S", "0")
+    x, y = rng.normal(size=(80, 4)), rng.normal(size=(80, 2))
+    settings = {"block_rows": 60, "tol": 1e-11, "preconditioner": "none", "refine": True}
+    whole = NTKRegressor(NET, **settings).fit(x, y)
+    assert whole.report_.solve.refinements > 0
+    saved = []
+
+    def interrupt(event):
+        if isinstance(event, CheckpointEvent):
+            saved.append(event.step)
+        elif isinstance(event, StepEvent) and saved and event.step > saved[-1] + 1:
+            raise KeyboardInterrupt
+
+    model = NTKRegressor(NET, workspace=tmp_path, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, on_event=interrupt)
+    report = model.fit(x, y).report_.solve
+    assert 0 < report.resumed_from_step == saved[-1] < report.steps
+    assert model.dual_coef_.tobytes() == whole.dual_coef_.tobytes()
+    assert not list(tmp_path.glob("solves/*"))
+
+
 @pytest.mark.dask
 def test_every_worker_killed_in_the_solve_leaves_a_state_to_go_on_from(tmp_path, rng, monkeypatch):
     pytest.importorskip("distributed")

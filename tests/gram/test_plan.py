@@ -51,6 +51,14 @@ def test_too_little_disk_is_refused_in_words():
         planned.require_room(free_bytes=2**20)
 
 
+def test_too_little_memory_for_all_blocks_names_the_way_out():
+    planned = plan(BlockGrid(4096, 4096, 1024))
+    planned.require_room(free_bytes=2**26, in_memory=True)
+    words = r"64\.0 MiB more of memory .* got 1\.0 MiB free: give a workspace folder"
+    with pytest.raises(MemoryBudgetError, match=words):
+        planned.require_room(free_bytes=2**20, in_memory=True)
+
+
 def test_finished_blocks_need_no_disk():
     grid = BlockGrid(100, 100, 50)
     plan(grid, frozenset(grid)).require_room(free_bytes=0)

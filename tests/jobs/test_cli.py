@@ -141,6 +141,7 @@ def test_a_simulation_is_refused_in_one_line(job, run, options, words):
 
 def test_a_job_chooses_a_ridge_and_starts_from_the_model_before(job, tmp_path, run):
     edit("job.yaml", "workspace:", "solver: {ridge: [1e-6, 0.01, 100]}\nworkspace:")(tmp_path)
+    assert "ridge 1e-06 or 0.01 or 100, tol 1e-06" in run("info", job).stdout
     first = run("fit", job, "--json")
     assert first.returncode == 0, first.stderr
     report = json.loads(first.stdout)["report"]

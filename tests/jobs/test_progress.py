@@ -5,6 +5,7 @@ from rich.console import Console
 
 from ntk_dist.events import (
     CheckpointEvent,
+    CompileEvent,
     JobEvent,
     PhaseEvent,
     RepairEvent,
@@ -15,6 +16,7 @@ from ntk_dist.jobs.progress import ProgressDisplay
 
 EVENTS = [
     PhaseEvent(phase="gram", state="started", total=3, done=1),
+    CompileEvent(engine="dense engine in float32", seconds=8.04, host="node-3"),
     TaskEvent(state="done", item="(0, 1)", attempt=1, seconds=0.1),
     TaskEvent(state="retried", item="(1, 1)", attempt=1, error="lost"),
     TaskEvent(state="done", item="(1, 1)", attempt=2, seconds=0.1),
@@ -39,6 +41,7 @@ def test_a_log_gets_plain_lines():
     text = shown(terminal=False)
     assert text.splitlines() == [
         "computing Gram blocks: 2 to do, 1 already there",
+        "compiled the dense engine in float32 in 8.0 s on node-3",
         "(1, 1): retried (attempt 1) lost",
         "computing Gram blocks: done in 1.2 s",
         "solving: done in 0.5 s",

@@ -2,8 +2,11 @@ import json
 
 import pytest
 
+from ntk_dist import NTKClassifier, stax
 from ntk_dist.errors import JobSpecError
-from ntk_dist.jobs.spec import load_job
+from ntk_dist.jobs.runner import job_estimator
+from ntk_dist.jobs.spec import JobSpec, load_job
+from ntk_dist.model.parameters import Parameters
 
 JOB = """
 name: digits
@@ -70,6 +73,11 @@ def test_json_is_yaml_too(write):
         ),
         ("tol: 1.0e-6", "tol: 1.0e-15", "solver.tol: expected at least 1e-14, .*, got 1e-15"),
         ("tol: 1.0e-6", "refine: -2", "solver.refine: .*, got -2"),
+        (
+            "tol: 1.0e-6",
+            "method: direct, refine: true",
+            "solver.refine: expected False, because solver 'direct' is not refined",
+        ),
         ("x: data.npz:x_train, ", "", "data.x: missing"),
         (
             "kernel: ntk",
@@ -93,3 +101,15 @@ def test_what_is_no_mapping_is_refused(write, text):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(JobSpecError, match=r"none\.yaml"):
         load_job(tmp_path / "none.yaml")
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(write):
+    job = load_job(write(JOB.replace("ridge: 0.0, tol: 1.0e-6", "ridge: [1e-6, 2], tol: 1e-4")))
+    assert (job.solver.ridge, job.solver.tol) == ((1e-6, 2.0), 1e-4)
+
+
+def test_what_a_job_leaves_out_is_what_an_estimator_takes_for_it():
+    minimal = {"name": "a", "task": "classification", "data": {"x": "x.npy", "y": "y.npy"}}
+    job = JobSpec.model_validate({**minimal, "architecture": stax.Dense(1).to_json()})
+    for estimator in (NTKClassifier(), job_estimator(job)):
+        assert Parameters.checked(estimator.get_params(deep=False)) == Parameters()

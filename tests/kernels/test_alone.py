@@ -8,9 +8,14 @@ import pytest
 
 from ntk_dist import stax
 from ntk_dist.kernels import recursion
-from ntk_dist.kernels.alone import each_with_itself, each_with_opposite
+from ntk_dist.kernels.alone import (
+    MatchedPrograms,
+    compile_matched,
+    each_with_itself,
+    each_with_opposite,
+)
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.kernels.program import Program, compile_program
+from ntk_dist.kernels.layers import Layer
 from ntk_dist.kernels.statistics import Side
 from ntk_dist.stax import Network
 
@@ -110,6 +115,12 @@ NETS: dict[str, tuple[tuple[int, ...], tuple[Network, ...]]] = {
 }
 
 
+def matched(layer: Layer, shape: tuple[int, ...]) -> MatchedPrograms:
+    programs = compile_matched(layer, shape)
+    assert isinstance(programs, MatchedPrograms), programs
+    return programs
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_equal_the_recursion(name: str) -> None:
     shape, layers = NETS[name]
@@ -122,12 +133,13 @@ def test_equal_the_recursion(name: str) -> None:
         samples = recursion.jnp.asarray(x)
         expected, variances = recursion.each_with_itself(layer, samples, True)
         opposite = recursion.each_with_opposite(layer, samples, True)
-    nngp, ntk, met = each_with_itself(layer, x, threads=2)
+    programs = matched(layer, shape)
+    nngp, ntk, met = each_with_itself(programs, x, threads=2)
     for ours, theirs in zip(met, variances, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
     for found, (q, t) in (
         ((nngp, ntk), expected),
-        (each_with_opposite(layer, Side(x, met), threads=2), opposite),
+        (each_with_opposite(programs, Side(x, met), threads=2), opposite),
     ):
         scale = np.abs(expected[0]).max()
         np.testing.assert_allclose(found[0], q, rtol=1e-12, atol=1e-14 * scale)
@@ -137,24 +149,23 @@ def test_equal_the_recursion(name: str) -> None:
 
 
 def test_bits_do_not_depend_on_threads_nor_on_the_samples_beside() -> None:
-    layer = stax.serial(*MYRTLE).layer
+    programs = matched(stax.serial(*MYRTLE).layer, (8, 8, 3))
     x = np.random.default_rng(3).standard_normal((19, 8, 8, 3))
-    nngp, ntk, met = each_with_itself(layer, x)
+    nngp, ntk, met = each_with_itself(programs, x)
     for some, threads in ((slice(None), 3), (slice(3, 5), 1)):
-        again = each_with_itself(layer, x[some], threads)
+        again = each_with_itself(programs, x[some], threads)
         np.testing.assert_array_equal(again[:2], (nngp[some], ntk[some]))
-        opposite = each_with_opposite(layer, Side(x, met)[some], threads)
+        opposite = each_with_opposite(programs, Side(x, met)[some], threads)
         np.testing.assert_array_equal(
-            opposite, np.array(each_with_opposite(layer, Side(x, met)))[:, some]
+            opposite, np.array(each_with_opposite(programs, Side(x, met)))[:, some]
         )
 
 
 def test_a_variance_needs_few_displacements() -> None:
-    for pooling, reaches in ((4, [1, 0]), (7, [3, 1, 0])):
-        before = stax.serial(*MYRTLE[: pooling + 1], *FLAT[:1]).layer
-        program = compile_program(before, (32, 32, 3), lanes=8, matched=True)
-        assert isinstance(program, Program)
-        assert program.segments["reach_x"].tolist() == reaches
+    programs = matched(stax.serial(*MYRTLE).layer, (32, 32, 3))
+    reaches = [piece.before and piece.before.segments["reach_x"] for piece in programs.pieces]
+    assert reaches[0] is None
+    assert [reach.tolist() for reach in reaches[1:]] == [[1, 0], [3, 1, 0]]
 
 
 def test_memory_is_far_below_that_of_all_pairs_of_positions() -> None:

@@ -2,13 +2,14 @@
 
 import importlib
 import os
+import tempfile
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from ntk_dist import NTKClassifier, stax
-from ntk_dist.errors import MemoryBudgetError, StoreFullError
+from ntk_dist.errors import DiskBudgetError, MemoryBudgetError, StoreFullError
 from ntk_dist.events import TaskEvent
 from ntk_dist.executors import make_executor
 
@@ -67,6 +68,14 @@ def test_no_workspace_is_needed_on_one_machine(executor, digits, reference):
     x, y, new = digits
     model = NTKClassifier(NET, executor=executor, block_rows=100).fit(x, y)
     np.testing.assert_allclose(model.decision_function(new), reference, atol=1e-5)
+
+
+def test_the_disk_of_a_temporary_folder_is_asked_first(executor, digits, small_disk, monkeypatch):
+    x, y, _ = digits
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    (small_disk / "filler").write_bytes(bytes(480 * 2**10))
+    with pytest.raises(DiskBudgetError, match="free some space or choose another workspace"):
+        NTKClassifier(NET, executor=executor, block_rows=60).fit(x, y)
 
 
 def test_every_block_is_one_task(executor, digits, tmp_path):

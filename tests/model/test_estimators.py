@@ -25,6 +25,7 @@ from ntk_dist.errors import (
     NonFiniteDataError,
     NotConvergedError,
 )
+from ntk_dist.events import PhaseEvent
 from ntk_dist.settings import get_settings
 
 HIDDEN = {"W_std": 2**0.5, "b_std": 0.1}
@@ -306,6 +307,36 @@ def test_a_gram_that_will_not_fit_is_refused_before_it_starts(small_disk, rng):
     with pytest.raises(DiskBudgetError, match=r"needs 956\.2 KiB more .* free"):
         NTKRegressor(FC, workspace=small_disk, block_rows=200).fit(x, x[:, 0])
     assert not list(small_disk.glob("grams/*/ntk/c"))
+
+
+def test_blocks_that_memory_will_not_hold_are_refused_before_they_start(monkeypatch, rng):
+    x = rng.normal(size=(600, 3))
+    monkeypatch.setattr("ntk_dist.store.memory.available_memory", lambda: 2**19)
+    phases = []
+
+    def listen(event):
+        if isinstance(event, PhaseEvent):
+            phases.append(event.phase)
+
+    words = r"needs 956\.2 KiB more of memory .* 512\.0 KiB free: give a workspace folder"
+    with pytest.raises(MemoryBudgetError, match=words):
+        NTKRegressor(FC, block_rows=200).fit(x, x[:, 0], on_event=listen)
+    assert set(phases) == {"ingest"}
+
+
+@pytest.mark.parametrize("left", [0, 2**20])
+def test_blocks_in_memory_leave_less_to_the_workers(monkeypatch, rng, left):
+    x = rng.normal(size=(600, 3))
+    needed = NTKRegressor(FC, block_rows=200).plan(x)
+    free = needed.missing_bytes + needed.worker_bytes + left - 1
+    for module in ("store.memory", "model.gram"):
+        monkeypatch.setattr(f"ntk_dist.{module}.available_memory", lambda: free)
+    model = NTKRegressor(FC, block_rows=200)
+    if left:
+        assert model.compute_gram(x).n_computed == 6
+    else:
+        with pytest.raises(MemoryBudgetError, match="choose fewer block_rows"):
+            model.compute_gram(x)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,31 @@ def test_a_budget_too_small_for_the_preconditioner_is_refused_before_anything_is
     NTKRegressor(NET, preconditioner="jacobi").fit(x, y)
 
 
+@pytest.mark.parametrize(
+    ("options", "rows", "error", "words"),
+    [
+        ({"solver": "direct"}, 60, MemoryBudgetError, "'direct' needs .* got 1.0 KiB free: use so"),
+        ({"ridge": [0.1, 1.0], "solver": "direct"}, 60, MemoryBudgetError, "'direct' needs"),
+        ({"ridge": [0.1, 1.0]}, 60, MemoryBudgetError, "needs 1.5 KiB for two blocks of 2 columns"),
+        ({"ridge": [0.1, 1.0]}, 1, InvalidInputError, "two distinct rows or more"),
+    ],
+)
+def test_what_no_solver_could_finish_is_refused_before_anything_is_computed(
+    problem, monkeypatch, tmp_path, options, rows, error, words
+):
+    x, y, _ = problem
+    monkeypatch.setattr("ntk_dist.model.solving.available_memory", lambda: 1024)
+    # 48 rows are kept for choosing: one column more, and two blocks of two would fit.
+    few = 8 * 48 * (4 if "solver" in options else 3)
+    monkeypatch.setenv("NTK_DIST_PRECONDITIONER_MAX_BYTES", str(few))
+    get_settings.cache_clear()
+    with pytest.raises(error, match=words):
+        NTKRegressor(NET, workspace=tmp_path, preconditioner="jacobi", **options).fit(
+            x[:rows], y[:rows]
+        )
+    assert not list(tmp_path.glob("grams/*"))
+
+
 def test_a_tolerance_below_the_blocks_precision_is_said_before_and_in_the_report(problem, caplog):
     x, y, _ = problem
     told = []

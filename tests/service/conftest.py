@@ -6,17 +6,20 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 
 from ntk_dist.service.app import create_app
 from ntk_dist.service.service import ServiceConfig
@@ -96,6 +99,12 @@ def applications(workspace: Path) -> Iterator[Callable[..., Callers]]:
             return Callers(loop, app)
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def applications_in():
+    """``applications``, for tests that bring their own workspace."""
+    return applications
 
 
 @pytest.fixture
@@ -217,3 +226,27 @@ def start_lasting_server(tmp_path_factory) -> Iterator[Callable[..., Server]]:
     """The same for all tests of a file; the workspace is beside its log."""
     with servers(tmp_path_factory.mktemp("lasting")) as start:
         yield start
+
+
+@pytest.fixture(scope="session")
+def serve_here() -> Callable[..., AbstractContextManager[str]]:
+    """A function that serves a workspace from a thread of this process, and gives the address."""
+
+    @contextmanager
+    def serve(workspace: Path, *, is_open: bool = True) -> Iterator[str]:
+        app = create_app(ServiceConfig(workspace=str(workspace), is_open=is_open))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            try:
+                while not server.started:
+                    assert thread.is_alive()
+                    time.sleep(0.01)
+                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            finally:
+                app.state.service.is_stopping = True  # streams of events end, so that it can
+                server.should_exit = True
+                thread.join(30)
+
+    return serve

@@ -105,6 +105,7 @@ def test_a_job_outlives_the_service_and_goes_on_after_its_own_end(
         "verify": ssl.create_default_context(cafile=certificate[0]),
     }
     with httpx.Client(base_url=second.url, **verified) as client:
+        assert client.head("/v1/jobs").status_code == 200
         (listed,) = client.get("/v1/jobs").json()["items"]
         assert (listed["id"], listed["state"], listed["attempt"]) == (job_id, "running", 1)
         assert listed["progress"]["updated"] is not None

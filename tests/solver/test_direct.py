@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
-from ntk_dist.errors import DataShapeError, InvalidInputError
+from ntk_dist.errors import DataShapeError, InvalidInputError, MemoryBudgetError
+from ntk_dist.solver import direct
 from ntk_dist.solver.direct import solve_direct, spectral_cut_off
 from ntk_dist.solver.operators import DenseOperator, RidgedOperator
 from ntk_dist.solver.result import SolveStatus
+from ntk_dist.solver.symmetric import dense_bytes
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.3, "by row"])
@@ -117,3 +119,13 @@ def test_a_zero_eigenvalue_that_rounding_made_negative_is_not_indefinite(systems
     for share, status in [(-5, SolveStatus.MINIMUM_NORM), (-20, SolveStatus.INDEFINITE)]:
         matrix, _ = systems.with_spectrum(np.r_[share * cut_off * 10, np.linspace(1, 10, 49)])
         assert solve_direct(matrix, np.ones(50)).report.status is status
+
+
+def test_a_matrix_that_does_not_fit_is_refused_before_it_is_gathered(systems, monkeypatch):
+    operator = systems.CountingOperator(DenseOperator(systems.kernel(40)))
+    monkeypatch.setattr(direct, "available_memory", lambda: dense_bytes(40) - 1)
+    with pytest.raises(MemoryBudgetError, match=r"needs .* KiB for 40 rows, got .* free: use .*cg"):
+        solve_direct(operator, np.ones(40))
+    assert operator.requests == []
+    monkeypatch.setattr(direct, "available_memory", lambda: dense_bytes(40))
+    assert solve_direct(operator, np.ones(40)).report.status is SolveStatus.CONVERGED

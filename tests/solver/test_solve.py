@@ -68,13 +68,19 @@ def test_where_conjugate_gradients_converge_the_matrix_is_not_gathered(systems):
     assert operator.requests == []
 
 
-def test_a_matrix_too_large_to_gather_keeps_the_answer_and_says_what_to_try(systems):
+def test_a_matrix_too_large_to_gather_keeps_the_answer_and_says_what_to_try(systems, monkeypatch):
     operator, y = systems.CountingOperator(DenseOperator(zero_row(systems))), np.ones(40)
     solution = solve(operator, y, dense_rows=39)
     assert operator.requests == []
     assert (solution.report.status, solution.report.method) == (SolveStatus.STAGNATED, "cg")
     assert "add a ridge" in solution.report.text
-    assert "up to 39 rows; these are 40" in solution.report.text
+    assert "up to 39 rows; these are 40, so ask for it" in solution.report.text
+    monkeypatch.setitem(solve.__globals__, "available_memory", lambda: 10_000)
+    text = solve(operator, y).report.text
+    assert "did not step in: it needs 75.0 KiB, got 9.8 KiB free" in text
+    assert "rows" not in text
+    assert operator.requests == []
+    monkeypatch.undo()
     assert solve(operator, y, dense_rows=40).report.method == "cg, direct"
     assert DENSE_ROWS == 5000
 

@@ -2,9 +2,12 @@
 
 import io
 import logging
+import os
 import pickle
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 import numpy as np
@@ -196,7 +199,8 @@ def test_a_bucket_that_is_not_there_is_named(bucket):
 
 
 def test_a_library_that_is_not_there_is_named(bucket, monkeypatch):
-    monkeypatch.delitem(sys.modules, "ntk_dist.store.objects")
+    for module in ("objects", "bucket"):
+        monkeypatch.delitem(sys.modules, f"ntk_dist.store.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'ntk_dist\[s3\]'"):
         Workspace(bucket)
@@ -250,12 +254,38 @@ def test_the_secret_is_nowhere(bucket, problem, monkeypatch):
     assert not any(secret.encode() in content for content in kept)
 
 
-@pytest.mark.dask
-def test_workers_of_other_processes_open_it_by_its_address(bucket, problem):
-    pytest.importorskip("distributed")
+@pytest.mark.parametrize(
+    ("engine", "library"),
+    [
+        pytest.param("dask", "distributed", marks=pytest.mark.dask),
+        pytest.param("ray", "ray", marks=[pytest.mark.ray, pytest.mark.slow]),
+    ],
+)
+def test_workers_of_other_processes_open_it_by_its_address(
+    bucket, problem, engine, library, monkeypatch
+):
+    pytest.importorskip(library)
     x, y, _ = problem
-    model = NTKRegressor(FC, workspace=bucket, block_rows=16, executor="dask:2").fit(x, y)
+    # Of a short name, because Ray keeps sockets there.
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        model = NTKRegressor(FC, workspace=bucket, block_rows=16, executor=f"{engine}:2").fit(x, y)
+        left = [path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()]
     assert model.report_.gram.n_computed == 6
     again = NTKRegressor(FC, workspace=bucket, block_rows=16).fit(x, y)
     assert again.report_.gram.n_computed == 0
     np.testing.assert_allclose(model.dual_coef_, again.dual_coef_, rtol=1e-4, atol=1e-4)
+    # Workers have the secret from the environment they were started in, and nobody wrote it down.
+    assert (len(left) > 5) == (engine == "ray")
+    with open_place(bucket).local_copy() as copy:
+        left += [path.read_bytes() for path in copy.rglob("*") if path.is_file()]
+    assert len(left) > 10
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
+    assert not any(secret in content for content in left)
+
+
+def test_a_zarr_store_travels_by_its_address_and_stays_read_only(bucket):
+    store = open_place(f"{bucket}/a").zarr_store().with_read_only(True)
+    again = pickle.loads(pickle.dumps(store))
+    assert (again, again.read_only) == (store, True)
+    assert again != open_place(f"{bucket}/b").zarr_store()

@@ -4,21 +4,14 @@ import asyncio
 import os
 import re
 import signal
-import socket
-import threading
-from contextlib import contextmanager
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from ntk_dist import NTKRegressor, cli, stax
-from ntk_dist.service.app import create_app
-from ntk_dist.service.service import ServiceConfig
-from ntk_dist.settings import ServiceSettings
 
 SHELLS = ["/", "/jobs/1", "/models", "/models/m", "/models/m/versions/2"]
 PAGES = ["/", "/jobs/{done}", "/jobs/{running}", "/models", "/models/digits"]
@@ -255,29 +248,13 @@ def test_a_job_is_reached_by_the_keyboard_alone(visit, site):
     page.wait(f"location.pathname === '/jobs/{site.done}'")
 
 
-@contextmanager
-def served(workspace):
-    """The address of a service with tokens, in a thread: a process of its own takes seconds."""
-    app = create_app(ServiceConfig(workspace=str(workspace), settings=ServiceSettings()))
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        app.state.service.is_stopping = server.should_exit = True
-        thread.join(60)
-        listener.close()
-
-
-def test_a_token_is_asked_for_once_and_is_in_no_address(browser, site, capsys):
+def test_a_token_is_asked_for_once_and_is_in_no_address(browser, site, serve_here, capsys):
     tokens = {}
     for scope in ("read", "predict"):
         command = ["token", "create", "--scope", scope, "--workspace", str(site.workspace)]
         assert cli.run(command) == 0
         tokens[scope] = capsys.readouterr().out.strip()
-    with served(site.workspace) as url:
+    with serve_here(site.workspace, is_open=False) as url:
         page = browser.open(f"{url}/")
         sign_in(page, tokens)
         page.goto(f"{url}/jobs/{site.running}")

@@ -37,7 +37,7 @@ export const plural = (count, one, many = `${one}s`) => `${number(count)} ${coun
 /** Phases of a fit in words; the page has them from the service. */
 export const PHASES = JSON.parse(document.documentElement.dataset.phases);
 
-export const shape = (sides) => sides.join(" × ") || "1";
+export const shape = (sides) => sides.join("\u00a0×\u00a0") || "1";
 
 export const rowsOf = (count, sides, kind = "row") =>
   `${plural(count, kind)} of ${sides.length === 1 ? plural(sides[0], "number") : `${shape(sides)} numbers`}`;
