@@ -233,7 +233,7 @@ def digits_job(folder):
 
 
 def slow_job(folder):
-    """55 blocks of images."""
+    """120 blocks of images."""
     images = np.random.default_rng(5).normal(size=(150, 8, 8, 1))
     np.savez(folder / "images.npz", x=images, y=images.sum(axis=(1, 2, 3)))
     conv = stax.Conv(1, (3, 3), padding="SAME")
@@ -244,7 +244,7 @@ def slow_job(folder):
         "task": "regression",
         "data": {"x": f"{place}:x", "y": f"{place}:y"},
         "architecture": json.loads(net.to_json()),
-        "gram": {"block_rows": 15},
+        "gram": {"block_rows": 10},
     }
 
 
@@ -277,10 +277,16 @@ def site(browser, start_lasting_server, tmp_path_factory):
 
         with open_database(f"sqlite:///{workspace}/service/state.db") as opened:
             driver = wait_for(lambda: opened.jobs.get(running).handle.get("pid"))
-        wait_for(lambda: len(blocks()) >= 3, every_s=0.005)
+        journals = workspace / "jobs" / "slow"
+
+        def is_known():
+            told = "".join(part.read_text() for part in journals.glob("*/events.*.jsonl"))
+            return len(blocks()) >= 3 and re.search(r'"phase": ?"gram"', told)
+
+        wait_for(is_known, every_s=0.005)
         os.kill(driver, signal.SIGSTOP)
     n_stored = len(blocks())
-    assert n_stored < 55
+    assert 0 < n_stored < 120
     yield SimpleNamespace(
         url=server.url,
         workspace=workspace,

@@ -69,9 +69,9 @@ def test_the_list_says_how_far_jobs_are(visit, site):
     cards = page.run("[...document.querySelectorAll('.card')].map(c => c.innerText)")
     assert len(cards) == 2
     assert re.search(r"slow\s+running", cards[0])
-    told = re.search(r"computing Gram blocks: (\d+) of 55", cards[0])
+    told = re.search(r"computing Gram blocks: (\d+) of 120", cards[0])
     share = page.run("document.querySelector('.card progress').value")
-    assert share == pytest.approx(int(told[1]) / 55)
+    assert share == pytest.approx(int(told[1]) / 120)
     assert re.search(r"digits\s+succeeded", cards[1])
     assert re.search(r"Model version 1, accuracy 8\d\.\d %", cards[1])
     assert re.search(r"residual \d\.\d\s×\s10⁻[⁶⁷] · 15 blocks · 400 rows", cards[1])
@@ -86,23 +86,23 @@ def test_the_list_says_how_far_jobs_are(visit, site):
 def test_a_running_job_shows_which_blocks_are_done(visit, site):
     page = visit("/jobs/{running}")
     assert page.text("h1").split() == ["slow", "running"]
-    assert re.match(r"computing Gram blocks \d+ of 55", page.text("#phase-line"))
+    assert re.match(r"computing Gram blocks \d+ of 120", page.text("#phase-line"))
     page.wait("!document.querySelector('#gram').hidden")
     assert page.text("#gram-words") == (
-        f"{site.n_stored} of 55 blocks stored; 150 rows, 15 to a block."
+        f"{site.n_stored} of 120 blocks stored; 150 rows, 10 to a block."
     )
     painted = page.run(
-        "(() => { const c = document.querySelector('#gram'), k = Math.ceil(c.width / 10);"
+        "(() => { const c = document.querySelector('#gram'), k = Math.ceil(c.width / 15);"
         "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
         "const at = (i, j) => 4 * ((i * k + 3) * c.width + j * k + 3);"
-        "return [...Array(100).keys()].map(n => { const p = at(Math.floor(n / 10), n % 10);"
+        "return [...Array(225).keys()].map(n => { const p = at(Math.floor(n / 15), n % 15);"
         "return [...d.slice(p, p + 3)].join(); }); })()"
     )
-    colours = np.array(painted).reshape(10, 10)
+    colours = np.array(painted).reshape(15, 15)
     stored = colours == "53,71,196"
     assert stored.sum() == site.n_stored
-    assert np.array_equal(np.tril(stored, -1), np.zeros((10, 10), dtype=bool))
-    off_diagonal = stored & ~np.eye(10, dtype=bool)
+    assert np.array_equal(np.tril(stored, -1), np.zeros((15, 15), dtype=bool))
+    off_diagonal = stored & ~np.eye(15, dtype=bool)
     assert np.array_equal(colours == "174,183,240", off_diagonal.T)
 
 
@@ -293,5 +293,5 @@ def test_a_job_is_cancelled_and_the_page_hears_of_it(visit, site):
     page.click("#resume")
     page.wait("document.querySelector('#state').innerText === 'succeeded'", 120)
     page.wait("document.querySelector('.curve')")
-    assert page.text("#gram-words").startswith("55 of 55 blocks stored")
+    assert page.text("#gram-words").startswith("120 of 120 blocks stored")
     assert "attempt 2" in page.text("#facts")
