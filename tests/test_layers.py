@@ -21,6 +21,7 @@ HOMES = {
     "fastapi": ["service/"],
     "httpx": ["client/"],
     "jax": ["kernels/", "stax.py"],
+    "jinja2": ["service/pages/"],
     "llvmlite": ["kernels/"],
     "matplotlib": ["analysis/"],
     "numba": ["kernels/"],

@@ -14,7 +14,7 @@ all routes.
 ``event_stream`` follows jobs, ``uploads`` takes files in parts, ``metrics`` counts. ``catalog``
 finds published models, ``model_host`` loads and asks them, ``batching`` joins small requests
 unless ``hanging_up`` notices that a caller is gone; ``bodies`` and ``tensors`` are the rows and
-answers as bytes.
+answers as bytes. What a browser shows are :mod:`.pages`, which ask the same routes.
 
 Work that waits for the database or the disk is done in threads, never where requests are read.
 FastAPI, uvicorn and prometheus_client are imported in this folder only, and not before one of its

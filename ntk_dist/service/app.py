@@ -12,6 +12,7 @@ from ntk_dist.service import (
     inference_v2,
     jobs_routes,
     models_routes,
+    pages,
     predict_routes,
     service_routes,
     uploads_routes,
@@ -31,6 +32,7 @@ ROUTERS = (
     models_routes.router,
     predict_routes.router,
     inference_v2.router,
+    pages.router,
 )
 
 

@@ -197,28 +197,44 @@ class Server:
         return self.process.wait(60)
 
 
-@pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """A function that starts a service in a process of its own."""
+@contextmanager
+def servers(folder: Path) -> Iterator[Callable[..., Server]]:
+    """A function that starts services on one workspace."""
     started: list[Server] = []
 
     def start(*options: str, **variables: str) -> Server:
-        log = tmp_path / f"server-{len(started)}.log"
-        started.append(Server(tmp_path / "ws", log, *options, **variables))
+        log = folder / f"server-{len(started)}.log"
+        started.append(Server(folder / "ws", log, *options, **variables))
         return started[-1]
 
-    yield start
-    for server in started:
-        server.end(signal.SIGKILL)
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """A function that starts a service in a process of its own."""
+    with servers(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_lasting_server(tmp_path_factory) -> Iterator[Callable[..., Server]]:
+    """The same for all tests of a file; the workspace is beside its log."""
+    with servers(tmp_path_factory.mktemp("lasting")) as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
-def serve_open() -> Callable[[Path], AbstractContextManager[str]]:
-    """A function that serves a workspace without tokens from a thread, and gives the address."""
+def serve_here() -> Callable[..., AbstractContextManager[str]]:
+    """A function that serves a workspace from a thread of this process, and gives the address."""
 
     @contextmanager
-    def serve(workspace: Path) -> Iterator[str]:
-        app = create_app(ServiceConfig(workspace=str(workspace), is_open=True))
+    def serve(workspace: Path, *, is_open: bool = True) -> Iterator[str]:
+        app = create_app(ServiceConfig(workspace=str(workspace), is_open=is_open))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -229,6 +245,7 @@ def serve_open() -> Callable[[Path], AbstractContextManager[str]]:
                     time.sleep(0.01)
                 yield f"http://127.0.0.1:{listener.getsockname()[1]}"
             finally:
+                app.state.service.is_stopping = True  # streams of events end, so that it can
                 server.should_exit = True
                 thread.join(30)
 

@@ -40,14 +40,14 @@ def models():
 
 
 @pytest.fixture(scope="module")
-def address(models, tmp_path_factory, serve_open):
+def address(models, tmp_path_factory, serve_here):
     """Of a server in a thread of this process."""
     folder = tmp_path_factory.mktemp("v2")
     workspace = Workspace(folder)
     for name, model in models.items():
         with workspace.new_model(name) as draft:
             write_artifact(draft.place, pack(model))
-    with serve_open(folder) as found:
+    with serve_here(folder) as found:
         yield found
 
 
