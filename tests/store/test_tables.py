@@ -79,7 +79,9 @@ def test_what_cannot_be_read_from_a_csv_is_named(write, text, columns, message):
         read_array(f"{write('t.csv', text)}{columns}")
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe,\x00\n1,2\n", gzip.compress(b"a,b\n1,2\n")])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe,\x00\n1,2\n", gzip.compress(b"a,b\n1,2\n")], ids=["utf-16", "gzip"]
+)
 def test_bytes_that_are_no_text(write, content):
     with pytest.raises(UnreadableDataError, match="cannot be read"):
         read_array(write("t.csv", content))
