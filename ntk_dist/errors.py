@@ -27,7 +27,7 @@ machines, the process ``exit_code`` of the command line and the ``http_status`` 
      │    ├── ConflictError                          409  it is in no state for that
      │    │    └── IdempotencyError                       a key used before, for something else
      │    ├── AuthenticationError                    401  no token, or one that is not valid
-     │    ├── ForbiddenError (PermissionError)       403  a token, or data, that does not go so far
+     │    ├── ForbiddenError                         403  a token, or data, that does not go so far
      │    └── BudgetError                            413  refused before starting
      │         ├── MemoryBudgetError
      │         └── DiskBudgetError
@@ -261,7 +261,7 @@ class AuthenticationError(InvalidInputError):
     http_status = 401
 
 
-class ForbiddenError(InvalidInputError, PermissionError):
+class ForbiddenError(InvalidInputError):
     """The token does not go so far, or the data lie where jobs of the service may not read."""
 
     code = "forbidden"

@@ -75,7 +75,7 @@ def test_killed_in_a_product_costs_a_step_and_no_digit(
     found = run("product", engine, tmp_path)
     assert found["converged"]
     assert found["computed"] == N_BLOCKS
-    assert 1 <= found["retried"] <= 4
+    assert 1 <= found["repeated"] <= 4
     disturbed = np.load(tmp_path / "disturbed.npy")
     np.testing.assert_array_equal(disturbed, np.load(tmp_path / "quiet.npy"))
     np.testing.assert_allclose(disturbed, quiet[0].dual_coef_, atol=1e-6)

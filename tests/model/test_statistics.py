@@ -94,7 +94,8 @@ def test_a_resumed_fit_computes_what_is_missing(problem, count, tmp_path):
     again.fit(x, y, on_event=events.append)
     assert count() - before == 16
     assert again.report_.gram.n_computed == 0
-    assert events[2] == PhaseEvent(phase="statistics", state="started", total=4, done=3)
+    gram = again.report_.gram.key
+    assert events[2] == PhaseEvent(phase="statistics", state="started", total=4, done=3, gram=gram)
     assert isinstance(events[3], TaskEvent)
     np.testing.assert_array_equal(again.predict(new), first)
 
