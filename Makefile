@@ -11,7 +11,8 @@ demo: $(VENV)/.installed-plot
 	$(BIN)/ntk-dist demo --out demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not ray"
+	$(BIN)/python -m pytest -m ray  # one cluster at a time on this machine
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

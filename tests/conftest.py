@@ -33,14 +33,6 @@ REQUIRED = os.environ.get("NTK_DIST_REQUIRE", "").split(",")
 """What must not be missing: a failure then, and not a skip."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Processes share the tests file by file; those that start a Ray node count as one file."""
-    for item in items if config.pluginmanager.hasplugin("xdist") else []:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     own = tmp_path_factory.getbasetemp()
