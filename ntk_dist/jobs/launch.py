@@ -46,7 +46,8 @@ SAME_PROCESS_S = 2.0
 LOG_BYTES = 4 * 2**20
 """Of a log, at one time."""
 SPEC_FILE = "job.json"
-_NOT_FOR_DRIVERS = ("NTK_DIST_SERVICE__", "NTK_DIST_TOKEN")
+_NOT_FOR_DRIVERS = ("NTK_DIST_SERVICE", "NTK_DIST_TOKEN")
+"""Beginnings of variables, the case of which does not count; the first may be all of it, as JSON."""
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Drivers that this process started, by pid: one that ended stays a zombie until it is waited for,
@@ -196,7 +197,7 @@ class ProcessLauncher(AbstractLauncher):
 
 def _environment() -> dict[str, str]:
     """Variables of this process that are a driver's business."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(_NOT_FOR_DRIVERS)}
+    return {k: v for k, v in os.environ.items() if not k.upper().startswith(_NOT_FOR_DRIVERS)}
 
 
 def _process(handle: Mapping[str, Any]) -> psutil.Process | None:
