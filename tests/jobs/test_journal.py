@@ -25,6 +25,8 @@ from ntk_dist.jobs.journal import (
     parts_of,
     runs_of,
 )
+from ntk_dist.jobs.lifecycle import Outcome
+from ntk_dist.jobs.outcome import write_outcome
 from ntk_dist.jobs.watch import Follower, follow, latest
 from ntk_dist.standing import Standing
 from ntk_dist.store.location import open_place
@@ -222,14 +224,23 @@ def test_the_last_event_says_how_it_ended(tmp_path, error, state, words):
     assert len(runs_of(open_place(tmp_path))["waves"]) == 2
 
 
-def test_runs_of_long_ago_are_removed(tmp_path):
-    folders = [new_run(open_place(tmp_path), "waves").folder for _ in range(KEPT_RUNS + 3)]
+def test_events_of_long_ago_are_removed_and_what_runs_came_to_stays(tmp_path):
+    place = open_place(tmp_path)
     stranger = tmp_path / "jobs/waves/notes"
-    stranger.mkdir()
-    new_run(open_place(tmp_path), "waves")
-    assert runs_of(open_place(tmp_path))["waves"][:-1] == [
-        open_place(folder) for folder in folders[4:]
-    ]
+    stranger.mkdir(parents=True)
+    long_ago = time.time() - 2 * 3600
+    over, silent, at_work, *newer = (new_run(place, "waves") for _ in range(KEPT_RUNS + 2))
+    write(over, [STARTED, FINISHED])
+    write_outcome(place / "jobs" / "waves" / over.folder.name, Outcome(state="succeeded", version=1))
+    write(silent, [STARTED], clock=lambda: long_ago)
+    silent.append(0, b'{"schema": 1, "torn')
+    write(at_work, [STARTED])
+    new_run(place, "waves")
+    assert [path.name for path in over.folder.iterdir()] == ["outcome.json"]
+    assert not silent.folder.exists()
+    assert len(runs_of(place)["waves"]) == len([over, at_work, *newer]) + 1
+    new_run(place, "waves")
+    assert text(at_work), "its driver may be at work still"
     assert stranger.is_dir()
 
 

@@ -383,3 +383,20 @@ def test_a_lost_job_whose_driver_was_there_after_all_has_succeeded(scene: Scene)
     scene.comes_to("a", SUCCEEDED)
     assert supervisor.look_after(scene.job("a")).state is JobState.SUCCEEDED
     assert replace(scene.job("a"), failure=None) == scene.job("a")
+
+
+def test_many_jobs_of_one_name_are_told_what_each_came_to(scene: Scene) -> None:
+    supervisor = scene.supervisor(max_running=99, max_resumes=0)
+    for _ in range(12):
+        scene.later(1)
+        scene.submit("a")
+    supervisor.tick()
+    records = scene.jobs.in_state(JobState.RUNNING)
+    for version, record in enumerate(records, 1):
+        with journaled(scene.folder, "a", ignore, record.run):
+            pass
+        run = run_place(open_place(scene.folder), "a", str(record.run))
+        write_outcome(run, replace(SUCCEEDED, version=version))
+    scene.drivers.states["a"] = "gone"
+    supervisor.tick()
+    assert [scene.jobs.get(record.id).model_version for record in records] == [*range(1, 13)]
