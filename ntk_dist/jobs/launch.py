@@ -47,7 +47,7 @@ LOG_BYTES = 4 * 2**20
 """Of a log, at one time."""
 SPEC_FILE = "job.json"
 _NOT_FOR_DRIVERS = ("NTK_DIST_SERVICE", "NTK_DIST_TOKEN")
-"""Beginnings of variables, the case of which does not count; the first may be all of it, as JSON."""
+"""Beginnings of variables, in either case; the first may be everything in one, as JSON."""
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Drivers that this process started, by pid: one that ended stays a zombie until it is waited for,

@@ -231,7 +231,9 @@ def test_events_of_long_ago_are_removed_and_what_runs_came_to_stays(tmp_path):
     long_ago = time.time() - 2 * 3600
     over, silent, at_work, *newer = (new_run(place, "waves") for _ in range(KEPT_RUNS + 2))
     write(over, [STARTED, FINISHED])
-    write_outcome(place / "jobs" / "waves" / over.folder.name, Outcome(state="succeeded", version=1))
+    write_outcome(
+        place / "jobs" / "waves" / over.folder.name, Outcome(state="succeeded", version=1)
+    )
     write(silent, [STARTED], clock=lambda: long_ago)
     silent.append(0, b'{"schema": 1, "torn')
     write(at_work, [STARTED])
