@@ -71,10 +71,15 @@ class AbstractLauncher(ABC):
     def launch(self, record: JobRecord) -> dict[str, Any]:
         """Start the driver of this attempt; what comes back is to be the record's ``handle``.
 
+        Where it is not known whether the driver was started, it counts as started: whoever looks
+        finds it, or hears nothing of it and has it replaced.
+
         Raises
         ------
         ExecutorUnreachableError
-            It is not started; later perhaps.
+            It is not started, that is certain; later perhaps.
+        ExecutorError
+            Whoever was to start it refuses, and will again.
         StoreFullError, StoreUnreachableError
             It is not started, because nothing can be written here.
         """
@@ -89,8 +94,8 @@ class AbstractLauncher(ABC):
 
         Raises
         ------
-        ExecutorUnreachableError
-            It cannot be told.
+        ExecutorError
+            It cannot be told, or nobody knows of it.
         """
 
     @abstractmethod
