@@ -224,9 +224,11 @@ def _answers(url: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """What Ray says in one line: of a traceback the last one, where the reason is."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].replace("Traceback (most recent call last):", lines[-1])
+    """What Ray says in one line; of a traceback the last one, where the reason is."""
+    lines = [line for line in str(error).splitlines() if line.strip(" .")]
+    if not lines:
+        return type(error).__name__
+    return lines[0].replace("Traceback (most recent call last):", lines[-1].strip())
 
 
 def _inside(executor: Any) -> Any:

@@ -146,11 +146,11 @@ def _resolved(job: JobSpec, folder: Path) -> JobSpec:
     architecture = job.architecture
     if isinstance(architecture, str) and not architecture.lstrip().startswith("["):
         architecture = resolve(architecture)
-    return job.model_copy(
-        update={
-            "data": resolve_data(job.data),
-            "test": resolve_data(job.test) if job.test else None,
-            "architecture": architecture,
-            "workspace": resolve(job.workspace),
-        }
-    )
+    resolved = {
+        "data": resolve_data(job.data),
+        "architecture": architecture,
+        "workspace": resolve(job.workspace),
+    }
+    if job.test:
+        resolved["test"] = resolve_data(job.test)
+    return job.model_copy(update=resolved)

@@ -192,7 +192,7 @@ def test_a_driver_that_ray_refuses_is_told_and_one_that_ends_is_seen(head: Head)
     with pytest.raises(ExecutorError, match="does not exist"):
         launcher.stop(record)
     handle = launcher.launch(record)
-    with pytest.raises(ExecutorError, match=r"refuses .*400.* already exists") as refused:
+    with pytest.raises(ExecutorError, match=r"refuses .* already exists") as refused:
         launcher.launch(record)  # nobody asks twice; Ray refuses other things the same way
     assert not isinstance(refused.value, ExecutorUnreachableError)
     # What it was sent is no job, so that it ends soon.
