@@ -134,7 +134,7 @@ class Supervisor:
         running = self._jobs.in_state(JobState.RUNNING)
         for record in running:
             if self.is_ours(record):
-                with self._apart(f"job {record.id}"):
+                with self.apart(f"job {record.id}"):
                     record = self.look_after(record)
                 is_held = record.lease_holder == self.holder
                 at_work += is_held and record.state is JobState.RUNNING
@@ -232,14 +232,14 @@ class Supervisor:
         ready = self._ready({record.launcher for record in queued})
         for record in queued:
             if record.launcher in ready and room > 0:
-                with self._apart(f"job {record.id}"):
+                with self.apart(f"job {record.id}"):
                     room -= self.start(record) is not None
 
     def _ready(self, wanted: Collection[str]) -> set[str]:
         """Launchers that answer, asked before a job is claimed, so that it keeps its place."""
         ready = set()
         for who in wanted:
-            with self._apart(f"launcher {who}"):
+            with self.apart(f"launcher {who}"):
                 if who not in self._launchers:
                     raise ConflictError(
                         f"jobs wait for launcher {who!r}, and there is {sorted(self._launchers)}: "
@@ -297,8 +297,8 @@ class Supervisor:
         return self._jobs.change(claimed.id, of_this_attempt)
 
     @contextmanager
-    def _apart(self, what: str) -> Iterator[None]:
-        """Keep trouble with one thing from the others."""
+    def apart(self, what: str) -> Iterator[None]:
+        """Keep trouble with one thing from the others: it is said once, and the body ends."""
         try:
             yield
         except NTKDistError as error:
