@@ -27,7 +27,7 @@ from ntk_dist.jobs.journal import (
 )
 from ntk_dist.jobs.lifecycle import Outcome
 from ntk_dist.jobs.outcome import write_outcome
-from ntk_dist.jobs.watch import Follower, follow, latest
+from ntk_dist.jobs.watch import Follower, latest
 from ntk_dist.standing import Standing
 from ntk_dist.store.location import open_place
 
@@ -142,29 +142,16 @@ def test_a_job_that_has_nothing_to_say_is_heard(tmp_path, monkeypatch):
     monkeypatch.setattr(FolderParts, "flush_every_s", 0.01)
     monkeypatch.setattr(journal_module, "HEARTBEAT_S", 0.02)
     parts = FolderParts(tmp_path)
+    follower, deadline = Follower(parts), time.monotonic() + 60
     with Journal(parts) as journal:
         journal(STARTED)
-        for _, event in follow(parts, silent_s=60):
-            if isinstance(event, MemoryEvent):
-                break
+        heard = []
+        while not (heard and isinstance(heard[-1][1], MemoryEvent)):
+            assert time.monotonic() < deadline
+            heard += follower.read()
+    event = heard[-1][1]
     assert event.holder == "driver"
     assert event.n_bytes > 2**20
-
-
-def test_following_ends_with_the_job_or_with_silence(tmp_path):
-    parts, now = FolderParts(tmp_path), [0.0]
-
-    def sleep(seconds):
-        now[0] += seconds
-        if now[0] == 5.0:
-            write(parts, [STARTED, done(0)])
-
-    heard = list(follow(parts, silent_s=10, clock=lambda: now[0], sleep=sleep))
-    assert [event for _, event in heard] == [STARTED, done(0)]
-    assert 15.0 <= now[0] < 16.0
-    write(parts, [FINISHED, done(1)])
-    heard = list(follow(parts, clock=lambda: now[0], sleep=sleep))
-    assert [event for _, event in heard][-1] == FINISHED
 
 
 class FullParts(FolderParts):
