@@ -15,12 +15,14 @@ from typing import Literal
 import psutil
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as NoJSONError
 
 from ntk_dist.errors import SettingsError
 
@@ -222,9 +224,16 @@ def get_settings() -> Settings:
         return Settings()
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"NTK_DIST_SETTINGS_FILE: expected a YAML file: {error!r}") from error
+    except NoJSONError as error:
+        # What it comes from has the text, which may be a password.
+        raise SettingsError(f"NTK_DIST_*: expected JSON for lists and mappings: {error}") from None
     except ValidationError as error:
-        problems = "; ".join(
-            f"NTK_DIST_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}, got {e['input']!r}"
-            for e in error.errors()
-        )
-        raise SettingsError(f"settings do not validate: {problems}") from error
+        problems = "; ".join(map(_problem, error.errors()))
+        raise SettingsError(f"settings do not validate: {problems}") from None
+
+
+def _problem(found: ErrorDetails) -> str:
+    """What is wrong with one setting; those of the service are not quoted: one is a password."""
+    place = [str(part).upper() for part in found["loc"]]
+    got = "" if place[:1] == ["SERVICE"] else f", got {found['input']!r}"
+    return f"NTK_DIST_{'__'.join(place)}: {found['msg']}{got}"

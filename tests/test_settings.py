@@ -1,3 +1,4 @@
+import traceback
 from pathlib import Path
 
 import psutil
@@ -50,6 +51,23 @@ def test_bad_values_are_named(monkeypatch, name, value):
     monkeypatch.setenv(f"NTK_DIST_{name}", value)
     with pytest.raises(SettingsError, match=f"NTK_DIST_{name}.*{value}"):
         get_settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("SERVICE__DATABSE_URL", "postgresql+psycopg://u:hush@host/name", "SERVICE__DATABSE_URL: "),
+        ("SERVICE", '{"databse_url": "hush"}', "SERVICE__DATABSE_URL: "),
+        ("SERVICE", '["hush"]', "SERVICE: "),
+        ("SERVICE", "postgresql+psycopg://u:hush@host/name", "expected JSON"),
+        ("SERVICE__DATA_ROOTS", "/hush", "expected JSON"),
+    ],
+)
+def test_what_may_be_a_password_is_not_quoted(monkeypatch, variable, value, words):
+    monkeypatch.setenv(f"NTK_DIST_{variable}", value)
+    with pytest.raises(SettingsError, match=words) as refused:
+        get_settings()
+    assert "hush" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_an_unknown_key_in_the_file_is_named(monkeypatch, tmp_path):

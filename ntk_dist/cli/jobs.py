@@ -238,8 +238,8 @@ class _There:
         self._client = client
 
     def submit(self, spec: JobSpec, *, key: str | None, upload: bool) -> Job:
-        # What the file does not say is for the service to say.
-        sent = spec.model_dump(mode="json", exclude={"workspace"}, exclude_defaults=True)
+        # What the file does not say is for the service to say; what it says counts.
+        sent = spec.model_dump(mode="json", exclude={"workspace"}, exclude_unset=True)
         return self._client.submit(sent, key=key, upload=upload).info
 
     def jobs(self, state: JobState | None) -> Iterable[Job]:

@@ -58,7 +58,7 @@ def read_job(job: JobLike) -> dict[str, Any]:
         It is no job file, or its architecture is in no file that can be read.
     """
     folder = None if isinstance(job, Mapping) else Path(job).expanduser().parent
-    spec = dict(job) if isinstance(job, Mapping) else _parsed(Path(job).expanduser())
+    spec = dict(job) if isinstance(job, Mapping) else _in_file(Path(job).expanduser())
     for section, key, place in _places(spec):
         text = str(place) if isinstance(place, str | Path) else place
         if folder is not None and isinstance(text, str) and not _ADDRESS.match(text):
@@ -121,18 +121,10 @@ def body_of(spec: Mapping[str, Any]) -> bytes:
         ) from error
 
 
-def _parsed(path: Path) -> dict[str, Any]:
-    import yaml  # 15 ms that only job files need
+def _in_file(path: Path) -> dict[str, Any]:
+    from ntk_dist.job_file import read_job_file  # 15 ms of YAML that only job files need
 
-    try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise JobSpecError(f"expected a job file at {path}, got: {error}") from error
-    except yaml.YAMLError as error:
-        raise JobSpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(spec, dict):
-        raise JobSpecError(f"{path}: expected a mapping with name, task, data and architecture")
-    return spec
+    return read_job_file(path)
 
 
 def _places(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:

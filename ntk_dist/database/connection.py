@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.engine import URL, make_url
@@ -28,6 +26,7 @@ from ntk_dist.errors import (
     StoreUnreachableError,
 )
 from ntk_dist.store.place import refusals
+from ntk_dist.wire import to_json
 
 __all__ = ["Connector"]
 
@@ -59,7 +58,7 @@ class Connector:
                 self._url,
                 isolation_level="AUTOCOMMIT",
                 hide_parameters=True,  # an error would quote a job, or the hash of a token
-                json_serializer=_to_json,
+                json_serializer=_json_text,
                 # A server that was started again has closed every connection of before.
                 pool_pre_ping=not self.is_sqlite,
                 pool_timeout=WAIT_S,
@@ -136,19 +135,8 @@ def _prepare(url: URL) -> None:
         path.touch(mode=0o600, exist_ok=True)
 
 
-def _to_json(value: object) -> str:
-    return json.dumps(_finite(value), allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no word for a number that is not finite, and PostgreSQL takes none; null it is."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return value
+def _json_text(value: object) -> str:
+    return json.dumps(to_json(value), allow_nan=False)
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,8 +8,10 @@ Jobs that somebody else runs: :mod:`~ntk_dist.jobs.queue` takes them, shows them
 resumes them; :mod:`~ntk_dist.jobs.lifecycle` decides how they come from one state to another.
 :mod:`~ntk_dist.jobs.supervisor` starts their drivers and sees what becomes of them, by
 :mod:`~ntk_dist.jobs.launch` as processes or by :mod:`~ntk_dist.jobs.ray_jobs` on a Ray cluster;
-:mod:`~ntk_dist.jobs.outcome` is what a driver writes down at its end. Where no service runs,
-:mod:`~ntk_dist.jobs.desk` does what one would.
+:mod:`~ntk_dist.jobs.outcome` is what a driver writes down at its end. How far many of them are is
+the matter of :mod:`~ntk_dist.jobs.standings`, which of their blocks are stored that of
+:mod:`~ntk_dist.jobs.gram_map`. Where no service runs, :mod:`~ntk_dist.jobs.desk` does what one
+would.
 """
 
 from ntk_dist.jobs.spec import JobSpec, load_job

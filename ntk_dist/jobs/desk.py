@@ -2,7 +2,8 @@
 
 Drivers run by themselves, as processes of this machine or as jobs of a Ray cluster, and what they
 do is in the workspace, so nothing has to stay beside them. Whoever asks has the drivers looked at
-and the records brought up to date. A job whose driver is gone stays lost until somebody resumes it.
+and the records brought up to date, and a driver started for each job that was submitted here and
+has none yet. A job whose driver is gone stays lost until somebody resumes it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from ntk_dist.wire import Job, JobState
 
 __all__ = ["JobDesk", "state_folder"]
 
+OWNER = "@desk"
+"""Of jobs that were submitted here: those that wait are started by whoever looks at them, while
+jobs of a service wait for their turn there."""
 LOOK_EVERY_S = 2.0
 """How often a driver is looked at while somebody waits; for Ray it is a request to its head."""
 
@@ -70,6 +74,7 @@ class JobDesk:
         self._launchers: dict[str, AbstractLauncher] = {
             "process": ProcessLauncher(state_folder(workspace) / "drivers")
         }
+        self._clusters: dict[str | None, AbstractLauncher] = {}
         self._database = open_database(database_url(workspace, database or settings.database_url))
         self._jobs = self._database.jobs
         self._queue = JobQueue(self._database, workspace, settings)
@@ -80,6 +85,8 @@ class JobDesk:
     def submit(self, spec: JobSpec, *, key: str | None = None) -> tuple[Job, bool]:
         """The job, its driver started, and whether it is new: a key used before finds its job.
 
+        A driver that cannot be started now, after all, is when somebody looks at the job.
+
         Raises
         ------
         IdempotencyError
@@ -88,18 +95,21 @@ class JobDesk:
             The Ray cluster does not answer; nothing was submitted.
         """
         who = "process" if self._address is None else "ray"
-        self._launcher(who).check()
+        self._launcher(who, self._address).check()
         said = json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()
         job, is_new = self._queue.submit(
-            spec, key=key, body_sha256=hashlib.sha256(said).hexdigest(), launcher=who
+            spec,
+            owner=OWNER,
+            key=key,
+            body_sha256=hashlib.sha256(said).hexdigest(),
+            launcher=who,
         )
-        if is_new:
-            self._supervisor.start(self._jobs.get(job.id))
+        self._start(job.id)
         return self.job(job.id), is_new
 
     def jobs(self, state: JobState | None = None) -> Iterable[Job]:
-        """All jobs, the newest first."""
-        for record in self._jobs.in_state(JobState.RUNNING):
+        """All jobs, the newest first; trouble with one of them is logged, and the others shown."""
+        for record in self._jobs.in_state(JobState.QUEUED, JobState.RUNNING):
             self._look_after(record)
         after = None
         while True:
@@ -128,7 +138,10 @@ class JobDesk:
             It has ended by itself.
         ServiceTimeoutError
             Its driver does not end.
+        MissingDependencyError
+            It runs on a Ray cluster, and Ray is not installed here.
         """
+        self._launcher_of(self._jobs.get(job_id))
         self._queue.cancel(job_id)
         until = time.monotonic() + 2 * STOP_S
         while not (job := self.job(job_id)).state.is_over:
@@ -150,17 +163,18 @@ class JobDesk:
         ExecutorUnreachableError
             The Ray cluster does not answer; nothing has changed.
         """
-        self.job(job_id)
         record = self._jobs.get(job_id)
-        self._launcher(record.launcher, record).check()
+        if record.state is not JobState.QUEUED:
+            self._look_after(record)
+        self._launcher_of(record).check()
         self._queue.resume(job_id)
-        self._supervisor.start(self._jobs.get(job_id))
+        self._start(job_id)
         return self.job(job_id)
 
     def logs(self, job_id: str, start: int = 0) -> bytes:
         """What the last driver printed, from byte ``start`` on."""
         record = self._jobs.get(job_id)
-        return self._launcher(record.launcher, record).logs(record, start)
+        return self._launcher_of(record).logs(record, start)
 
     def follow(self, job_id: str, on_event: EventSink = ignore) -> Job:
         """The job when it is over; ``on_event`` hears what happens in its last run, as it comes.
@@ -185,17 +199,37 @@ class JobDesk:
                 time.sleep(POLL_S)
 
     def _look_after(self, record: JobRecord) -> None:
-        if record.state in {JobState.RUNNING, JobState.LOST} and self._supervisor.is_ours(record):
-            self._launcher(record.launcher, record)
-            self._supervisor.look_after(record)
+        """Bring a record up to date; one that cannot be is left as it is, and that is said."""
+        with self._supervisor.apart(f"job {record.id}"):
+            if record.state is JobState.QUEUED and record.owner == OWNER:
+                self._launcher_of(record).check()
+                self._supervisor.start(record)
+            is_open = record.state in {JobState.RUNNING, JobState.LOST}
+            if is_open and self._supervisor.is_ours(record):
+                self._launcher_of(record)
+                self._supervisor.look_after(record)
 
-    def _launcher(self, who: str, record: JobRecord | None = None) -> AbstractLauncher:
+    def _start(self, job_id: str) -> None:
+        """Start a job that waits, once a driver of an earlier attempt has ended."""
+        until = time.monotonic() + 2 * STOP_S
+        with self._supervisor.apart(f"job {job_id}"):
+            while (record := self._jobs.get(job_id)).state is JobState.QUEUED:
+                self._launcher_of(record)
+                if self._supervisor.start(record) or time.monotonic() > until:
+                    return
+                time.sleep(POLL_S)
+
+    def _launcher_of(self, record: JobRecord) -> AbstractLauncher:
+        return self._launcher(record.launcher, self._address or record.handle.get("url"))
+
+    def _launcher(self, who: str, url: str | None) -> AbstractLauncher:
         """Who starts drivers; that of Ray, which takes a second to import, when it is needed."""
-        if who not in self._launchers:
-            from ntk_dist.jobs.ray_jobs import RayLauncher
+        if who == "ray":
+            if url not in self._clusters:
+                from ntk_dist.jobs.ray_jobs import RayLauncher
 
-            last = record.handle.get("url") if record else None
-            self._launchers[who] = RayLauncher(self._address or last)
+                self._clusters[url] = RayLauncher(url)
+            self._launchers[who] = self._clusters[url]
         return self._launchers[who]
 
     def close(self) -> None:

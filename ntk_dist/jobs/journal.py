@@ -11,7 +11,9 @@ version of this format and the time in UTC::
     {"schema": 1, "time": "2026-01-31T12:00:00.250Z", "kind": "step", "step": 7, ...}
 
 Files are bounded: after 4 MiB, some 25,000 blocks, the next part begins, with a line of kind
-``standing`` that sums up all before it; four parts of a run are kept, and ten runs of a job.
+``standing`` that sums up all before it; four parts of a run are kept, and the last ten runs of a
+name. Of one before those the events go once it is over; what it came to stays, for a job that
+nobody has asked about since (``outcome.json``, some kB).
 Lines are written twice a second at most; in object storage, where nothing can be added to, parts
 of 256 KiB are written whole every ten seconds. A job that has nothing to say writes the memory of
 its driver every ten seconds, so that silence means something.
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import secrets
 import threading
@@ -36,11 +39,12 @@ from typing import Any, Protocol
 from ntk_dist.errors import ConflictError, InvalidInputError, StoreError
 from ntk_dist.events import Event, EventSink, FanOut, JobEvent, MemoryEvent
 from ntk_dist.jobs.lifecycle import run_name
+from ntk_dist.jobs.outcome import OUTCOME_FILE
 from ntk_dist.settings import process_bytes
 from ntk_dist.standing import Standing, advance
 from ntk_dist.store.folder import Folder
 from ntk_dist.store.location import Location, open_place
-from ntk_dist.store.place import AbstractPlace, refusals
+from ntk_dist.store.place import ORPHAN_AGE_S, AbstractPlace, refusals
 
 __all__ = [
     "SCHEMA",
@@ -61,6 +65,8 @@ SCHEMA = 1
 """Version of the lines."""
 KEPT_PARTS = 4
 KEPT_RUNS = 10
+LOOKED_AT = 50
+"""Runs before those, from which events are removed: one request each in object storage."""
 HEARTBEAT_S = 10.0
 _RUN = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{4}")
 _PART = re.compile(r"events\.(\d{4,})\.jsonl")
@@ -320,7 +326,7 @@ def run_place(workspace: AbstractPlace, name: str, run: str) -> AbstractPlace:
 
 
 def new_run(workspace: AbstractPlace, name: str, run: str | None = None) -> Parts:
-    """The parts of a run of job ``name`` that begins now; runs of long ago are removed.
+    """The parts of a run of job ``name`` that begins now; events of long ago are removed.
 
     Parameters
     ----------
@@ -344,10 +350,35 @@ def new_run(workspace: AbstractPlace, name: str, run: str | None = None) -> Part
             "wrote; a run has one driver, give the next one another name"
         )
     place.make()
-    for old in _runs(job)[:-KEPT_RUNS]:
+    for old in _runs(job)[-KEPT_RUNS - LOOKED_AT : -KEPT_RUNS]:
         with suppress(StoreError):
-            old.delete()
+            _forget_events(old)
     return parts_of(place)
+
+
+def _forget_events(run: AbstractPlace) -> None:
+    """Remove the events of a run that is over.
+
+    A run may be that of another job of this name, at work still, or over and not looked at yet: a
+    supervisor judges by what it came to, so that stays. One that has left no such word was killed,
+    or nobody waits for it; it is over when it has been silent for an hour.
+    """
+    names, parts = run.names(), parts_of(run)
+    numbers = _numbers(names)
+    if OUTCOME_FILE in names:
+        for number in numbers:
+            parts.remove(number)
+    elif numbers and _last_moment(parts.read(numbers[-1], 0)) < time.time() - ORPHAN_AGE_S:
+        run.delete()
+
+
+def _last_moment(part: bytes) -> float:
+    """Seconds since 1970 at which its last whole line was written; infinity if it has none."""
+    lines = part[: part.rfind(b"\n") + 1].splitlines()
+    try:
+        return datetime.fromisoformat(json.loads(lines[-1])["time"]).timestamp()
+    except (LookupError, TypeError, ValueError):
+        return math.inf
 
 
 @contextmanager

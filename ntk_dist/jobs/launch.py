@@ -46,7 +46,8 @@ SAME_PROCESS_S = 2.0
 LOG_BYTES = 4 * 2**20
 """Of a log, at one time."""
 SPEC_FILE = "job.json"
-_NOT_FOR_DRIVERS = ("NTK_DIST_SERVICE__", "NTK_DIST_TOKEN")
+_NOT_FOR_DRIVERS = ("NTK_DIST_SERVICE", "NTK_DIST_TOKEN")
+"""Beginnings of variables, in either case; the first may be everything in one, as JSON."""
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Drivers that this process started, by pid: one that ended stays a zombie until it is waited for,
@@ -70,10 +71,15 @@ class AbstractLauncher(ABC):
     def launch(self, record: JobRecord) -> dict[str, Any]:
         """Start the driver of this attempt; what comes back is to be the record's ``handle``.
 
+        Where it is not known whether the driver was started, it counts as started: whoever looks
+        finds it, or hears nothing of it and has it replaced.
+
         Raises
         ------
         ExecutorUnreachableError
-            It is not started; later perhaps.
+            It is not started, that is certain; later perhaps.
+        ExecutorError
+            Whoever was to start it refuses, and will again.
         StoreFullError, StoreUnreachableError
             It is not started, because nothing can be written here.
         """
@@ -88,8 +94,8 @@ class AbstractLauncher(ABC):
 
         Raises
         ------
-        ExecutorUnreachableError
-            It cannot be told.
+        ExecutorError
+            It cannot be told, or nobody knows of it.
         """
 
     @abstractmethod
@@ -196,7 +202,7 @@ class ProcessLauncher(AbstractLauncher):
 
 def _environment() -> dict[str, str]:
     """Variables of this process that are a driver's business."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(_NOT_FOR_DRIVERS)}
+    return {k: v for k, v in os.environ.items() if not k.upper().startswith(_NOT_FOR_DRIVERS)}
 
 
 def _process(handle: Mapping[str, Any]) -> psutil.Process | None:

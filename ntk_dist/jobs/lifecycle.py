@@ -98,7 +98,7 @@ class Observation:
     cluster does not answer."""
     outcome: Outcome | None = None
     heard: datetime | None = None
-    """When its journal was written to last."""
+    """When its journal was written to last, or the driver was seen last."""
 
 
 def new_job(
@@ -221,7 +221,7 @@ def observe(record: JobRecord, seen: Observation, now: datetime) -> JobRecord:
 
     What the driver wrote down counts most, also when it was taken for lost before. One that is
     gone without a word was cancelled, if somebody asked for that, or is lost. One that cannot be
-    seen is gone when its journal has been silent for ``SILENT_S`` seconds.
+    seen is gone when nothing has been heard of it for ``SILENT_S`` seconds.
     """
     if record.state not in {JobState.RUNNING, JobState.LOST}:
         return record
@@ -242,7 +242,10 @@ def observe(record: JobRecord, seen: Observation, now: datetime) -> JobRecord:
     if record.is_cancelling:
         return _over(record, JobState.CANCELLED, now)
     why = "its driver was interrupted" if outcome else "its driver is gone without a word"
-    message = f"{why}; resume the job, and it goes on from what is in the workspace"
+    message = (
+        f"{why}; its log may say more (ntk-dist jobs {record.id} --logs): resume the job, and it "
+        "goes on from what is in the workspace"
+    )
     return _over(
         record, JobState.LOST, now, failure=Failure(code=JobLostError.code, message=message)
     )

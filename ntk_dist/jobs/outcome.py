@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ntk_dist.errors import ConflictError, JobSpecError, NTKDistError, StoreError
+from ntk_dist.errors import ConflictError, NTKDistError, StoreError
 from ntk_dist.jobs.lifecycle import Outcome
 from ntk_dist.store.place import AbstractPlace
-from ntk_dist.wire import Failure
+from ntk_dist.wire import Failure, to_json
 
-__all__ = ["concluding", "failure_of", "read_outcome", "write_outcome"]
+__all__ = ["OUTCOME_FILE", "concluding", "failure_of", "read_outcome", "write_outcome"]
 
 log = logging.getLogger(__name__)
 
-FILE = "outcome.json"
+OUTCOME_FILE = "outcome.json"
 INTERRUPTED = Failure(
     code="interrupted",
     message="the driver was told to stop; finished blocks are kept: resume the job to go on",
@@ -83,7 +82,7 @@ def write_outcome(run: AbstractPlace, outcome: Outcome) -> None:
         told |= {"code": outcome.failure.code, "message": outcome.failure.message}
     else:
         told |= {"version": outcome.version, "score": outcome.score, "report": outcome.report}
-    (run / FILE).write_bytes(json.dumps(_finite(told), allow_nan=False).encode())
+    (run / OUTCOME_FILE).write_bytes(json.dumps(to_json(told), allow_nan=False).encode())
 
 
 def read_outcome(run: AbstractPlace) -> Outcome | None:
@@ -95,19 +94,10 @@ def read_outcome(run: AbstractPlace) -> Outcome | None:
         The workspace cannot be read.
     """
     try:
-        return Outcome.of(json.loads((run / FILE).read_bytes()))
+        return Outcome.of(json.loads((run / OUTCOME_FILE).read_bytes()))
     except FileNotFoundError:
         return None
-    except (ValueError, JobSpecError) as error:
+    except ValueError as error:
         # It is written whole, so somebody else wrote there: the run is judged without it.
-        log.warning("%s: %s", run / FILE, error)
+        log.warning("%s: %s", run / OUTCOME_FILE, error)
         return None
-
-
-def _finite(value: Any) -> Any:
-    """``value`` as JSON can say it, which has no word for NaN and infinity: null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

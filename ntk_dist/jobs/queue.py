@@ -8,8 +8,7 @@ started here: that is the matter of the supervisor.
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -21,7 +20,7 @@ from ntk_dist.jobs.gram_map import GramMaps
 from ntk_dist.jobs.journal import parts_of
 from ntk_dist.jobs.spec import JobSpec
 from ntk_dist.jobs.standings import Standings
-from ntk_dist.jobs.watch import POLL_S, Position, read_part
+from ntk_dist.jobs.watch import Position, read_part
 from ntk_dist.settings import ServiceSettings
 from ntk_dist.standing import Standing
 from ntk_dist.store.location import Location, open_place
@@ -270,26 +269,6 @@ class JobQueue:
         prefix = f"{record.attempt}."
         events = [(f"{prefix}{where}", moment, event) for where, moment, event in found]
         return News(events, f"{prefix}{position}", record.state.is_over and not events)
-
-    def events(
-        self,
-        job_id: str,
-        after: str | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> Iterator[tuple[str, float, Event]]:
-        """Events of a job, then those that are still to come, as they come, until it is over.
-
-        Each with its id and the seconds since 1970 it came at. This waits in its thread; where
-        that must not be, ask for :meth:`news` every ``POLL_S`` seconds.
-        """
-        while True:
-            news = self.news(job_id, after)
-            yield from news.events
-            if news.is_over:
-                return
-            if not news.events:
-                sleep(POLL_S)
-            after = news.after
 
     def blocks(self, job_id: str) -> Blocks | None:
         """Which blocks of the job's Gram matrix are stored; None while it is not known which.

@@ -22,7 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from ntk_dist.database.records import JobRecord
-from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError, MissingDependencyError
+from ntk_dist.errors import (
+    ExecutorError,
+    ExecutorUnreachableError,
+    InvalidInputError,
+    MissingDependencyError,
+    NTKDistError,
+)
 from ntk_dist.jobs.launch import (
     LOG_BYTES,
     SPEC_FILE,
@@ -108,10 +114,9 @@ class RayLauncher(AbstractLauncher):
                     entrypoint_num_cpus=resources.get("driver_cpus"),
                     entrypoint_memory=resources.get("driver_memory_bytes"),
                 )
-            except RuntimeError:
-                # After an answer that was lost Ray has it already, and refuses it a second time.
-                if submission not in {known.submission_id for known in jobs.list_jobs()}:
-                    raise
+            except _AnswerLostError as lost:
+                # Ray may have it: looked for from now on, and lost if nothing is heard of it.
+                log.warning("job %s: whether Ray has its driver is not known: %s", record.id, lost)
         return {"url": url, "submission": submission}
 
     def look(self, record: JobRecord) -> DriverState:
@@ -119,7 +124,7 @@ class RayLauncher(AbstractLauncher):
         try:
             with self._about(record) as (jobs, submission):
                 status = str(jobs.get_job_info(submission).status)
-        except (ExecutorUnreachableError, InvalidInputError) as error:
+        except (ExecutorError, InvalidInputError) as error:
             log.info("job %s: %s", record.id, error)
             return "unknown"
         return _STATES.get(status, "gone")
@@ -156,11 +161,20 @@ class RayLauncher(AbstractLauncher):
         return self._url
 
 
+class _AnswerLostError(Exception):
+    """A driver was submitted, and no answer came."""
+
+
 class _Jobs(JobSubmissionClient):
     """Ray's client, with an end to its patience."""
 
-    def _do_request(self, *args: Any, **kwargs: Any) -> Any:
-        return super()._do_request(*args, **{"timeout": ANSWER_S, **kwargs})
+    def _do_request(self, method: str, endpoint: str, **kwargs: Any) -> Any:
+        try:
+            return super()._do_request(method, endpoint, **{"timeout": ANSWER_S, **kwargs})
+        except OSError as error:  # what any trouble with the connection is to Ray's client
+            if (method, endpoint) == ("POST", "/api/jobs/"):
+                raise _AnswerLostError(str(error)) from error
+            raise
 
 
 def _connect(url: str) -> Any:
@@ -183,18 +197,38 @@ def _connect(url: str) -> Any:
 
 @contextmanager
 def _answers(url: str) -> Iterator[None]:
-    """Raise whatever keeps Ray from answering as an error of this package."""
+    """Raise whatever keeps Ray from doing as it is asked as an error of this package.
+
+    Raises
+    ------
+    ExecutorUnreachableError
+        It does not answer, or lets nobody in.
+    ExecutorError
+        It has answered, and refuses.
+    """
     try:
         yield
+    except NTKDistError:
+        raise
     except (OSError, RuntimeError, ValueError, RayError) as error:
-        if isinstance(error, ExecutorUnreachableError):
-            raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExecutorUnreachableError(
-            f"the Jobs API of the Ray cluster at {url} did not do as it was asked ({lines[0]}); "
-            "check that its head node runs, that this is the address of its dashboard, and "
-            "that both sides have the same RAY_AUTH_TOKEN"
+        if isinstance(error, OSError | RayError):
+            raise ExecutorUnreachableError(
+                f"the Jobs API of the Ray cluster at {url} does not answer ({_first_line(error)}); "
+                "check that its head node runs, that this is the address of its dashboard, and "
+                "that both sides have the same RAY_AUTH_TOKEN"
+            ) from error
+        raise ExecutorError(
+            f"the Jobs API of the Ray cluster at {url} refuses ({_first_line(error)}); mend that, "
+            "or see the log of its head node"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What Ray says in one line; of a traceback the last one, where the reason is."""
+    lines = [line for line in str(error).splitlines() if line.strip(" .")]
+    if not lines:
+        return type(error).__name__
+    return lines[0].replace("Traceback (most recent call last):", lines[-1].strip())
 
 
 def _inside(executor: Any) -> Any:

@@ -10,7 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ntk_dist.errors import ArchitectureError, DataShapeError, LabelError
+from ntk_dist.errors import (
+    ArchitectureError,
+    DataShapeError,
+    InvalidInputError,
+    JobSpecError,
+    LabelError,
+)
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.gram.plan import GramPlan
 from ntk_dist.jobs.journal import journaled, run_place
@@ -22,7 +28,9 @@ from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.projection import Projection
 from ntk_dist.model import FitReport, GramReport, NTKClassifier, NTKRegressor
 from ntk_dist.model.artifact import write_artifact
+from ntk_dist.model.parameters import Parameters
 from ntk_dist.model.portable import pack
+from ntk_dist.model.preprocess import normalize_steps
 from ntk_dist.stax import Network, from_json
 from ntk_dist.store.inputs import check_rows, read_array
 from ntk_dist.store.location import open_place
@@ -202,11 +210,23 @@ def job_estimator(job: JobSpec) -> NTKClassifier | NTKRegressor:
 def self_contained(job: JobSpec) -> JobSpec:
     """The job with its architecture inside, as it can be sent to another machine.
 
+    What its driver would refuse before it reads any data is refused here, not after a wait in a
+    queue.
+
     Raises
     ------
     ArchitectureError
         The file is missing, or what it holds is no architecture.
+    JobSpecError
+        There is no such step of preprocessing, or it cannot be fitted that way.
     """
+    try:
+        normalize_steps(job.preprocess)
+        Parameters.checked(job_estimator(job).get_params(deep=False))
+    except ArchitectureError:
+        raise
+    except InvalidInputError as error:
+        raise JobSpecError(str(error)) from error
     return job.model_copy(update={"architecture": json.loads(job_network(job).to_json())})
 
 

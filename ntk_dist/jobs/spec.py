@@ -5,21 +5,19 @@ Paths inside a job file are relative to the file, so that a job can be run from 
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeInt,
     PositiveInt,
     ValidationError,
-    field_validator,
 )
 
 from ntk_dist.errors import JobSpecError
+from ntk_dist.job_file import read_job_file
 from ntk_dist.options import (
     GramOptions,
     KernelName,
@@ -61,15 +59,6 @@ class PreconditionerSpec(Record):
     rank: Rank = "auto"
 
 
-def _as_numbers(value: object) -> object:
-    """YAML reads ``1e-6``, which has no dot, as text."""
-    if isinstance(value, list):
-        return [_as_numbers(one) for one in value]
-    with suppress(ValueError):
-        return float(value) if isinstance(value, str) else value
-    return value
-
-
 class SolverSpec(SolverOptions):
     """How the linear system is solved."""
 
@@ -78,8 +67,6 @@ class SolverSpec(SolverOptions):
     refine: Refine = False
     """Correct the answer from float64 residuals: whether, or how many rounds at most."""
     seed: NonNegativeInt = 0
-
-    _ridge_as_numbers = field_validator("ridge", mode="before")(_as_numbers)
 
 
 class ResourcesSpec(Record):
@@ -137,20 +124,11 @@ def load_job(path: str | Path) -> JobSpec:
     Raises
     ------
     JobSpecError
-        The file is missing or not YAML, or a key is unknown, missing or of the wrong kind; every
-        problem is named with its place.
+        The file is missing, or neither JSON nor YAML, or a key is unknown, missing or of the wrong
+        kind; every problem is named with its place.
     """
     path = Path(path)
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise JobSpecError(f"expected a job file at {path}, got: {error}") from error
-    except yaml.YAMLError as error:
-        raise JobSpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise JobSpecError(f"{path}: expected a job file, got brackets nested too deep") from error
-    if not isinstance(record, dict):
-        raise JobSpecError(f"{path}: expected a mapping with name, task, data and architecture")
+    record = read_job_file(path)
     try:
         job = JobSpec.model_validate(record)
     except ValidationError as error:
@@ -168,11 +146,11 @@ def _resolved(job: JobSpec, folder: Path) -> JobSpec:
     architecture = job.architecture
     if isinstance(architecture, str) and not architecture.lstrip().startswith("["):
         architecture = resolve(architecture)
-    return job.model_copy(
-        update={
-            "data": resolve_data(job.data),
-            "test": resolve_data(job.test) if job.test else None,
-            "architecture": architecture,
-            "workspace": resolve(job.workspace),
-        }
-    )
+    resolved = {
+        "data": resolve_data(job.data),
+        "architecture": architecture,
+        "workspace": resolve(job.workspace),
+    }
+    if job.test:
+        resolved["test"] = resolve_data(job.test)
+    return job.model_copy(update=resolved)

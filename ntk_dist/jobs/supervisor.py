@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ntk_dist.database import JobRecord
-from ntk_dist.errors import ConflictError, ExecutorUnreachableError, NTKDistError
+from ntk_dist.errors import ConflictError, ExecutorError, ExecutorUnreachableError, NTKDistError
 from ntk_dist.jobs import lifecycle
 from ntk_dist.jobs.journal import run_place
 from ntk_dist.jobs.launch import AbstractLauncher
@@ -88,6 +88,9 @@ class Supervisor:
         self._awake = threading.Event()
         self._said: dict[str, str] = {}
         """Last trouble by what it is about: said once, not once a second."""
+        self._seen: dict[tuple[str, int], datetime] = {}
+        """When a driver was seen last, by job and attempt: one that waits in a cluster writes
+        nothing, and is not lost because one question was not answered."""
 
     @contextmanager
     def run_in_thread(self, every_s: float = TICK_S) -> Iterator[None]:
@@ -128,11 +131,15 @@ class Supervisor:
             The database does not answer. Trouble with one job is logged, and the others go on.
         """
         at_work = 0
-        for record in self._jobs.in_state(JobState.RUNNING):
+        running = self._jobs.in_state(JobState.RUNNING)
+        for record in running:
             if self.is_ours(record):
-                with self._apart(f"job {record.id}"):
+                with self.apart(f"job {record.id}"):
                     record = self.look_after(record)
-                at_work += record.state is JobState.RUNNING
+                is_held = record.lease_holder == self.holder
+                at_work += is_held and record.state is JobState.RUNNING
+        attempts = {(record.id, record.attempt) for record in running}
+        self._seen = {which: when for which, when in self._seen.items() if which in attempts}
         if at_work < self._max_running:
             self._start_some(self._max_running - at_work)
         self.last_pass = self._clock()
@@ -143,12 +150,17 @@ class Supervisor:
         return is_free or record.lease_holder == self.holder
 
     def look_after(self, record: JobRecord) -> JobRecord:
-        """A job after what can be seen of its driver; unchanged where somebody was faster."""
+        """A job after what can be seen of its driver; unchanged where somebody was faster.
+
+        One whose driver cannot be seen from here is not taken over: whoever holds it may see it,
+        and stop it, and be only late.
+        """
         now, seen = self._clock(), self._see(record)
         new = lifecycle.observe(record, seen, now)
         if record.state is JobState.RUNNING:
             new = lifecycle.requeue(new, now, self._max_resumes)
-        if new is record and self._is_due(record, now):
+        is_out_of_sight = seen.driver == "unknown" and record.lease_holder != self.holder
+        if new is record and self._is_due(record, now) and not is_out_of_sight:
             new = lifecycle.renew(record, self.holder, now, self._lease_s)
         if new is not record and not self._jobs.swap(record, new):
             return record
@@ -160,19 +172,23 @@ class Supervisor:
         return new
 
     def start(self, record: JobRecord) -> JobRecord | None:
-        """A queued job with a driver that was started just now; None if somebody was faster.
+        """A queued job with a driver that was started just now.
 
-        A job whose driver cannot be started has failed, or waits again if that may change.
+        None if somebody was faster, or a driver of an earlier attempt has still to end. A job
+        whose driver cannot be started has failed, or waits again if that may change.
 
         Raises
         ------
         ExecutorUnreachableError
             Nobody answers who could start it; it waits again.
         """
+        launcher = self._launchers[record.launcher]
+        if record.attempt > 0 and not self._is_stopped(record, launcher):
+            return None
         claimed = lifecycle.claim(record, self.holder, self._clock(), self._lease_s)
         if not self._jobs.swap(record, claimed):
             return None
-        launcher = self._launchers[record.launcher]
+        self._seen[claimed.id, claimed.attempt] = self._clock()
         try:
             handle = launcher.launch(claimed)
         except ExecutorUnreachableError:
@@ -192,6 +208,18 @@ class Supervisor:
             launcher.stop(replace(claimed, handle=handle))
             return None
 
+    def _is_stopped(self, record: JobRecord, launcher: AbstractLauncher) -> bool:
+        """Whether no driver of the last attempt is at work; one that is there is told to end.
+
+        It was taken for lost when it could not be seen, and may be seen again.
+        """
+        try:
+            launcher.stop(record)
+            return launcher.look(record) not in {"alive", "pending"}
+        except ExecutorError as error:  # there is none, or its cluster is gone
+            log.info("job %s, attempt %d: %s", record.id, record.attempt, error)
+            return True
+
     def release(self) -> None:
         """Let others look after our jobs from now on."""
         now = self._clock()
@@ -204,14 +232,14 @@ class Supervisor:
         ready = self._ready({record.launcher for record in queued})
         for record in queued:
             if record.launcher in ready and room > 0:
-                with self._apart(f"job {record.id}"):
+                with self.apart(f"job {record.id}"):
                     room -= self.start(record) is not None
 
     def _ready(self, wanted: Collection[str]) -> set[str]:
         """Launchers that answer, asked before a job is claimed, so that it keeps its place."""
         ready = set()
         for who in wanted:
-            with self._apart(f"launcher {who}"):
+            with self.apart(f"launcher {who}"):
                 if who not in self._launchers:
                     raise ConflictError(
                         f"jobs wait for launcher {who!r}, and there is {sorted(self._launchers)}: "
@@ -225,6 +253,13 @@ class Supervisor:
         """What can be seen of a driver: of the process first, for it writes before it ends."""
         launcher = self._launchers.get(record.launcher)
         driver = launcher.look(record) if launcher else "unknown"
+        which = record.id, record.attempt
+        if driver in {"alive", "pending"}:
+            self._seen[which] = self._clock()
+        elif self._lease_s > 0:
+            # Not looked at before by a service that has just started: it may have been seen a
+            # moment ago by the one before.
+            self._seen.setdefault(which, self._clock())
         if driver in {"alive", "pending"} or record.run is None:
             return Observation(driver=driver)
         run = run_place(self._place, record.name, record.run)
@@ -232,9 +267,10 @@ class Supervisor:
         if outcome is not None or driver == "gone":
             return Observation(driver=driver, outcome=outcome)
         standing = self._standings.of(run)
-        told = None if standing is None else standing.updated
-        heard = None if told is None else datetime.fromtimestamp(told, UTC)
-        return Observation(driver=driver, heard=heard)
+        moments = [self._seen[which]] if which in self._seen else []
+        if standing is not None and standing.updated is not None:
+            moments.append(datetime.fromtimestamp(standing.updated, UTC))
+        return Observation(driver=driver, heard=max(moments, default=None))
 
     def _is_due(self, record: JobRecord, now: datetime) -> bool:
         """Whether half of the lease is over."""
@@ -261,8 +297,8 @@ class Supervisor:
         return self._jobs.change(claimed.id, of_this_attempt)
 
     @contextmanager
-    def _apart(self, what: str) -> Iterator[None]:
-        """Keep trouble with one thing from the others."""
+    def apart(self, what: str) -> Iterator[None]:
+        """Keep trouble with one thing from the others: it is said once, and the body ends."""
         try:
             yield
         except NTKDistError as error:

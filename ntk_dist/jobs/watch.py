@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from ntk_dist.events import Event, JobEvent, event_of
+from ntk_dist.events import Event, event_of
 from ntk_dist.jobs.journal import SCHEMA, Parts, parts_of, runs_of
-from ntk_dist.standing import SILENT_S, Standing, advance
+from ntk_dist.standing import Standing, advance
 from ntk_dist.store.place import AbstractPlace
 
-__all__ = ["Follower", "Position", "follow", "latest", "read_part"]
+__all__ = ["Follower", "Position", "latest", "read_part"]
 
 POLL_S = 0.5
 """Lines are written twice a second, so looking more often shows nothing new."""
@@ -129,33 +127,6 @@ def _record(line: bytes) -> tuple[float, dict[str, Any]]:
     if record["schema"] != SCHEMA:
         raise ValueError("a line of another version")
     return now, dict(record)
-
-
-def follow(
-    parts: Parts,
-    *,
-    silent_s: float = SILENT_S,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[tuple[float, Event]]:
-    """Every event of a run, then those that are still to come, as they come.
-
-    Ends with the job, or when nothing has come for ``silent_s`` seconds: it was killed, or this is
-    not where it writes.
-
-    Raises
-    ------
-    StoreUnreachableError
-        The folder cannot be read.
-    """
-    follower, heard = Follower(parts), clock()
-    while clock() - heard <= silent_s:
-        for now, event in follower.read():
-            heard = clock()
-            yield now, event
-            if isinstance(event, JobEvent) and event.state != "started":
-                return
-        sleep(POLL_S)
 
 
 def latest(workspace: AbstractPlace) -> dict[str, Standing]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -32,6 +32,8 @@ class Step:
 
     fit: Callable[..., dict[str, np.ndarray]]
     apply: Callable[[np.ndarray, State], np.ndarray]
+    positive: frozenset[str] = frozenset()
+    """Options that have to be above zero."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -90,8 +92,6 @@ def _fit_zca(x: np.ndarray, ridge: float = 0.1) -> dict[str, np.ndarray]:
     The ridge keeps directions that carry only noise from being blown up (Lee et al. 2020, "Finite
     Versus Infinite Neural Networks", arXiv:2007.15801).
     """
-    if not ridge > 0:
-        raise InvalidInputError(f"zca: expected ridge > 0, got {ridge}")
     features = x[:1].size
     mean = sum(x[c].reshape(-1, features).sum(axis=0, dtype=np.float64) for c in _chunks(x)) / len(
         x
@@ -116,7 +116,7 @@ STEPS: dict[str, Step] = {
     "standardize": Step(_fit_standardize, _apply_standardize),
     "standardize_channels": Step(_fit_standardize_channels, _apply_standardize),
     "unit_norm": Step(_fit_unit_norm, _apply_unit_norm),
-    "zca": Step(_fit_zca, _apply_zca),
+    "zca": Step(_fit_zca, _apply_zca, positive=frozenset({"ridge"})),
 }
 """Feature-wise and channel-wise standardization, rows of norm one, regularized ZCA whitening."""
 
@@ -154,10 +154,14 @@ def normalize_steps(steps: Sequence[str | Mapping[str, Any]]) -> list[dict[str, 
                 f"{', '.join(options) or 'none'}"
             )
         for option, value in spec.items():
-            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            # Also of an integer that no float64 can hold.
+            if not is_number or not abs(value) <= sys.float_info.max:
                 raise InvalidInputError(
                     f"preprocess: {name}: {option}: expected a finite number, got {value!r}"
                 )
+            if option in STEPS[name].positive and not value > 0:
+                raise InvalidInputError(f"preprocess: {name}: expected {option} > 0, got {value}")
             spec[option] = float(value)
         normal.append({"name": name, **options, **spec})
     return normal

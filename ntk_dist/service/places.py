@@ -103,7 +103,8 @@ def admitted(
     Raises
     ------
     JobSpecError
-        It names a workspace: the service has its own.
+        It names a workspace: the service has its own; or a step of preprocessing that there is
+        not, or it cannot be fitted that way.
     ForbiddenError
         It refers to data or an executor that callers may not use.
     UploadNotFoundError, ConflictError
@@ -141,5 +142,5 @@ def admitted(
             "workspace": workspace,
         }
     )
-    # A layer that is misspelled must not show after a wait in the queue.
+    # A layer or a step that is misspelled must not show after a wait in the queue.
     return self_contained(known)

@@ -110,8 +110,9 @@ def test_a_job_is_submitted_cancelled_and_resumed(
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[str]:
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a service in a process of its own."""
+    monkeypatch.setenv("NTK_DIST_SERVICE__EXECUTORS", '["local:1", "local"]')
     command = [sys.executable, "-m", "ntk_dist", "serve", "--insecure", "--port", "0"]
     with subprocess.Popen(
         [*command, "--workspace", str(tmp_path / "service")], stdout=subprocess.PIPE, text=True
@@ -126,7 +127,7 @@ def test_a_service_does_the_same_with_a_job(service: str, tmp_path: Path, run: R
     np.savez(tmp_path / "data.npz", x=x, y=np.sin(x[:, 0]))
     net = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
     (tmp_path / "arch.json").write_text(net.to_json())
-    (tmp_path / "job.yaml").write_text(JOB)
+    (tmp_path / "job.yaml").write_text(JOB + "executor: local\n")
     here = ("--service", service)
     refused = run("submit", tmp_path / "job.yaml", *here)
     assert (refused.returncode, "upload://" in refused.stderr) == (2, True)
@@ -134,6 +135,7 @@ def test_a_service_does_the_same_with_a_job(service: str, tmp_path: Path, run: R
     assert ended.returncode == 0, ended.stderr
     job = json.loads(ended.stdout)
     assert (job["state"], job["name"], job["model_version"]) == ("succeeded", "slow", 1)
+    assert job["executor"] == "local", "as the file says, though it is not the first of the service"
     assert job["id"] in run("jobs", *here, "--state", "succeeded").stdout
     assert "model slow version 1" in run("jobs", job["id"], *here, "--logs").stdout
     assert run("jobs", job["id"], *here, "--cancel").returncode == 2

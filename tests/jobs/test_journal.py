@@ -25,7 +25,9 @@ from ntk_dist.jobs.journal import (
     parts_of,
     runs_of,
 )
-from ntk_dist.jobs.watch import Follower, follow, latest
+from ntk_dist.jobs.lifecycle import Outcome
+from ntk_dist.jobs.outcome import write_outcome
+from ntk_dist.jobs.watch import Follower, latest
 from ntk_dist.standing import Standing
 from ntk_dist.store.location import open_place
 
@@ -140,29 +142,16 @@ def test_a_job_that_has_nothing_to_say_is_heard(tmp_path, monkeypatch):
     monkeypatch.setattr(FolderParts, "flush_every_s", 0.01)
     monkeypatch.setattr(journal_module, "HEARTBEAT_S", 0.02)
     parts = FolderParts(tmp_path)
+    follower, deadline = Follower(parts), time.monotonic() + 60
     with Journal(parts) as journal:
         journal(STARTED)
-        for _, event in follow(parts, silent_s=60):
-            if isinstance(event, MemoryEvent):
-                break
+        heard = []
+        while not (heard and isinstance(heard[-1][1], MemoryEvent)):
+            assert time.monotonic() < deadline
+            heard += follower.read()
+    event = heard[-1][1]
     assert event.holder == "driver"
     assert event.n_bytes > 2**20
-
-
-def test_following_ends_with_the_job_or_with_silence(tmp_path):
-    parts, now = FolderParts(tmp_path), [0.0]
-
-    def sleep(seconds):
-        now[0] += seconds
-        if now[0] == 5.0:
-            write(parts, [STARTED, done(0)])
-
-    heard = list(follow(parts, silent_s=10, clock=lambda: now[0], sleep=sleep))
-    assert [event for _, event in heard] == [STARTED, done(0)]
-    assert 15.0 <= now[0] < 16.0
-    write(parts, [FINISHED, done(1)])
-    heard = list(follow(parts, clock=lambda: now[0], sleep=sleep))
-    assert [event for _, event in heard][-1] == FINISHED
 
 
 class FullParts(FolderParts):
@@ -222,14 +211,25 @@ def test_the_last_event_says_how_it_ended(tmp_path, error, state, words):
     assert len(runs_of(open_place(tmp_path))["waves"]) == 2
 
 
-def test_runs_of_long_ago_are_removed(tmp_path):
-    folders = [new_run(open_place(tmp_path), "waves").folder for _ in range(KEPT_RUNS + 3)]
+def test_events_of_long_ago_are_removed_and_what_runs_came_to_stays(tmp_path):
+    place = open_place(tmp_path)
     stranger = tmp_path / "jobs/waves/notes"
-    stranger.mkdir()
-    new_run(open_place(tmp_path), "waves")
-    assert runs_of(open_place(tmp_path))["waves"][:-1] == [
-        open_place(folder) for folder in folders[4:]
-    ]
+    stranger.mkdir(parents=True)
+    long_ago = time.time() - 2 * 3600
+    over, silent, at_work, *newer = (new_run(place, "waves") for _ in range(KEPT_RUNS + 2))
+    write(over, [STARTED, FINISHED])
+    write_outcome(
+        place / "jobs" / "waves" / over.folder.name, Outcome(state="succeeded", version=1)
+    )
+    write(silent, [STARTED], clock=lambda: long_ago)
+    silent.append(0, b'{"schema": 1, "torn')
+    write(at_work, [STARTED])
+    new_run(place, "waves")
+    assert [path.name for path in over.folder.iterdir()] == ["outcome.json"]
+    assert not silent.folder.exists()
+    assert len(runs_of(place)["waves"]) == len([over, at_work, *newer]) + 1
+    new_run(place, "waves")
+    assert text(at_work), "its driver may be at work still"
     assert stranger.is_dir()
 
 

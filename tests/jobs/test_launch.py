@@ -206,6 +206,8 @@ def test_a_driver_gets_its_cpus_and_no_secret_of_the_service(
 ) -> None:
     stand_in(SAYS_ITS_ENVIRONMENT)
     monkeypatch.setenv("NTK_DIST_SERVICE__DATABASE_URL", "postgresql://somebody:hush@host/name")
+    monkeypatch.setenv("NTK_DIST_SERVICE", '{"database_url": "postgresql://me:hush@host/name"}')
+    monkeypatch.setenv("ntk_dist_service__database_url", "postgresql://them:hush@host/name")
     monkeypatch.setenv("NTK_DIST_TOKEN", "ntkd_1_hush")
     monkeypatch.setenv("NTK_DIST_BLOCK_MAX_BYTES", "12345")
     launcher = ProcessLauncher(tmp_path)

@@ -249,6 +249,16 @@ def test_a_journal_is_read_on_from_where_it_was_read_to(service, monkeypatch):
     assert list(standings._readers) == [service.workspace / "jobs" / "waves" / "another"]
 
 
+def told(service, job_id, after=None):
+    """All events behind ``after``, as somebody who follows the job asks for them."""
+    found, news = [], service.queue.news(job_id, after)
+    while news.events:
+        found += news.events
+        news = service.queue.news(job_id, news.after)
+    assert news.is_over
+    return found
+
+
 def test_events_are_followed_from_any_of_them_over_parts_and_attempts(service):
     job, _ = service.queue.submit(spec())
     assert service.queue.news(job.id) == ([], "0.0.0", False)
@@ -263,11 +273,11 @@ def test_events_are_followed_from_any_of_them_over_parts_and_attempts(service):
     assert len(parts.numbers()) == 4
     service.change(job.id, lifecycle.observe, LOST, utc_now())
 
-    found = list(service.queue.events(job.id))
+    found = told(service, job.id)
     assert [event for _, _, event in found] == first[:4]
     assert len({place for place, _, _ in found}) == 4
     for k, (place, moment, _) in enumerate(found):
-        rest = [event for _, _, event in service.queue.events(job.id, place)]
+        rest = [event for _, _, event in told(service, job.id, place)]
         assert rest == first[k + 1 : 4]
         assert abs(moment - datetime.now(UTC).timestamp()) < 60
 
@@ -277,30 +287,10 @@ def test_events_are_followed_from_any_of_them_over_parts_and_attempts(service):
     service.report(job.id, *second)
     news = service.queue.news(job.id, found[1][0])  # an id of the attempt before
     assert ([event for _, _, event in news.events], news.is_over) == (second, False)
+    parts_of(service.run_of(job.id)).append(0, b'{"schema": 1, "torn')
     assert service.queue.news(job.id, news.after) == ([], news.after, False)
     service.change(job.id, lifecycle.observe, LOST, utc_now())
     assert service.queue.news(job.id, news.after) == ([], news.after, True)
-
-
-def test_events_wait_for_more_until_the_job_is_over(service):
-    job, _ = service.queue.submit(spec())
-    service.start(job.id)
-    service.report(job.id, STARTED)
-    happenings = iter(
-        [
-            lambda: parts_of(service.run_of(job.id)).append(0, b'{"schema": 1, "torn'),
-            lambda: service.queue.cancel(job.id),
-            lambda: service.change(job.id, lifecycle.observe, LOST, utc_now()),
-        ]
-    )
-    waited = []
-
-    def sleep(seconds):
-        waited.append(seconds)
-        next(happenings)()
-
-    assert [event for _, _, event in service.queue.events(job.id, sleep=sleep)] == [STARTED]
-    assert waited == [POLL_S] * 3
 
 
 @pytest.mark.parametrize(

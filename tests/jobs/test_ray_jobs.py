@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits
 
 import ntk_dist
 from ntk_dist import cli, stax
-from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError
+from ntk_dist.errors import ExecutorError, ExecutorUnreachableError, InvalidInputError
 from ntk_dist.jobs import lifecycle
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -180,17 +180,21 @@ def test_a_job_runs_on_the_cluster_it_was_submitted_to(
     assert json.loads(outcome.read_text())["state"] == "interrupted", "it was asked, not killed"
 
 
-def test_an_answer_that_was_lost_starts_no_second_driver(head: Head) -> None:
+def test_a_driver_that_ray_refuses_is_told_and_one_that_ends_is_seen(head: Head) -> None:
     from ntk_dist.jobs.ray_jobs import RayLauncher
 
     now = datetime.now(UTC)
-    spec = {"resources": {"driver_cpus": 2, "driver_memory_bytes": 2**20}, "executor": "ray"}
+    spec = {"resources": {"driver_cpus": 1, "driver_memory_bytes": 2**20}, "executor": "ray"}
     record = lifecycle.new_job(name="a", spec=spec, launcher="ray", now=now)
     record = lifecycle.claim(record, "me", now, 60.0)
     launcher = RayLauncher(head.url)
     assert launcher.look(record) == "unknown", "Ray has never heard of it"
+    with pytest.raises(ExecutorError, match="does not exist"):
+        launcher.stop(record)
     handle = launcher.launch(record)
-    assert launcher.launch(record) == handle
+    with pytest.raises(ExecutorError, match=r"refuses .* already exists") as refused:
+        launcher.launch(record)  # nobody asks twice; Ray refuses other things the same way
+    assert not isinstance(refused.value, ExecutorUnreachableError)
     # What it was sent is no job, so that it ends soon.
     until(lambda: launcher.look(replace(record, handle=handle)) == "gone")
     assert b"expected a mapping" in launcher.logs(record) or b"missing" in launcher.logs(record)

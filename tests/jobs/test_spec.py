@@ -97,10 +97,11 @@ def test_every_mistake_is_named_with_its_place(write, line, instead, words):
         load_job(write(JOB.replace(line, instead)))
 
 
-@pytest.mark.parametrize("text", ["[1, 2", "just words", ""])
-def test_what_is_no_mapping_is_refused(write, text):
-    with pytest.raises(JobSpecError):
-        load_job(write(text))
+@pytest.mark.parametrize("name", ["job.yaml", "job.json"])
+@pytest.mark.parametrize("text", ["[1, 2", "just words", "", "[]", "[" * 100_000])
+def test_what_is_no_mapping_is_refused(write, text, name):
+    with pytest.raises(JobSpecError, match=name):
+        load_job(write(text, name))
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -108,9 +109,27 @@ def test_a_missing_file_is_named(tmp_path):
         load_job(tmp_path / "none.yaml")
 
 
-def test_numbers_that_yaml_reads_as_text_are_numbers(write):
-    job = load_job(write(JOB.replace("ridge: 0.0, tol: 1.0e-6", "ridge: [1e-6, 2], tol: 1e-4")))
+def test_numbers_without_a_dot_are_numbers(write):
+    text = JOB.replace("ridge: 0.0, tol: 1.0e-6", "ridge: [1e-6, 2], tol: 1e-4")
+    text = text.replace("arch.json", "[Dense, {b_std: 1e-5, W_std: +2E0}]")
+    job = load_job(write(text.replace("ridge: 0.2", "ridge: .5e1")))
     assert (job.solver.ridge, job.solver.tol) == ((1e-6, 2.0), 1e-4)
+    assert job.architecture == ["Dense", {"b_std": 1e-5, "W_std": 2.0}]
+    assert job.preprocess == ["standardize", {"name": "zca", "ridge": 5.0}]
+
+
+def test_what_python_writes_as_json_is_read_as_it_was(write):
+    job = JobSpec(
+        name="a",
+        task="regression",
+        data={"x": "/data/\U0001f40d.npy", "y": "/data/\x85\u2028.npy"},
+        preprocess=[{"name": "zca", "ridge": 1e-05}],
+        architecture=["Dense", {"b_std": 1e-05}],
+        solver={"ridge": 1e-06},
+        workspace="/ws",
+    )
+    record = job.model_dump(mode="json")
+    assert load_job(write(json.dumps(record), "job.json")).model_dump(mode="json") == record
 
 
 def test_what_a_job_leaves_out_is_what_an_estimator_takes_for_it():

@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from ntk_dist.database import JobRecord, database_url, open_database
-from ntk_dist.errors import DataError, ExecutorUnreachableError, StoreUnreachableError
+from ntk_dist.errors import (
+    DataError,
+    ExecutorError,
+    ExecutorUnreachableError,
+    StoreUnreachableError,
+)
 from ntk_dist.events import JobEvent, ignore
 from ntk_dist.jobs import lifecycle
 from ntk_dist.jobs.journal import journaled, run_place
@@ -34,6 +39,8 @@ class Script(AbstractLauncher):
     def __init__(self) -> None:
         self.launched: list[tuple[str, int]] = []
         self.stopped: list[str] = []
+        self.calls: list[tuple[str, int]] = []
+        """What was told to drivers, with the number of the attempt."""
         self.states: dict[str, DriverState] = {}
         self.unreachable = False
         self.refusal: Exception | None = None
@@ -49,14 +56,16 @@ class Script(AbstractLauncher):
             raise self.refusal
         self.meanwhile(record)
         self.launched.append((record.name, record.attempt))
+        self.calls.append(("launch", record.attempt))
         self.states[record.name] = "alive"
         return {"number": len(self.launched)}
 
     def look(self, record: JobRecord) -> DriverState:
-        return self.states[record.name]
+        return self.states.get(record.name, "unknown")
 
     def stop(self, record: JobRecord) -> None:
         self.stopped.append(record.name)
+        self.calls.append(("stop", record.attempt))
 
     def logs(self, record: JobRecord, start: int = 0) -> bytes:
         return b""
@@ -190,6 +199,76 @@ def test_one_that_a_cluster_has_not_started_yet_is_waited_for(scene: Scene) -> N
     assert scene.job("a").state is JobState.RUNNING
 
 
+def test_one_that_waits_in_a_cluster_is_not_lost_by_one_question_without_an_answer(
+    scene: Scene,
+) -> None:
+    supervisor = scene.supervisor()
+    scene.submit("a")
+    supervisor.tick()
+    scene.drivers.states["a"] = "pending"
+    scene.later(20 * SILENT_S)
+    supervisor.tick()
+    scene.drivers.states["a"] = "unknown"
+    for seconds in (1, SILENT_S - 1):
+        scene.later(seconds)
+        supervisor.tick()
+        assert scene.job("a").state is JobState.RUNNING
+    supervisor.release()
+    after_a_restart = scene.supervisor()
+    for _ in range(2):
+        after_a_restart.tick()
+        assert scene.job("a").state is JobState.RUNNING
+        scene.later(SILENT_S)
+    scene.later(1)
+    after_a_restart.tick()
+    assert scene.drivers.calls == [("launch", 1), ("stop", 1), ("launch", 2)]
+
+
+def test_a_driver_that_comes_into_sight_again_ends_before_the_next_one_is_started(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = scene.supervisor(max_running=2)
+    scene.submit("a")
+    supervisor.tick()
+    scene.drivers.states["a"] = "unknown"
+    scene.later(SILENT_S + 1)
+    asked = iter(["unknown", "alive", "alive", "gone"])
+    monkeypatch.setattr(scene.drivers, "look", lambda record: next(asked))
+    for state in (JobState.QUEUED, JobState.QUEUED, JobState.RUNNING):
+        supervisor.tick()
+        assert scene.job("a").state is state
+    assert scene.drivers.calls == [
+        ("launch", 1),
+        ("stop", 1),
+        ("stop", 1),
+        ("stop", 1),
+        ("launch", 2),
+    ]
+
+
+def test_a_driver_on_another_host_is_left_to_who_sees_it_until_it_is_silent(scene: Scene) -> None:
+    here, there = Script(), Script()
+    owner = scene.supervisor(launchers={"process": there})
+    other = scene.supervisor(launchers={"process": here})
+    scene.submit("a", "b")
+    owner.tick()
+    here.states["a"] = "unknown"
+    scene.later(LEASE_S + 1)
+    other.tick()
+    assert scene.job("a").lease_holder == owner.holder
+    assert here.launched == [("b", 1)], "the job of somebody else takes no place of its own"
+    scene.jobs.change(scene.job("a").id, lambda job: lifecycle.cancel(job, scene.now))
+    owner.tick()
+    assert there.stopped == ["a"]
+    # The host is gone.
+    scene.later(LEASE_S + 1)
+    other.tick()
+    assert scene.job("a").state is JobState.RUNNING
+    scene.later(SILENT_S + 1)
+    other.tick()
+    assert scene.job("a").state is JobState.CANCELLED
+
+
 def test_a_job_that_is_cancelled_is_told_until_it_has_ended(scene: Scene) -> None:
     supervisor = scene.supervisor()
     scene.submit("a")
@@ -234,6 +313,7 @@ def test_jobs_wait_for_a_launcher_that_does_not_answer_and_others_do_not(
         (StoreUnreachableError("cannot write"), JobState.FAILED, "store_unreachable"),
         (DataError("no"), JobState.FAILED, "invalid_data"),
         (ExecutorUnreachableError("gone since"), JobState.QUEUED, None),
+        (ExecutorError("no such resource"), JobState.FAILED, "executor_error"),
     ],
 )
 def test_a_driver_that_cannot_be_started(
@@ -275,8 +355,7 @@ def test_a_launch_that_others_gave_up_is_undone(scene: Scene) -> None:
     scene.submit("a")
     scene.drivers.meanwhile = give_up
     scene.supervisor().tick()
-    assert scene.drivers.launched == [("a", 2), ("a", 1)]
-    assert scene.drivers.stopped == ["a"]
+    assert scene.drivers.calls == [("stop", 1), ("launch", 2), ("launch", 1), ("stop", 1)]
     job = scene.job("a")
     assert (job.attempt, job.handle, job.lease_holder) == (2, {"number": 1}, other.holder)
 
@@ -383,3 +462,20 @@ def test_a_lost_job_whose_driver_was_there_after_all_has_succeeded(scene: Scene)
     scene.comes_to("a", SUCCEEDED)
     assert supervisor.look_after(scene.job("a")).state is JobState.SUCCEEDED
     assert replace(scene.job("a"), failure=None) == scene.job("a")
+
+
+def test_many_jobs_of_one_name_are_told_what_each_came_to(scene: Scene) -> None:
+    supervisor = scene.supervisor(max_running=99, max_resumes=0)
+    for _ in range(12):
+        scene.later(1)
+        scene.submit("a")
+    supervisor.tick()
+    records = scene.jobs.in_state(JobState.RUNNING)
+    for version, record in enumerate(records, 1):
+        with journaled(scene.folder, "a", ignore, record.run):
+            pass
+        run = run_place(open_place(scene.folder), "a", str(record.run))
+        write_outcome(run, replace(SUCCEEDED, version=version))
+    scene.drivers.states["a"] = "gone"
+    supervisor.tick()
+    assert [scene.jobs.get(record.id).model_version for record in records] == [*range(1, 13)]

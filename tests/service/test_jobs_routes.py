@@ -93,6 +93,8 @@ def test_a_full_queue_says_when_to_come_back(callers, job, error_of):
         ({"workspace": "/"}, 422, "invalid_job", "workspace: unknown key"),
         ({"executor": "dask://127.0.0.1:9"}, 403, "forbidden", "executor: expected one of local"),
         ({"architecture": ["serial", ["Reul"]]}, 422, "invalid_architecture", "Reul"),
+        ({"preprocess": ["standardise"]}, 422, "invalid_job", "did you mean 'standardize'"),
+        ({"preprocess": [{"name": "zca", "ridge": -1}]}, 422, "invalid_job", "ridge > 0"),
         ({"architecture": "/etc/hostname"}, 403, "forbidden", "architecture"),
         ({"data": {"x": "/etc/passwd", "y": "/etc/passwd"}}, 403, "forbidden", "data.x: expected"),
         ({"data": {"x": "upload://" + "0" * 32, "y": "y"}}, 404, "upload_not_found", "begin again"),
