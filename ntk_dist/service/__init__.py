@@ -7,7 +7,7 @@ database to the counters, is in ``service``.
 
 Every request goes through ``envelope`` (an id, a line in the log, a metric) and ``limits`` (bytes,
 patience, how many at once). ``auth`` and ``tokens`` say who asks, ``places`` what a job of a
-caller may refer to. ``documents`` reads and writes JSON; whatever goes wrong is told by
+caller may refer to, and ``public_names`` what that is called when it is told. ``documents`` reads and writes JSON; whatever goes wrong is told by
 ``problems`` in one shape, which ``documentation`` publishes; ``addresses`` knows the templates of
 all routes.
 

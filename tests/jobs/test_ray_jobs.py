@@ -184,7 +184,7 @@ def test_an_answer_that_was_lost_starts_no_second_driver(head: Head) -> None:
     from ntk_dist.jobs.ray_jobs import RayLauncher
 
     now = datetime.now(UTC)
-    spec = {"resources": {"driver_cpus": 2, "driver_memory_bytes": 2**20}, "executor": "ray"}
+    spec = {"resources": {"driver_cpus": 1, "driver_memory_bytes": 2**20}, "executor": "ray"}
     record = lifecycle.new_job(name="a", spec=spec, launcher="ray", now=now)
     record = lifecycle.claim(record, "me", now, 60.0)
     launcher = RayLauncher(head.url)
@@ -194,6 +194,22 @@ def test_an_answer_that_was_lost_starts_no_second_driver(head: Head) -> None:
     # What it was sent is no job, so that it ends soon.
     until(lambda: launcher.look(replace(record, handle=handle)) == "gone")
     assert b"expected a mapping" in launcher.logs(record) or b"missing" in launcher.logs(record)
+
+
+@pytest.mark.parametrize(("executor", "most"), [("ray", 1), ("local", 2)])
+def test_a_driver_that_would_wait_for_ever_is_refused(
+    head: Head, folder: Path, run: Callable[..., Any], executor: str, most: int
+) -> None:
+    from ntk_dist.jobs.ray_jobs import RayLauncher
+
+    launcher = RayLauncher(head.url)
+    until(lambda: launcher._jobs(head.url).unmanaged_cpus() == 2)
+    file = job_file(folder, executor, f"resources: {{driver_cpus: {most + 1}}}\n")
+    told = run("submit", file, "--address", head.url, "--json")
+    job = json.loads(told.stdout)
+    assert (job["state"], job["failure"]["code"]) == ("failed", "invalid_input")
+    expected = f"driver_cpus: expected at most {most} on the Ray cluster at {head.url}, which has 2"
+    assert expected in job["failure"]["message"]
 
 
 def test_a_head_that_cannot_be_asked_is_told_and_nothing_is_submitted(
