@@ -41,7 +41,7 @@ class PublicNames:
         names = dict.fromkeys(of_workspace, "WORKSPACE")
         names |= dict.fromkeys(_spellings(state_folder), "STATE")
         for root in roots:
-            place = root if is_remote(root) else Path(root)
+            place = root.rstrip("/") if is_remote(root) else Path(root)
             names |= dict.fromkeys(_spellings(place), root.rstrip("/"))
         names.pop("/", None)
         self._names = names
