@@ -192,6 +192,8 @@ class Model:
     """As the JSON of :meth:`stax.Network.to_json`."""
     row_shape: tuple[int, ...]
     """Shape of one input."""
+    input_range: tuple[float, float] | None = None
+    """Smallest and largest number in the training inputs, where the model knows."""
     n_rows: int
     """Distinct training inputs."""
     n_targets: int

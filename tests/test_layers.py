@@ -39,7 +39,7 @@ HOMES = {
         "validation.py",
     ],
     "ray": ["executors/ray.py", "jobs/ray_jobs.py", "service/serve.py"],
-    "rich": ["cli/", "client/", "jobs/"],
+    "rich": ["cli/", "client/", "jobs/", "screen.py"],
     "sklearn": ["cli/here.py", "jobs/demo.py", "model/"],
     "sqlalchemy": ["database/"],
     "starlette": ["service/"],

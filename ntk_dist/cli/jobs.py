@@ -26,7 +26,6 @@ from ntk_dist.errors import (
     JobCancelledError,
     JobError,
     JobLostError,
-    MissingDependencyError,
 )
 from ntk_dist.units import format_seconds
 from ntk_dist.wire import Job, JobState, error_of, to_json
@@ -199,13 +198,8 @@ def _office(
     if database or address:
         option = "database" if database else "address"
         raise click.UsageError(f"--{option}: expected no --service with it, which has its own")
-    try:
-        from ntk_dist.client import Client
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"--service needs a library that is not installed ({error.name}): "
-            "pip install 'ntk_dist[client]'"
-        ) from error
+    from ntk_dist.client import Client
+
     with Client(service, token=token) as client:
         yield _There(client)
 

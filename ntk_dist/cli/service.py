@@ -87,7 +87,9 @@ def token() -> None:
 
 
 @token.command()
-@click.option("--name", metavar="WHO", help="Of whoever gets it [this user].")
+@click.option(
+    "--name", metavar="WHO", help="Of whoever gets it, and whose jobs it may cancel [this user]."
+)
 @click.option(
     "--scope",
     "scopes",

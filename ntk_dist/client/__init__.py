@@ -11,10 +11,11 @@
 
 :class:`AsyncClient` has the same methods, to be awaited. Both are made from one description of what
 is sent when: ``flow`` says how, ``exchange`` is one request with its retries (which ``patience``
-decides from values alone), ``http`` is the only file that talks to httpx. ``calls`` holds what a
-client can do, ``jobs``, ``models`` and ``uploads`` what can be done with what it finds,
-``submission`` makes a request of a job file, ``events`` reads the stream of a job and ``display``
-shows it. Nothing here knows kernels, stores or jax: a client loads in a fraction of a second.
+decides from values alone), ``http`` and ``line`` are the only files that talk to httpx. ``clients``
+holds what a client can do, once ``arguments`` has checked what it was given, ``jobs``, ``models``
+and ``uploads`` what can be done with what it finds, ``submission`` makes a request of a job file,
+``events`` reads the stream of a job and ``display`` shows it. Nothing here knows kernels, stores or
+jax: a client loads in a fraction of a second.
 """
 
 from __future__ import annotations

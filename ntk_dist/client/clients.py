@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import os
 import uuid
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
 
+from ntk_dist.client.arguments import (
+    checked_key,
+    checked_timeout,
+    checked_token,
+    checked_url,
+    headers_of,
+    masked,
+)
 from ntk_dist.client.exchange import JSON, Terms, ask, path_of
 from ntk_dist.client.flow import (
     Awaiting,
@@ -59,7 +64,7 @@ class _AnyClient(Bound[Driver]):
         self._token = token
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._terms.url!r}, token={_masked(self._token)})"
+        return f"{type(self).__name__}({self._terms.url!r}, token={masked(self._token)})"
 
     @flow
     def version(self) -> Flow[Version]:
@@ -96,7 +101,7 @@ class _AnyClient(Bound[Driver]):
         UnreadableDataError
             A file to upload cannot be read.
         """
-        chosen = _checked_key(key) if key is not None else uuid.uuid4().hex
+        chosen = checked_key(key) if key is not None else uuid.uuid4().hex
         spec = yield Work(partial(read_job, job))
         if upload:
             spec = yield from uploaded(self._terms, spec)
@@ -227,12 +232,12 @@ class Client(_AnyClient[Blocking]):
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         from ntk_dist.client.http import BlockingHttp
+        from ntk_dist.client.line import Line
 
-        token = _checked_token(token)
-        terms = Terms(url=_checked_url(url), patience=Patience(retries=retries))
-        self._http = BlockingHttp(
-            terms.url, _headers(token), _checked_timeout(timeout_s), verify, transport
-        )
+        token = checked_token(token)
+        terms = Terms(url=checked_url(url), patience=Patience(retries=retries))
+        line = Line(terms.url, headers_of(token), checked_timeout(timeout_s), verify)
+        self._http = BlockingHttp(line, transport)
         super().__init__(self._http, terms, token)
 
     def close(self) -> None:
@@ -283,15 +288,15 @@ class AsyncClient(_AnyClient[Awaiting]):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         from ntk_dist.client.http import AwaitingHttp
+        from ntk_dist.client.line import Line
 
         if parallel < 1:
             raise InvalidInputError(f"parallel: expected at least 1 request, got {parallel}")
-        token = _checked_token(token)
+        token = checked_token(token)
         patience = Patience(retries=retries)
-        terms = Terms(url=_checked_url(url), patience=patience, parallel=parallel)
-        self._http = AwaitingHttp(
-            terms.url, _headers(token), _checked_timeout(timeout_s), verify, transport
-        )
+        terms = Terms(url=checked_url(url), patience=patience, parallel=parallel)
+        line = Line(terms.url, headers_of(token), checked_timeout(timeout_s), verify)
+        self._http = AwaitingHttp(line, transport)
         super().__init__(self._http, terms, token)
 
     async def aclose(self) -> None:
@@ -312,59 +317,3 @@ class AsyncClient(_AnyClient[Awaiting]):
 
 def _get(*parts: str, **params: str) -> Request:
     return Request(method="GET", path=path_of("v1", *parts), params=params)
-
-
-def _headers(token: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _checked_url(url: str) -> str:
-    if "@" in url:  # said first: no other message may quote a password
-        raise InvalidInputError(
-            "url: expected no user or password in the address; a token is given as such"
-        )
-    try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good or not url.isprintable() or " " in url or parts.query or parts.fragment:
-        raise InvalidInputError(f"url: expected http://HOST:PORT or https://HOST, got {url!r}")
-    return url.rstrip("/")
-
-
-def _checked_token(token: str | None) -> str | None:
-    token = (os.environ.get("NTK_DIST_TOKEN") if token is None else token) or None
-    if token is not None and not _is_word(token := token.strip()):
-        raise InvalidInputError(
-            "token: expected what 'ntk-dist token create' printed, got something with blanks or "
-            "characters that no token has"
-        )
-    return token
-
-
-def _checked_key(key: str) -> str:
-    if not _is_word(key) or len(key) > 200:
-        raise InvalidInputError(
-            f"key: expected 1 to 200 printable ASCII characters without blanks, got {key!r}"
-        )
-    return key
-
-
-def _checked_timeout(timeout_s: float) -> float:
-    if not (timeout_s > 0 and math.isfinite(timeout_s)):
-        raise InvalidInputError(f"timeout_s: expected more than 0 s, got {timeout_s!r} s")
-    return float(timeout_s)
-
-
-def _is_word(text: str) -> bool:
-    return bool(text) and text.isascii() and text.isprintable() and " " not in text
-
-
-def _masked(token: str | None) -> str:
-    """Which token it is, for people who look for it, without its secret."""
-    if token is None:
-        return "None"
-    kind, _, rest = token.partition("_")
-    id, _, secret = rest.partition("_")
-    return f"'{kind}_{id}_***'" if kind == "ntkd" and secret else "'***'"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, closing
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ntk_dist.client.flow import (
@@ -30,29 +28,9 @@ from ntk_dist.client.flow import (
     Work,
     proceed,
 )
-from ntk_dist.errors import (
-    InvalidInputError,
-    MissingDependencyError,
-    ServiceTimeoutError,
-    ServiceUnreachableError,
-)
-
-try:
-    import httpx
-except ImportError as error:
-    raise MissingDependencyError(
-        "the client needs httpx, which is not installed; pip install 'ntk_dist[client]'"
-    ) from error
+from ntk_dist.client.line import Line, answer_of, httpx
 
 __all__ = ["AwaitingHttp", "BlockingHttp"]
-
-CONNECT_S = 10.0
-"""Longest that a connection may take to be made, in seconds: a network is quick or away."""
-LISTEN_S = 60.0
-"""A stream of events says something every 15 s; silence of four times that is a lost connection."""
-KEEP_S = 3.0
-"""An idle connection is used again within this, in seconds: many a proxy hangs up after 5 s, and a
-request that is sent just then is lost."""
 
 T = TypeVar("T")
 
@@ -62,36 +40,15 @@ class BlockingHttp(Blocking):
 
     Parameters
     ----------
-    url
-        Of the service, without a slash at the end.
-    headers
-        Of every request.
-    timeout_s
-        Longest silence of the service that is borne, in seconds.
-    verify
-        Whether certificates are checked, or the file of the authorities to trust.
+    line
+        The way to the service.
     transport
         What carries requests instead of the network.
     """
 
-    def __init__(
-        self,
-        url: str,
-        headers: Mapping[str, str],
-        timeout_s: float,
-        verify: bool | str | Path,
-        transport: httpx.BaseTransport | None,
-    ) -> None:
-        self._url = url
-        self._timeout_s = timeout_s
-        self._listen_s = max(timeout_s, LISTEN_S)
-        self._http = httpx.Client(
-            headers=headers,
-            timeout=_timeout(timeout_s),
-            verify=_trust(url, verify),
-            transport=transport,
-            limits=httpx.Limits(keepalive_expiry=KEEP_S),
-        )
+    def __init__(self, line: Line, transport: httpx.BaseTransport | None) -> None:
+        self._line = line
+        self._http = httpx.Client(transport=transport, **line.options())
 
     def run(self, steps: Flow[T]) -> T:
         """The result of a flow."""
@@ -140,21 +97,21 @@ class BlockingHttp(Blocking):
 
     def _send(self, request: Request) -> Answer | Unanswered:
         try:
-            return _answer(self._http.send(_built(self._http, self._url, request)))
+            return answer_of(self._http.send(self._line.built(self._http, request)))
         except httpx.HTTPError as error:
-            return _unanswered(error, self._url, request, self._timeout_s)
+            return self._line.unanswered(error, request)
 
     def _listen(self, request: Request, ear: _Ear) -> Answer | Unanswered:
         ear.close()
-        built = _built(self._http, self._url, request, _timeout(self._listen_s))
+        built = self._line.built(self._http, request, is_listening=True)
         try:
             response = self._http.send(built, stream=True)
             ear.callback(response.close)
             if not response.is_success:
                 response.read()
-                return _answer(response)
+                return answer_of(response)
         except httpx.HTTPError as error:
-            return _unanswered(error, self._url, request, self._timeout_s)
+            return self._line.unanswered(error, request)
         ear.request, ear.chunks = request, response.iter_bytes()
         return Answer(status=response.status_code, headers=response.headers)
 
@@ -163,30 +120,15 @@ class BlockingHttp(Blocking):
         try:
             return next(ear.chunks, None)
         except httpx.HTTPError as error:
-            return _unanswered(error, self._url, ear.request, self._listen_s, is_heard=True)
+            return self._line.unanswered(error, ear.request, is_heard=True)
 
 
 class AwaitingHttp(Awaiting):
     """Flows on the asyncio loop of the caller; takes what :class:`BlockingHttp` takes."""
 
-    def __init__(
-        self,
-        url: str,
-        headers: Mapping[str, str],
-        timeout_s: float,
-        verify: bool | str | Path,
-        transport: httpx.AsyncBaseTransport | None,
-    ) -> None:
-        self._url = url
-        self._timeout_s = timeout_s
-        self._listen_s = max(timeout_s, LISTEN_S)
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            timeout=_timeout(timeout_s),
-            verify=_trust(url, verify),
-            transport=transport,
-            limits=httpx.Limits(keepalive_expiry=KEEP_S),
-        )
+    def __init__(self, line: Line, transport: httpx.AsyncBaseTransport | None) -> None:
+        self._line = line
+        self._http = httpx.AsyncClient(transport=transport, **line.options())
 
     async def run(self, steps: Flow[T]) -> T:
         """The result of a flow."""
@@ -253,21 +195,21 @@ class AwaitingHttp(Awaiting):
 
     async def _send(self, request: Request) -> Answer | Unanswered:
         try:
-            return _answer(await self._http.send(_built(self._http, self._url, request)))
+            return answer_of(await self._http.send(self._line.built(self._http, request)))
         except httpx.HTTPError as error:
-            return _unanswered(error, self._url, request, self._timeout_s)
+            return self._line.unanswered(error, request)
 
     async def _listen(self, request: Request, ear: _AsyncEar) -> Answer | Unanswered:
         await ear.aclose()
-        built = _built(self._http, self._url, request, _timeout(self._listen_s))
+        built = self._line.built(self._http, request, is_listening=True)
         try:
             response = await self._http.send(built, stream=True)
             ear.push_async_callback(response.aclose)
             if not response.is_success:
                 await response.aread()
-                return _answer(response)
+                return answer_of(response)
         except httpx.HTTPError as error:
-            return _unanswered(error, self._url, request, self._timeout_s)
+            return self._line.unanswered(error, request)
         ear.request, ear.chunks = request, response.aiter_bytes()
         return Answer(status=response.status_code, headers=response.headers)
 
@@ -276,7 +218,7 @@ class AwaitingHttp(Awaiting):
         try:
             return await anext(ear.chunks, None)
         except httpx.HTTPError as error:
-            return _unanswered(error, self._url, ear.request, self._listen_s, is_heard=True)
+            return self._line.unanswered(error, ear.request, is_heard=True)
 
 
 class _Ear(ExitStack):
@@ -291,88 +233,3 @@ class _AsyncEar(AsyncExitStack):
 
     request: Request | None = None
     chunks: AsyncIterator[bytes]
-
-
-def _timeout(timeout_s: float) -> httpx.Timeout:
-    return httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
-
-
-def _trust(url: str, verify: bool | str | Path) -> ssl.SSLContext | bool:
-    if not url.startswith("https:"):
-        return False  # reading the authorities takes 20 ms
-    if isinstance(verify, bool):
-        return verify
-    try:
-        return ssl.create_default_context(cafile=verify)
-    except OSError as error:
-        raise InvalidInputError(
-            f"verify: expected True, False or a file of certificates, got {str(verify)!r}: {error}"
-        ) from error
-
-
-def _built(
-    http: httpx.Client | httpx.AsyncClient,
-    url: str,
-    request: Request,
-    timeout: httpx.Timeout | None = None,
-) -> httpx.Request:
-    return http.build_request(
-        request.method,
-        url + request.path,
-        params=request.params or None,
-        headers=dict(request.headers),
-        content=request.body,
-        timeout=timeout or http.timeout,
-    )
-
-
-def _answer(response: httpx.Response) -> Answer:
-    return Answer(status=response.status_code, headers=response.headers, body=response.content)
-
-
-def _unanswered(
-    error: httpx.HTTPError, url: str, request: Request, timeout_s: float, is_heard: bool = False
-) -> Unanswered:
-    """Why there is no answer, in words of ours."""
-    what = f"{request.method} {url}{request.path}"
-    reason = str(error) or type(error).__name__
-    was_sent, may_pass = True, True
-    told: ServiceTimeoutError | ServiceUnreachableError
-    match error:
-        case (
-            httpx.ConnectError()
-            | httpx.ConnectTimeout()
-            | httpx.ProxyError()
-            | httpx.UnsupportedProtocol()
-        ):
-            was_sent, may_pass = False, not _is_distrust(error)
-            hint = (
-                "check the address, and that 'ntk-dist serve' runs there"
-                if may_pass
-                else "give the client, as verify, the file of the authority that signed it"
-            )
-            told = ServiceUnreachableError(
-                f"expected a service at {url}, got no connection ({reason}); {hint}"
-            )
-        case httpx.TimeoutException():
-            may_pass = is_heard
-            told = ServiceTimeoutError(
-                f"{what}: expected an answer within {timeout_s:g} s, got none ({reason}); ask for "
-                "less at a time, or give the client a larger timeout_s"
-            )
-        case _:
-            told = ServiceUnreachableError(
-                f"{what}: the connection broke before all of the answer was there ({reason}); "
-                "check that the service runs, and ask again"
-            )
-    told.__cause__ = error
-    return Unanswered(error=told, was_sent=was_sent, may_pass=may_pass)
-
-
-def _is_distrust(error: BaseException | None) -> bool:
-    """Whether it is a certificate that is not trusted, now or later."""
-    while error is not None:
-        if isinstance(error, ssl.SSLError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -123,6 +123,8 @@ class JobHandle(Bound[Driver]):
         ------
         ConflictError
             It has succeeded, or failed, already.
+        ForbiddenError
+            It was submitted with a token of another name, and this one has not the scope ``admin``.
         """
         return (yield from self._told("cancel", is_repeatable=True))
 
@@ -134,6 +136,8 @@ class JobHandle(Bound[Driver]):
         ------
         ConflictError
             It is queued, at work, or has succeeded.
+        ForbiddenError
+            It was submitted with a token of another name, and this one has not the scope ``admin``.
         """
         # A second one may find it at work already, and be refused although all went well.
         return (yield from self._told("resume", is_repeatable=False))

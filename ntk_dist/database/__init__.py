@@ -1,13 +1,13 @@
 """What a service remembers: jobs, tokens and uploads, in SQLite or PostgreSQL.
 
 :mod:`.records` says what is kept, as plain records; :mod:`.tables` how; :mod:`.jobs`,
-:mod:`.tokens` and :mod:`.uploads` read and write it; :mod:`.opened` is all of them together.
-:mod:`.connection` reaches the database, and :mod:`.upgrade` brings it to the tables of this
-version, which :mod:`.migrations` lead to.
+:mod:`.tokens` and :mod:`.uploads`, which share :mod:`.rows`, read and write it; :mod:`.opened` is
+all of them together. :mod:`.connection` reaches the database, and :mod:`.upgrade` brings it to the
+tables of this version, which :mod:`.migrations` lead to.
 
-Every operation is one statement, so nothing is ever half done and no lock is ever held by a
-service that was killed. Records are changed by comparing and swapping: a change counts only if
-nobody else made one since the record was read, and whoever lost reads again.
+Every operation is one statement, or one transaction, so nothing is ever half done and no lock is
+ever held by a service that was killed. Records are changed by comparing and swapping: a change
+counts only if nobody else made one since the record was read, and whoever lost reads again.
 
 The rest of the package imports :mod:`.records` and this page only; SQLAlchemy is loaded when a
 database is opened.

@@ -39,7 +39,7 @@ EXPECTED = (
 
 
 class Connector:
-    """Where connections come from: each statement is a transaction of its own.
+    """Where connections come from: each statement is a transaction of its own, or all together.
 
     Parameters
     ----------
@@ -101,6 +101,36 @@ class Connector:
             ) from error
         except StatementError as error:  # a value that is no column's: a defect of the caller
             raise (error.orig or error) from None
+
+    @contextmanager
+    def alone(self, lock: int) -> Iterator[Connection]:
+        """A connection for the body, all of it one transaction; nothing stays if it raises.
+
+        Parameters
+        ----------
+        lock
+            Key of PostgreSQL's advisory lock: every other body of that key waits outside. SQLite
+            keeps everybody out who writes. A process that is killed holds neither any more.
+
+        Raises
+        ------
+        StoreUnreachableError, RequestError
+            As for :meth:`connect`.
+        """
+        with self.connect() as connection:
+            if not self.is_sqlite:
+                connection = connection.execution_options(isolation_level="READ COMMITTED")
+                with connection.begin():
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({lock})")
+                    yield connection
+                return
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK")
+                raise
+            connection.exec_driver_sql("COMMIT")
 
     def close(self) -> None:
         """Give all connections back."""

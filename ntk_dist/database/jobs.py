@@ -2,41 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from ntk_dist.database.connection import Connector
 from ntk_dist.database.records import JobRecord
-from ntk_dist.database.tables import JOBS, as_record, as_row
-from ntk_dist.errors import JobNotFoundError
+from ntk_dist.database.rows import Rows
+from ntk_dist.database.tables import JOBS
+from ntk_dist.errors import JobNotFoundError, OverloadedError
 from ntk_dist.wire import Failure, JobState, to_json
 
 __all__ = ["Jobs"]
 
 
-class Jobs:
-    """The table of jobs; ids ascend with the time they were made at.
+QUEUE_LOCK = 0x6E746B5F71756575
+"""Held while the jobs that wait are counted and one is added: "ntk_queu" in ASCII."""
 
-    Raises
-    ------
-    StoreUnreachableError
-        From every method: the database does not answer.
-    """
 
-    def __init__(self, connector: Connector) -> None:
-        self._connector = connector
+class Jobs(Rows[JobRecord]):
+    """The table of jobs; ids ascend with the time they were made at."""
 
-    def insert(self, record: JobRecord) -> bool:
-        """Add a job; False, and nothing is added, if its owner used its idempotency key before."""
-        with self._connector.connect() as connection:
-            try:
-                connection.execute(insert(JOBS).values(_row(record)))
-            except IntegrityError:
-                # An id has 48 random bits of one millisecond, so it was the key.
-                return False
+    _table, _kind = JOBS, JobRecord
+
+    def insert(self, record: JobRecord, *, max_queued: int | None = None) -> bool:
+        """Add a job; False, and nothing is added, if its owner used its idempotency key before.
+
+        Parameters
+        ----------
+        record
+            The job.
+        max_queued
+            Jobs that may be queued, this one included, however many are added at once; None for
+            any number.
+
+        Raises
+        ------
+        RequestError
+            A text is too long, or a number too large.
+        OverloadedError
+            As many jobs are queued as may be.
+        """
+        row = self._row(record)
+        try:
+            if max_queued is None:
+                with self._connector.connect() as connection:
+                    connection.execute(insert(JOBS).values(row))
+                return True
+            queued = select(func.count()).where(JOBS.c.state == str(JobState.QUEUED))
+            with self._connector.alone(QUEUE_LOCK) as connection:
+                if (waiting := connection.scalar(queued) or 0) >= max_queued:
+                    raise OverloadedError(
+                        f"expected fewer than {max_queued} jobs that wait, got {waiting}; try "
+                        "again later, or cancel some"
+                    )
+                connection.execute(insert(JOBS).values(row))
+        except IntegrityError:
+            # An id has 48 random bits of one millisecond, so it was the key.
+            return False
         return True
 
     def get(self, job_id: str) -> JobRecord:
@@ -47,12 +71,12 @@ class Jobs:
         JobNotFoundError
             There is none of that id.
         """
-        found = self._all(select(JOBS).where(JOBS.c.id == job_id))
-        if not found:
+        found = self._one(job_id)
+        if found is None:
             raise JobNotFoundError(
                 f"expected the id of a job, got {job_id!r}, which is none; list the jobs"
             )
-        return found[0]
+        return found
 
     def by_key(self, owner: str, key: str) -> JobRecord | None:
         """The job that ``owner`` submitted under an idempotency key, if any."""
@@ -105,7 +129,7 @@ class Jobs:
             )
         is_it = (JOBS.c.id == old.id) & (JOBS.c.revision == old.revision)
         with self._connector.connect() as connection:
-            done = connection.execute(update(JOBS).where(is_it).values(_row(new)))
+            done = connection.execute(update(JOBS).where(is_it).values(self._row(new)))
             return done.rowcount == 1
 
     def change(self, job_id: str, step: Callable[[JobRecord], JobRecord]) -> JobRecord:
@@ -127,16 +151,10 @@ class Jobs:
             if new is old or self.swap(old, new):
                 return new
 
-    def _all(self, query: Select[Any]) -> list[JobRecord]:
-        with self._connector.connect() as connection:
-            return [_record(row) for row in connection.execute(query).mappings()]
+    def _row(self, record: JobRecord) -> dict[str, Any]:
+        failure = None if record.failure is None else to_json(record.failure)
+        return {**super()._row(record), "state": str(record.state), "failure": failure}
 
-
-def _row(record: JobRecord) -> dict[str, Any]:
-    failure = None if record.failure is None else to_json(record.failure)
-    return {**as_row(record), "state": str(record.state), "failure": failure}
-
-
-def _record(row: RowMapping) -> JobRecord:
-    failure = None if row["failure"] is None else Failure(**row["failure"])
-    return as_record(JobRecord, row, state=JobState(row["state"]), failure=failure)
+    def _record(self, row: Mapping[str, Any]) -> JobRecord:
+        failure = None if row["failure"] is None else Failure(**row["failure"])
+        return super()._record({**row, "state": JobState(row["state"]), "failure": failure})

@@ -1,14 +1,11 @@
-"""The tables of this version, and how a record becomes a row of one.
+"""The tables of this version; :mod:`.rows` says how a record becomes a row of one.
 
 Alembic's migrations are what makes them in a database; a test compares the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -21,14 +18,13 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
-    RowMapping,
     String,
     Table,
     TypeDecorator,
     UniqueConstraint,
 )
 
-__all__ = ["JOBS", "METADATA", "TOKENS", "UPLOADS", "VERSION_TABLE", "as_record", "as_row"]
+__all__ = ["JOBS", "METADATA", "TOKENS", "UPLOADS", "VERSION_TABLE"]
 
 METADATA = MetaData()
 VERSION_TABLE = "ntk_dist_schema"
@@ -115,15 +111,3 @@ UPLOADS = Table(
     Column("completed", Moment),
     Index("ntk_dist_uploads_by_created", "created"),
 )
-
-Record = TypeVar("Record")
-
-
-def as_row(record: Any) -> dict[str, Any]:
-    """The columns of a record, which are called as its fields are."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
-
-
-def as_record(kind: type[Record], row: RowMapping | Mapping[str, Any], **changed: Any) -> Record:
-    """The record in a row, with some of its fields made anew."""
-    return kind(**{**row, **changed})

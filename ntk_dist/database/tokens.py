@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, insert, select, update
+from sqlalchemy import insert, select, update
 
-from ntk_dist.database.connection import Connector
 from ntk_dist.database.records import TokenRecord
-from ntk_dist.database.tables import TOKENS, as_record, as_row
+from ntk_dist.database.rows import Rows
+from ntk_dist.database.tables import TOKENS
 from ntk_dist.errors import NotFoundError
 
 __all__ = ["Tokens"]
 
 
-class Tokens:
-    """The table of tokens.
+class Tokens(Rows[TokenRecord]):
+    """The table of tokens."""
 
-    Raises
-    ------
-    StoreUnreachableError
-        From every method: the database does not answer.
-    """
-
-    def __init__(self, connector: Connector) -> None:
-        self._connector = connector
+    _table, _kind = TOKENS, TokenRecord
 
     def insert(self, record: TokenRecord) -> None:
-        """Keep a new token."""
+        """Keep a new token.
+
+        Raises
+        ------
+        RequestError
+            Its name is too long, or has a NUL in it.
+        """
         with self._connector.connect() as connection:
-            connection.execute(insert(TOKENS).values(as_row(record)))
+            connection.execute(insert(TOKENS).values(self._row(record)))
 
     def get(self, token_id: str) -> TokenRecord | None:
         """One token, revoked and expired ones included."""
-        found = self._all(select(TOKENS).where(TOKENS.c.id == token_id))
-        return found[0] if found else None
+        return self._one(token_id)
 
     def all(self) -> list[TokenRecord]:
         """Every token, revoked and expired ones included, the oldest first."""
@@ -57,7 +56,5 @@ class Tokens:
             raise NotFoundError(f"expected the id of a token, got {token_id!r}; list the tokens")
         return found
 
-    def _all(self, query: Select[Any]) -> list[TokenRecord]:
-        with self._connector.connect() as connection:
-            rows = connection.execute(query).mappings()
-            return [as_record(TokenRecord, row, scopes=tuple(row["scopes"])) for row in rows]
+    def _record(self, row: Mapping[str, Any]) -> TokenRecord:
+        return super()._record({**row, "scopes": tuple(row["scopes"])})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -20,7 +18,7 @@ from ntk_dist.errors import StoreError
 __all__ = ["upgrade"]
 
 LOCK = 0x6E746B5F64697374
-"""Key of PostgreSQL's advisory lock, "ntk_dist" in ASCII: any other number would do."""
+"""Held by whoever upgrades: "ntk_dist" in ASCII, any other number would do."""
 
 _one_at_a_time = threading.Lock()
 """Alembic hands the connection to the migrations through a global of the process."""
@@ -47,7 +45,7 @@ def upgrade(connector: Connector) -> None:
         if connector.is_sqlite:
             # Readers go on while one writes; the file remembers it.
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-    with _one_at_a_time, connector.connect() as connection, _alone(connection, connector):
+    with _one_at_a_time, connector.alone(LOCK) as connection:
         if not _is_done(connection, scripts, connector.place):
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -63,21 +61,3 @@ def _is_done(connection: Connection, scripts: ScriptDirectory, place: str) -> bo
             "which a later ntk_dist has made: install that one, or use another database"
         )
     return found == head
-
-
-@contextmanager
-def _alone(connection: Connection, connector: Connector) -> Iterator[None]:
-    """One transaction, with every other upgrade kept out."""
-    if not connector.is_sqlite:
-        connection = connection.execution_options(isolation_level="READ COMMITTED")
-        with connection.begin():
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
-            yield
-        return
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.exec_driver_sql("ROLLBACK")
-        raise
-    connection.exec_driver_sql("COMMIT")

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Select, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
-from ntk_dist.database.connection import Connector
 from ntk_dist.database.records import UploadRecord
-from ntk_dist.database.tables import UPLOADS, as_record, as_row
+from ntk_dist.database.rows import Rows
+from ntk_dist.database.tables import UPLOADS
 from ntk_dist.errors import UploadNotFoundError
 
 __all__ = ["Uploads"]
 
 
-class Uploads:
-    """The table of uploads.
+class Uploads(Rows[UploadRecord]):
+    """The table of uploads."""
 
-    Raises
-    ------
-    StoreUnreachableError
-        From every method: the database does not answer.
-    """
-
-    def __init__(self, connector: Connector) -> None:
-        self._connector = connector
+    _table, _kind = UPLOADS, UploadRecord
 
     def insert(self, record: UploadRecord) -> None:
         """Note that a file was announced."""
         with self._connector.connect() as connection:
-            connection.execute(insert(UPLOADS).values(as_row(record)))
+            connection.execute(insert(UPLOADS).values(self._row(record)))
 
     def get(self, upload_id: str) -> UploadRecord:
         """One upload.
@@ -40,13 +32,13 @@ class Uploads:
         UploadNotFoundError
             There is none of that id.
         """
-        found = self._all(select(UPLOADS).where(UPLOADS.c.id == upload_id))
-        if not found:
+        found = self._one(upload_id)
+        if found is None:
             raise UploadNotFoundError(
                 f"expected the id of an upload, got {upload_id!r}, which is none (one that was "
                 "not completed in time is removed); begin again"
             )
-        return found[0]
+        return found
 
     def complete(self, upload_id: str, now: datetime) -> UploadRecord:
         """The upload, whole since ``now``; completing it again changes nothing.
@@ -71,7 +63,3 @@ class Uploads:
         """Uploads that were announced before a moment and never completed, the oldest first."""
         wanted = (UPLOADS.c.created < before) & UPLOADS.c.completed.is_(None)
         return self._all(select(UPLOADS).where(wanted).order_by(UPLOADS.c.created))
-
-    def _all(self, query: Select[Any]) -> list[UploadRecord]:
-        with self._connector.connect() as connection:
-            return [as_record(UploadRecord, row) for row in connection.execute(query).mappings()]

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from ntk_dist.events import (
     CheckpointEvent,
@@ -17,15 +16,11 @@ from ntk_dist.events import (
     RepairEvent,
     TaskEvent,
 )
+from ntk_dist.screen import DRAWN_PER_S, LINE_EVERY_S, Screen
 from ntk_dist.standing import Standing, advance
 from ntk_dist.units import format_seconds
 
 __all__ = ["ProgressDisplay"]
-
-LINE_EVERY_S = 5.0
-"""A log gets at most one line per phase this often, in seconds."""
-DRAWN_PER_S = 2
-"""A bar is drawn this often: at 0.9 ms each, four times a second would be 0.4 % of a core."""
 
 
 class ProgressDisplay:
@@ -40,32 +35,18 @@ class ProgressDisplay:
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
+        self._screen = Screen(console)
         self._clock = clock
-        self._bars: Progress | None = None
-        if console.is_terminal:
-            self._bars = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description:<22}"),
-                BarColumn(bar_width=16),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=console,
-                refresh_per_second=DRAWN_PER_S,
-            )
         self._standing = Standing()
-        self._bar: TaskID | None = None
         self._last = 0.0
         """When the bar or a line was brought up to date."""
 
     def __enter__(self) -> ProgressDisplay:
-        if self._bars:
-            self._bars.start()
+        self._screen.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._bars:
-            self._bars.stop()
+        self._screen.__exit__(*exception)
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
@@ -77,50 +58,44 @@ class ProgressDisplay:
             case PhaseEvent():
                 self._finish(event, now)
             case TaskEvent(state="retried" | "failed" | "duplicated"):
-                self._say(f"{event.item}: {event.state} (attempt {event.attempt}) {event.error}")
+                self._screen.say(
+                    f"{event.item}: {event.state} (attempt {event.attempt}) {event.error}"
+                )
             case RepairEvent():
-                self._say(f"{event.item}: computing it again: {event.reason}")
+                self._screen.say(f"{event.item}: computing it again: {event.reason}")
             case CompileEvent():
                 took = format_seconds(event.seconds)
-                self._say(f"compiled the {event.engine} in {took} on {event.host}")
+                self._screen.say(f"compiled the {event.engine} in {took} on {event.host}")
             case CheckpointEvent(state="resumed"):
-                self._say(f"solving: going on from step {event.step} of an earlier run")
+                self._screen.say(f"solving: going on from step {event.step} of an earlier run")
             case JobEvent() | CheckpointEvent():
                 pass
             case _:
                 self._update(now)
 
     def _start(self, event: PhaseEvent, now: float) -> None:
-        if self._bars:
-            total = 1.0 if event.phase == "solve" or event.total is not None else None
-            self._bar = self._bars.add_task(self._standing.label, total=total, note="")
+        if self._screen.has_bar:
+            self._screen.begin(self._standing.label)
             self._draw(now)
         elif event.total is not None:
             found = f", {event.done} already there" if event.done else ""
-            self._say(f"{self._standing.label}: {event.total - event.done} to do{found}")
+            self._screen.say(f"{self._standing.label}: {event.total - event.done} to do{found}")
         self._last = now
 
     def _finish(self, event: PhaseEvent, now: float) -> None:
-        if self._bars and self._bar is not None:
-            # One bar at a time: drawing those of all phases took twice as long.
-            self._bars.remove_task(self._bar)
-            self._bar = None
-        note = f" ({note})" if self._bars and (note := self._standing.note(now)) else ""
-        self._say(f"{self._standing.label}: done in {event.seconds or 0.0:.1f} s{note}")
+        self._screen.clear()
+        note = self._standing.note(now) if self._screen.has_bar else ""
+        numbers = f" ({note})" if note else ""
+        self._screen.say(f"{self._standing.label}: done in {event.seconds or 0.0:.1f} s{numbers}")
 
     def _update(self, now: float) -> None:
-        if now - self._last < (1 / DRAWN_PER_S if self._bars else LINE_EVERY_S):
+        if now - self._last < (1 / DRAWN_PER_S if self._screen.has_bar else LINE_EVERY_S):
             return
         self._last = now
-        if self._bars:
+        if self._screen.has_bar:
             self._draw(now)
         elif note := self._standing.note(now):
-            self._say(f"{self._standing.label}: {note}")
+            self._screen.say(f"{self._standing.label}: {note}")
 
     def _draw(self, now: float) -> None:
-        if self._bars and self._bar is not None:
-            done = self._standing.fraction
-            self._bars.update(self._bar, completed=done, note=self._standing.note(now))
-
-    def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
+        self._screen.draw(self._standing.fraction, self._standing.note(now))

@@ -137,14 +137,6 @@ class JobQueue:
             )
         if before := self.submitted_before(owner=owner, key=key, body_sha256=body_sha256):
             return before, False
-        waiting = self._jobs.counts()[JobState.QUEUED]
-        if waiting >= self._settings.max_queued_jobs:
-            error = OverloadedError(
-                f"expected fewer than {self._settings.max_queued_jobs} jobs that wait, got "
-                f"{waiting}; try again later, or cancel some"
-            )
-            error.retry_after_s = RETRY_AFTER_S
-            raise error
         record = lifecycle.new_job(
             name=spec.name,
             spec=spec.model_copy(update={"workspace": self._place.location}).model_dump(
@@ -156,7 +148,12 @@ class JobQueue:
             key=key,
             body_sha256=body_sha256,
         )
-        if not self._jobs.insert(record):
+        try:
+            is_new = self._jobs.insert(record, max_queued=self._settings.max_queued_jobs)
+        except OverloadedError as error:
+            error.retry_after_s = RETRY_AFTER_S
+            raise
+        if not is_new:
             assert key is not None
             known = self._jobs.by_key(owner, key)
             assert known is not None, "jobs are never removed"
@@ -206,6 +203,10 @@ class JobQueue:
     def counts(self) -> dict[JobState, int]:
         """How many jobs there are in every state."""
         return self._jobs.counts()
+
+    def owner_of(self, job_id: str) -> str:
+        """Name of the token that submitted a job; empty if none was asked for."""
+        return self._jobs.get(job_id).owner
 
     def cancel(self, job_id: str) -> tuple[Job, bool]:
         """The job, which ends soon or has ended, and whether that is new.

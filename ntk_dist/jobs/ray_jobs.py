@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import tempfile
 import threading
@@ -58,8 +59,12 @@ for _chatterer in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_
 
 ANSWER_S = 30.0
 """Longest that a head node may take for an answer, in seconds; Ray's own client waits for ever."""
+HERE = "ray:auto"
+"""The executor of a driver whose tasks run on the cluster it runs on itself."""
 _STATES: Mapping[str, DriverState] = {"PENDING": "pending", "RUNNING": "alive"}
 """Ray's words; its others are ends, of which ``outcome.json`` knows more."""
+_UNMANAGED = re.compile(r"node_?[0-9a-f]{56}", re.IGNORECASE)
+"""What Ray calls the kind of a node, one for each, where no autoscaler has kinds of its own."""
 _address = threading.Lock()
 
 
@@ -95,11 +100,20 @@ class RayLauncher(AbstractLauncher):
             self._jobs(url)
 
     def launch(self, record: JobRecord) -> dict[str, Any]:
-        """Submit the driver; its handle is the address and the id of the submission."""
+        """Submit the driver; its handle is the address and the id of the submission.
+
+        Raises
+        ------
+        InvalidInputError
+            Its CPUs would leave none for its tasks, or there are not so many: it would wait for
+            ever.
+        """
         url = self._required()
         assert record.run is not None
         submission = f"{record.id}-{record.attempt}"
         resources = record.spec.get("resources") or {}
+        if cpus := resources.get("driver_cpus"):
+            self._require_room(url, cpus, _inside(record.spec.get("executor", "local")))
         with _answers(url), tempfile.TemporaryDirectory() as folder:
             jobs = self._jobs(url)
             # All that the driver is sent is its job file; the rest is where it says.
@@ -118,6 +132,18 @@ class RayLauncher(AbstractLauncher):
                 # Ray may have it: looked for from now on, and lost if nothing is heard of it.
                 log.warning("job %s: whether Ray has its driver is not known: %s", record.id, lost)
         return {"url": url, "submission": submission}
+
+    def _require_room(self, url: str, cpus: int, executor: Any) -> None:
+        with _answers(url):
+            total = self._jobs(url).unmanaged_cpus()
+        for_tasks = 1 if executor == HERE else 0
+        if total is not None and cpus > total - for_tasks:
+            beside = ", one of which its tasks need" if for_tasks else ""
+            raise InvalidInputError(
+                f"resources.driver_cpus: expected at most {total - for_tasks:g} on the Ray cluster "
+                f"at {url}, which has {total:g} CPUs{beside}, got {cpus}; ask for fewer, or for "
+                "none in particular"
+            )
 
     def look(self, record: JobRecord) -> DriverState:
         """What Ray says of it; unknown where Ray does not answer, or knows of no such driver."""
@@ -167,6 +193,19 @@ class _AnswerLostError(Exception):
 
 class _Jobs(JobSubmissionClient):
     """Ray's client, with an end to its patience."""
+
+    def unmanaged_cpus(self) -> float | None:
+        """CPUs of all nodes together.
+
+        None where an autoscaler may add nodes, or Ray does not say: it does so every 5 s.
+        """
+        try:
+            told = self._do_request("GET", "/api/cluster_status").json()["data"]["clusterStatus"]
+            kinds = told["autoscalerReport"]["activeNodes"]
+            total = float(told["loadMetricsReport"]["usage"]["CPU"][1])
+        except (IndexError, KeyError, TypeError, ValueError):
+            return None
+        return total if kinds and all(map(_UNMANAGED.fullmatch, kinds)) else None
 
     def _do_request(self, method: str, endpoint: str, **kwargs: Any) -> Any:
         try:
@@ -233,7 +272,7 @@ def _first_line(error: Exception) -> str:
 
 def _inside(executor: Any) -> Any:
     """The executor as a driver on the cluster has to name it: ``ray`` means that cluster."""
-    return "ray:auto" if executor == "ray" else executor
+    return HERE if executor == "ray" else executor
 
 
 def _variables(spec: Mapping[str, Any]) -> dict[str, str]:

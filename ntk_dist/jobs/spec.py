@@ -75,7 +75,7 @@ class ResourcesSpec(Record):
     driver_cpus: PositiveInt | None = None
     """CPUs of one machine, also for the tasks of a ``local`` executor. None takes what there is;
     on a Ray cluster that is the head node, beside what else runs there. The tasks of a ``ray``
-    executor get the CPUs that are left."""
+    executor get the CPUs that are left, at least one."""
     driver_memory_bytes: PositiveInt | None = None
     """Memory that a Ray cluster keeps free for the driver, in bytes."""
 

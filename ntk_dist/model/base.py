@@ -98,6 +98,8 @@ class AbstractNTKEstimator(BaseEstimator):
         The ridge of the fit: the one given, or the one chosen.
     dual_coef_ : ndarray of shape (n_unique, n_targets)
         Coefficients of the distinct training rows.
+    input_range_ : tuple of float
+        Smallest and largest number in the training inputs, before preprocessing.
     n_features_in_ : int
         Length of the first axis of one input.
     """
@@ -274,6 +276,7 @@ class AbstractNTKEstimator(BaseEstimator):
         """
         parameters = self._parameters()
         x = self._validated(X, reset=True)
+        self.input_range_ = (float(x.min()), float(x.max()))
         parameters.require_rows(len(x))
         kernel = self._kernel(parameters.kernel, parameters.dtype, x.shape[1:])
         if kept and kept.is_of(self.preprocess, x):

@@ -34,7 +34,9 @@ def pack(model: AbstractNTKEstimator) -> Artifact:
     }
     if hasattr(model, "feature_names_in_"):
         arrays["feature_names_in"] = model.feature_names_in_.astype(str)
+    known = {"input_range": list(model.input_range_)} if hasattr(model, "input_range_") else {}
     record = {
+        **known,
         "estimator": type(model).__name__,
         "architecture": json.loads(model.network.to_json()),
         "parameters": Parameters.checked(model.get_params(deep=False)).model_dump(),
@@ -81,6 +83,8 @@ def unpack(
         model.n_features_in_ = record["n_features_in"]
         if "feature_names_in" in arrays:
             model.feature_names_in_ = arrays["feature_names_in"].astype(object)
+        if "input_range" in record:  # not in models written before it was kept
+            model.input_range_ = tuple(map(float, record["input_range"]))
         model.rows_ = artifact.rows
         model.statistics_ = artifact.statistics
         model.dual_coef_ = artifact.dual_coef

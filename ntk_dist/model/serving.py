@@ -47,6 +47,8 @@ class ModelFacts:
     parameters: Parameters
     architecture: list[Any]
     row_shape: tuple[int, ...]
+    input_range: tuple[float, float] | None
+    """Smallest and largest number in the training inputs; None where that was not kept."""
     n_rows: int
     """Distinct training inputs."""
     n_targets: int
@@ -74,11 +76,13 @@ class ModelFacts:
             kernel = Kernel(network.layer, (parameters.kernel,), parameters.exact_dtype)
             kernel.check(row_shape)
             n_targets = len(report.residuals)
+            low, high = record.get("input_range") or (None, None)
             return cls(
                 task=task,
                 parameters=parameters,
                 architecture=record["architecture"],
                 row_shape=row_shape,
+                input_range=None if low is None else (float(low), float(high)),
                 n_rows=report.n_unique,
                 n_targets=n_targets,
                 n_bytes=_serving_bytes(kernel, row_shape, report.n_unique, n_targets),

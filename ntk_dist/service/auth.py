@@ -48,6 +48,28 @@ class Caller:
                 f"{', '.join(map(repr, self.scopes))}"
             )
 
+    def require_own(self, what: str, owner: str) -> None:
+        """Refuse to change what somebody else has made.
+
+        Parameters
+        ----------
+        what
+            What it is, for messages.
+        owner
+            Name of the token it was made with, or empty; two tokens of one name are one owner.
+
+        Raises
+        ------
+        ForbiddenError
+            The token has another name, and not the scope ``admin``.
+        """
+        if "admin" in self.scopes or (owner and owner == self.name):
+            return
+        whose = f"a token of {owner!r}, who made it, or one" if owner else "a token"
+        raise ForbiddenError(
+            f"{what}: expected {whose} with scope 'admin', got one of {self.name!r}"
+        )
+
 
 class Gate:
     """Turns the head of a request into a caller.

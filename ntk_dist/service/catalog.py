@@ -161,6 +161,7 @@ def _model(
         kernel=facts.parameters.kernel,
         architecture=facts.architecture,
         row_shape=facts.row_shape,
+        input_range=facts.input_range,
         n_rows=facts.n_rows,
         n_targets=facts.n_targets,
         dtype=facts.dtype,

@@ -45,6 +45,8 @@ class EventStreams:
         Where the events are.
     is_stopping
         Whether streams are to end now, so that the service can.
+    as_json
+        JSON types of an event, as a caller may see it.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class EventStreams:
         queue: JobQueue,
         is_stopping: Callable[[], bool],
         *,
+        as_json: Callable[[object], Any] = to_json,
         max_streams: int = MAX_STREAMS,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._queue = queue
         self._is_stopping = is_stopping
+        self._as_json = as_json
         self._max_streams = max_streams
         self._heartbeat_s = heartbeat_s
         self._open = 0
@@ -89,11 +93,11 @@ class EventStreams:
             while True:
                 for event_id, moment, event in news.events:
                     at = datetime.fromtimestamp(moment, UTC)
-                    yield _told(event_id, event.kind, {"time": at, **event.to_dict()})
+                    yield self._told(event_id, event.kind, {"time": at, **event.to_dict()})
                     told = time.monotonic()
                 if news.is_over:
                     job = await run_in_threadpool(self._queue.get, job_id)
-                    yield _told(news.after, "end", {"kind": "end", "state": job.state})
+                    yield self._told(news.after, "end", {"kind": "end", "state": job.state})
                     return
                 if self._is_stopping():
                     return
@@ -106,7 +110,6 @@ class EventStreams:
         finally:
             self._open -= 1
 
-
-def _told(event_id: str, kind: str, data: Mapping[str, Any]) -> bytes:
-    text = json.dumps(to_json(data), allow_nan=False)
-    return f"id: {event_id}\nevent: {kind}\ndata: {text}\n\n".encode()
+    def _told(self, event_id: str, kind: str, data: Mapping[str, Any]) -> bytes:
+        text = json.dumps(self._as_json(data), allow_nan=False)
+        return f"id: {event_id}\nevent: {kind}\ndata: {text}\n\n".encode()

@@ -130,19 +130,24 @@ async def submit_job(
     job, is_new = await run_in_threadpool(submit)
     service.supervisor.wake()
     headers = {"Location": f"{request.scope.get('root_path', '')}/v1/jobs/{job.id}"}
-    return answer(job, 202, headers if is_new else {**headers, "Idempotent-Replay": "true"})
+    return answer(
+        service.names.json(job),
+        202,
+        headers if is_new else {**headers, "Idempotent-Replay": "true"},
+    )
 
 
 @router.get("/v1/jobs", response_model=JobPage, responses=problems())
 def list_jobs(_: Reader, service: ServiceHere, wanted: Annotated[JobFilter, Query()]) -> Response:
     """List jobs, the newest first; only those that run come with their progress."""
-    return answer(service.queue.page(wanted.state, wanted.name, wanted.after, wanted.limit))
+    found = service.queue.page(wanted.state, wanted.name, wanted.after, wanted.limit)
+    return answer(service.names.json(found))
 
 
 @router.get("/v1/jobs/{job_id:segment}", response_model=Job, responses=problems(JobNotFoundError))
 def get_job(_: Reader, service: ServiceHere, job_id: JobId) -> Response:
     """Look at one job."""
-    return answer(service.queue.get(job_id))
+    return answer(service.names.json(service.queue.get(job_id)))
 
 
 @router.post(
@@ -154,11 +159,12 @@ def get_job(_: Reader, service: ServiceHere, job_id: JobId) -> Response:
         **problems(JobNotFoundError, ConflictError),
     },
 )
-def cancel_job(_: Submitter, service: ServiceHere, job_id: JobId) -> Response:
-    """Have a job end; what it has computed is kept."""
+def cancel_job(caller: Submitter, service: ServiceHere, job_id: JobId) -> Response:
+    """Have a job of your own end, or as an admin anybody's; what it has computed is kept."""
+    caller.require_own(f"job {job_id}", service.queue.owner_of(job_id))
     job, is_new = service.queue.cancel(job_id)
     service.supervisor.wake()
-    return answer(job, 202 if is_new else 200)
+    return answer(service.names.json(job), 202 if is_new else 200)
 
 
 @router.post(
@@ -170,11 +176,12 @@ def cancel_job(_: Submitter, service: ServiceHere, job_id: JobId) -> Response:
         **problems(JobNotFoundError, ConflictError),
     },
 )
-def resume_job(_: Submitter, service: ServiceHere, job_id: JobId) -> Response:
-    """Have a job that failed, was cancelled or is lost go on from what it left."""
+def resume_job(caller: Submitter, service: ServiceHere, job_id: JobId) -> Response:
+    """Have a job of your own (as an admin: any) that failed, was cancelled or is lost go on."""
+    caller.require_own(f"job {job_id}", service.queue.owner_of(job_id))
     job, is_new = service.queue.resume(job_id)
     service.supervisor.wake()
-    return answer(job, 202 if is_new else 200)
+    return answer(service.names.json(job), 202 if is_new else 200)
 
 
 @router.get(
@@ -191,8 +198,11 @@ def get_job_logs(
     job_id: JobId,
     start: Annotated[int, Query(ge=0, lt=2**63, description="First byte.")] = 0,
 ) -> Response:
-    """Read what the driver of the last attempt printed, 4 MiB at a time."""
-    found = service.queue.logs(job_id, start)
+    """Read what the driver of the last attempt printed, 4 MiB at a time.
+
+    Places of the service itself are stars.
+    """
+    found = service.names.log(lambda first: service.queue.logs(job_id, first), start)
     headers = {"X-Next-Start": str(start + len(found))}
     return Response(found, headers=headers, media_type="text/plain")
 

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from ntk_dist.database import database_url, open_database
-from ntk_dist.errors import NTKDistError, ServiceError
+from ntk_dist.errors import InvalidInputError, NTKDistError, ServiceError
 from ntk_dist.jobs.desk import state_folder
 from ntk_dist.jobs.launch import AbstractLauncher, ProcessLauncher
 from ntk_dist.jobs.queue import JobQueue
@@ -26,6 +26,7 @@ from ntk_dist.service.event_stream import EventStreams
 from ntk_dist.service.metrics import Metrics
 from ntk_dist.service.model_host import ModelHost
 from ntk_dist.service.places import Roots, admitted
+from ntk_dist.service.public_names import PublicNames
 from ntk_dist.service.uploads import Uploads
 from ntk_dist.settings import ServiceSettings, get_settings
 from ntk_dist.store.place import AbstractPlace
@@ -86,7 +87,10 @@ class Service:
         self.uploads = Uploads(self.place, self.database, settings)
         self.models = ModelHost(workspace, settings)
         self.gate = Gate(self.database.tokens.get, is_open=config.is_open)
-        self.event_streams = EventStreams(self.queue, lambda: self.is_stopping)
+        self.names = PublicNames(self.place, state_folder(self.place), settings.data_roots)
+        self.event_streams = EventStreams(
+            self.queue, lambda: self.is_stopping, as_json=self.names.json
+        )
         self.metrics = Metrics(
             count_jobs=self.queue.counts,
             running_jobs=lambda: self.queue.page(JobState.RUNNING, limit=200).items,
@@ -98,13 +102,16 @@ class Service:
 
     def admitted(self, job: JobSpec) -> JobSpec:
         """A job of a caller as a driver of this service is to run it; see :mod:`.places`."""
-        return admitted(
-            job,
-            workspace=self.place.location,
-            settings=self.config.settings,
-            roots=self._roots,
-            uploads=self.uploads,
-        )
+        try:
+            return admitted(
+                job,
+                workspace=self.place.location,
+                settings=self.config.settings,
+                roots=self._roots,
+                uploads=self.uploads,
+            )
+        except InvalidInputError as error:
+            raise type(error)(self.names.text(str(error))) from error
 
     def require_ready(self) -> None:
         """Refuse if nobody should be sent here now.

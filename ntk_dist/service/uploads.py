@@ -5,7 +5,8 @@
     WORKSPACE/uploads/ID/parts/0, 1, ...    as they came, each there whole or not at all
     WORKSPACE/uploads/ID/file/FILENAME      all of them, once their SHA-256 is the announced one
 
-A caller that was cut off asks which parts have arrived and sends the others.
+The workspace may be a folder, or in object storage. A caller that was cut off asks which parts have
+arrived and sends the others.
 """
 
 from __future__ import annotations
@@ -15,12 +16,9 @@ import logging
 import math
 import re
 import secrets
-import shutil
-import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,17 +30,16 @@ from ntk_dist.errors import (
     DiskBudgetError,
     RequestError,
     RequestTooLargeError,
-    StoreUnreachableError,
+    StoreError,
     UploadNotFoundError,
 )
 from ntk_dist.settings import ServiceSettings
-from ntk_dist.store.folder import Folder
-from ntk_dist.store.place import AbstractPlace, refusals
+from ntk_dist.store.place import AbstractPlace
 from ntk_dist.store.workspace import NAME_PATTERN
 from ntk_dist.units import format_bytes
 from ntk_dist.wire import JobState, Upload
 
-__all__ = ["NewUpload", "Uploads"]
+__all__ = ["SCHEME", "NewUpload", "Uploads"]
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +49,6 @@ KEPT = timedelta(hours=24)
 """An upload that is not complete by then is removed."""
 SCHEME = "upload://"
 _ID = re.compile(r"[0-9a-f]{32}")
-_PIECE_BYTES = 2**20
 
 
 class NewUpload(BaseModel):
@@ -75,7 +71,7 @@ class Uploads:
     Parameters
     ----------
     workspace
-        A folder: object storage takes files without our help.
+        Where they are kept.
     database
         Where uploads are listed.
     settings
@@ -97,17 +93,15 @@ class Uploads:
         ------
         RequestTooLargeError, DiskBudgetError
             It is larger than a file may be, or than there is room for.
-        ConflictError
-            The workspace is in object storage.
         """
-        root = self._root()
         if announced.n_bytes > self._max_bytes:
             raise RequestTooLargeError(
                 f"n_bytes: expected at most {format_bytes(self._max_bytes)}, got "
                 f"{format_bytes(announced.n_bytes)}"
             )
-        free = Folder(str(root)).free_bytes()
-        if 2 * announced.n_bytes > free:  # parts, and what they are put together to
+        free = self._workspace.free_bytes()  # object storage does not say
+        # Twice: the parts, and what they are put together to.
+        if free is not None and 2 * announced.n_bytes > free:
             raise DiskBudgetError(
                 f"expected a file of at most half the {format_bytes(free)} that are free in the "
                 f"workspace, got {format_bytes(announced.n_bytes)}"
@@ -133,6 +127,16 @@ class Uploads:
             There is none of that id.
         """
         return self._view(self._record(upload_id))
+
+    def owner_of(self, upload_id: str) -> str:
+        """Name of the token that an upload was begun with; empty if none was asked for.
+
+        Raises
+        ------
+        UploadNotFoundError
+            There is none of that id.
+        """
+        return self._record(upload_id).owner
 
     def put_part(self, upload_id: str, number: int, sha256: str, content: bytes) -> Upload:
         """The upload with one more part; the same part again changes nothing.
@@ -164,7 +168,7 @@ class Uploads:
             raise ChecksumMismatchError(
                 f"part {number}: expected SHA-256 {sha256}, got {found}; send it again"
             )
-        Folder(str(self._part(record, str(number)))).write_bytes(content)
+        (self._folder(record) / "parts" / str(number)).write_bytes(content)
         return self._view(record)
 
     def complete(self, upload_id: str) -> Upload:
@@ -185,12 +189,12 @@ class Uploads:
         if record.completed is None:
             try:
                 self._assemble(record)
-            except ConflictError:
-                # Somebody else may have completed it meanwhile, and then its parts are gone.
+            except (ConflictError, StoreError):
+                # Somebody else may have completed it meanwhile, and tidied up after everybody.
                 if self._record(upload_id).completed is None:
                     raise
             record = self._database.uploads.complete(record.id, datetime.now(UTC))
-            shutil.rmtree(self._folder(record) / "parts", ignore_errors=True)
+            self._tidy(record)
         return self._view(record)
 
     def delete(self, upload_id: str) -> None:
@@ -211,7 +215,7 @@ class Uploads:
                     f"upload {record.id} is read by job {job.id}, which is {job.state}: wait for "
                     "it, or cancel it first"
                 )
-        Folder(str(self._folder(record))).delete()
+        self._folder(record).delete()
         self._database.uploads.delete(record.id)
 
     def sweep(self, now: datetime) -> int:
@@ -223,7 +227,7 @@ class Uploads:
         return len(old)
 
     def place(self, name: str) -> str:
-        """The path that ``upload://ID``, or ``upload://ID:array``, means on this machine.
+        """The path or address that ``upload://ID``, or ``upload://ID:array``, means to a driver.
 
         Raises
         ------
@@ -259,11 +263,10 @@ class Uploads:
         )
 
     def _received(self, record: UploadRecord) -> list[int]:
-        names = Folder(str(self._folder(record) / "parts")).names()
+        names = (self._folder(record) / "parts").names()
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _assemble(self, record: UploadRecord) -> None:
-        """Put the parts together; beside them, so that what a crash leaves goes with them."""
         missing = sorted(set(range(_n_parts(record))) - set(self._received(record)))
         if missing:
             listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
@@ -271,52 +274,39 @@ class Uploads:
                 f"upload {record.id}: expected all {_n_parts(record)} parts, got all but {listed}; "
                 "send those"
             )
-        target, partial = self._file(record), self._part(record, f".{uuid.uuid4().hex}.partial")
-        try:
-            with refusals(target), partial.open("wb") as file:
-                found = self._copy(record, file)
-            if found != record.sha256:
+        self._file(record).write_pieces(self._checked(record), record.n_bytes)
+
+    def _checked(self, record: UploadRecord) -> Iterator[bytes]:
+        """All parts; the last one only if all of them together are what was announced."""
+        whole, last = hashlib.sha256(), _n_parts(record) - 1
+        for number in range(last + 1):
+            try:
+                part = (self._folder(record) / "parts" / str(number)).read_bytes()
+            except FileNotFoundError as error:
+                raise ConflictError(
+                    f"upload {record.id}: its parts were removed; begin again"
+                ) from error
+            whole.update(part)
+            if number == last and (found := whole.hexdigest()) != record.sha256:
                 raise ChecksumMismatchError(
                     f"upload {record.id}: expected SHA-256 {record.sha256} of the whole file, got "
                     f"{found}; send the parts again that are wrong, or begin again"
                 )
-            with refusals(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial.replace(target)
-        except StoreUnreachableError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise ConflictError(
-                    f"upload {record.id}: its parts were removed; begin again"
-                ) from error
-            raise
-        finally:
-            partial.unlink(missing_ok=True)
+            yield part
 
-    def _copy(self, record: UploadRecord, file: BinaryIO) -> str:
-        """Write all parts to a file; the SHA-256 of it all."""
-        whole = hashlib.sha256()
-        for number in range(_n_parts(record)):
-            with self._part(record, str(number)).open("rb") as part:
-                while piece := part.read(_PIECE_BYTES):
-                    whole.update(piece)
-                    file.write(piece)
-        return whole.hexdigest()
+    def _tidy(self, record: UploadRecord) -> None:
+        """Remove the parts, and what others left who did not come to the end of putting them."""
+        file = self._folder(record) / "file"
+        with suppress(StoreError):  # it is there, and that is what counts
+            (self._folder(record) / "parts").delete()
+            for name in file.names():
+                if name != record.filename:
+                    (file / name).delete()
 
-    def _root(self) -> Path:
-        if self._workspace.folder is None:
-            raise ConflictError(
-                "the workspace is in object storage, which takes files without uploads: put the "
-                "file there, and name it by its s3:// address"
-            )
-        return self._workspace.folder
+    def _folder(self, record: UploadRecord) -> AbstractPlace:
+        return self._workspace / "uploads" / record.id
 
-    def _folder(self, record: UploadRecord) -> Path:
-        return self._root() / "uploads" / record.id
-
-    def _part(self, record: UploadRecord, name: str) -> Path:
-        return self._folder(record) / "parts" / name
-
-    def _file(self, record: UploadRecord) -> Path:
+    def _file(self, record: UploadRecord) -> AbstractPlace:
         return self._folder(record) / "file" / record.filename
 
 

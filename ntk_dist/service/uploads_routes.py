@@ -17,10 +17,10 @@ from ntk_dist.errors import (
     UnsupportedMediaTypeError,
     UploadNotFoundError,
 )
-from ntk_dist.service.auth import Submitter
+from ntk_dist.service.auth import Caller, Submitter
 from ntk_dist.service.documentation import binary_body, json_body, problems
 from ntk_dist.service.documents import answer, read_document
-from ntk_dist.service.service import ServiceHere
+from ntk_dist.service.service import Service, ServiceHere
 from ntk_dist.service.uploads import NewUpload
 from ntk_dist.wire import Upload
 
@@ -40,7 +40,7 @@ UploadId = Annotated[str, Path(description="As beginning it has told.")]
     ),
     responses={
         201: {"headers": {"Location": {"schema": {"type": "string"}, "required": True}}},
-        **problems(RequestTooLargeError, DiskBudgetError, ConflictError, UnsupportedMediaTypeError),
+        **problems(RequestTooLargeError, DiskBudgetError, UnsupportedMediaTypeError),
     },
 )
 async def begin_upload(request: Request, caller: Submitter, service: ServiceHere) -> Response:
@@ -65,7 +65,7 @@ async def begin_upload(request: Request, caller: Submitter, service: ServiceHere
 )
 async def put_part(
     request: Request,
-    _: Submitter,
+    caller: Submitter,
     service: ServiceHere,
     upload_id: UploadId,
     number: Annotated[int, Path(ge=0, lt=2**31, description="From 0.")],
@@ -80,9 +80,12 @@ async def put_part(
 ) -> Response:
     """Send one part, in any order, as often as it takes."""
     content = await request.body()
-    return answer(
-        await run_in_threadpool(service.uploads.put_part, upload_id, number, sha256, content)
-    )
+
+    def put() -> Upload:
+        _require_own(caller, service, upload_id)
+        return service.uploads.put_part(upload_id, number, sha256, content)
+
+    return answer(await run_in_threadpool(put))
 
 
 @router.post(
@@ -90,8 +93,9 @@ async def put_part(
     response_model=Upload,
     responses=problems(UploadNotFoundError, ConflictError, ChecksumMismatchError, StoreFullError),
 )
-def complete_upload(_: Submitter, service: ServiceHere, upload_id: UploadId) -> Response:
+def complete_upload(caller: Submitter, service: ServiceHere, upload_id: UploadId) -> Response:
     """Put the parts together, and make sure that they are the announced file."""
+    _require_own(caller, service, upload_id)
     return answer(service.uploads.complete(upload_id))
 
 
@@ -111,7 +115,12 @@ def get_upload(_: Submitter, service: ServiceHere, upload_id: UploadId) -> Respo
     response_class=Response,
     responses=problems(UploadNotFoundError, ConflictError),
 )
-def delete_upload(_: Submitter, service: ServiceHere, upload_id: UploadId) -> Response:
+def delete_upload(caller: Submitter, service: ServiceHere, upload_id: UploadId) -> Response:
     """Remove an upload and its file."""
+    _require_own(caller, service, upload_id)
     service.uploads.delete(upload_id)
     return Response(status_code=204)
+
+
+def _require_own(caller: Caller, service: Service, upload_id: str) -> None:
+    caller.require_own(f"upload {upload_id}", service.uploads.owner_of(upload_id))

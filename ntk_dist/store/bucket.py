@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -52,6 +52,8 @@ _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Expir
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"}
 _ONE_PUT_BYTES = 5 * 2**30
 """What the protocol takes in one PUT; more is sent in parts, and appears with the last of them."""
+_PART_BYTES, _MOST_PARTS = 8 * 2**20, 10_000
+"""Of what is sent in parts, at least and at most; four are on their way at a time."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -173,6 +175,19 @@ class Bucket:
         """Put an object in the place of any that was there."""
         with self.answers(key) as client:
             obstore.put(client, key, content, use_multipart=_in_parts(content))
+
+    def write_pieces(self, key: str, pieces: Iterable[bytes], n_bytes: int) -> None:
+        """Put an object of ``n_bytes`` that comes piece by piece; it appears with the last one.
+
+        If the pieces end in an error, what was sent of them is no object: it is for a rule of the
+        bucket, about multipart uploads that were not completed, to remove.
+        """
+        part_bytes = max(_PART_BYTES, -(-n_bytes // _MOST_PARTS))
+        with self.answers(key) as client:
+            writer = obstore.open_writer(client, key, buffer_size=part_bytes, max_concurrency=4)
+            for piece in pieces:
+                writer.write(piece)
+            writer.close()  # not by a with statement, which does so after an error as well
 
     async def write_async(self, key: str, content: Content) -> None:
         """The same, while others go on."""

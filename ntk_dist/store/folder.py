@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -85,11 +85,16 @@ class Folder(AbstractPlace):
 
     def write_bytes(self, content: bytes) -> None:
         """Keep a file, written beside its place and renamed."""
+        self.write_pieces([content], len(content))
+
+    def write_pieces(self, pieces: Iterable[bytes], n_bytes: int) -> None:
+        """Keep a file, written beside its place and renamed."""
         partial = self.folder.with_name(f".{self.name}.{uuid.uuid4().hex}.partial")
         with refusals(self):
             partial.parent.mkdir(parents=True, exist_ok=True)
             try:
-                partial.write_bytes(content)
+                with partial.open("wb") as file:
+                    file.writelines(pieces)
                 partial.replace(self.folder)
             finally:
                 partial.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -80,6 +80,10 @@ class Objects(AbstractPlace):
     def write_bytes(self, content: bytes) -> None:
         """Put an object."""
         self._bucket.write(self._key, content)
+
+    def write_pieces(self, pieces: Iterable[bytes], n_bytes: int) -> None:
+        """Put an object, sent in parts."""
+        self._bucket.write_pieces(self._key, pieces, n_bytes)
 
     def delete(self) -> None:
         """Delete the object, and all below the prefix."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +82,18 @@ class AbstractPlace(ABC):
     @abstractmethod
     def write_bytes(self, content: bytes) -> None:
         """Keep a file, replacing what was there; it appears whole or not at all."""
+
+    @abstractmethod
+    def write_pieces(self, pieces: Iterable[bytes], n_bytes: int) -> None:
+        """Keep a file as :meth:`write_bytes` does, one piece in memory after the other.
+
+        Parameters
+        ----------
+        pieces
+            In their order. If they end with an error of this package, no file appears.
+        n_bytes
+            Of all of them.
+        """
 
     @abstractmethod
     def delete(self) -> None:

@@ -136,7 +136,8 @@ def test_a_terminal_gets_a_bar(make_job):
     with JobDisplay(console) as show:
         for job in story(make_job):
             show(job)
-            drawn.append((show._bar.tasks[0].description, show._bar.tasks[0].completed))
+            (bar,) = show._screen._bars.tasks
+            drawn.append((bar.description, bar.completed))
     assert drawn == [
         ("queued", 0),
         ("computing Gram blocks", 0.25),

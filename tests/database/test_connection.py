@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from pydantic import SecretStr
 
-from ntk_dist.database import connection, database_url, open_database
+from ntk_dist.database import TokenRecord, connection, database_url, open_database
 from ntk_dist.errors import (
     JobNotFoundError,
     MissingDependencyError,
@@ -168,3 +168,36 @@ def test_what_no_column_can_hold_is_refused_and_not_quoted(database, new_record)
             database.jobs.insert(new_record(1, **changes))
         assert PASSWORD not in str(caught.value)
     assert database.jobs.page() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"name": "n" * 101}, "name: expected at most 100 characters, got 101"),
+        ({"owner": "o" * 201}, "owner: expected at most 200 characters, got 201"),
+        ({"lease_holder": "a\0b"}, "lease_holder: expected text without the character NUL"),
+        ({"attempt": 2**31}, "attempt: expected a number of 31 bits that a database can keep"),
+        ({"model_version": -(2**40)}, "model_version: expected a number of 31 bits"),
+    ],
+)
+def test_both_databases_refuse_what_one_of_them_cannot_keep(database, new_record, changes, told):
+    kept = new_record(1)
+    database.jobs.insert(kept)
+    with pytest.raises(RequestError, match=told):
+        database.jobs.insert(new_record(2, **changes))
+    with pytest.raises(RequestError, match=told):
+        database.jobs.swap(kept, replace(kept, revision=8, **changes))
+    assert database.jobs.page() == [kept]
+
+
+def test_columns_are_filled_to_the_last_character(database, new_record, moment):
+    full = new_record(1, name="é" * 100, owner="\U0001f600" * 200, attempt=2**31 - 1)
+    database.jobs.insert(full)
+    assert database.jobs.get(full.id) == full
+    token = TokenRecord(
+        id="a1", name="n" * 200, secret_sha256="0" * 64, scopes=("read",), created=moment
+    )
+    database.tokens.insert(token)
+    with pytest.raises(RequestError, match="name: expected at most 200 characters, got 201"):
+        database.tokens.insert(replace(token, id="a2", name="n" * 201))
+    assert database.tokens.all() == [token]

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import pytest
 
 from ntk_dist.database import open_database
-from ntk_dist.errors import JobNotFoundError
+from ntk_dist.errors import JobNotFoundError, OverloadedError
 from ntk_dist.wire import JobState
 
 N_THREADS = 8
@@ -106,6 +106,36 @@ def test_a_key_is_used_once_by_each_owner(database, new_record):
     assert database.jobs.insert(new_record(5, idempotency_key=None))
     assert database.jobs.by_key("berta", "k") == new_record(3, idempotency_key="k", owner="berta")
     assert database.jobs.by_key("berta", "other") is None
+
+
+def test_of_many_that_are_added_at_once_no_more_are_queued_than_may_be(database_url, new_record):
+    with open_database(database_url) as one, open_database(database_url) as other:
+        replicas = [one.jobs, other.jobs]
+        one.jobs.insert(new_record(99, state=JobState.RUNNING))  # does not wait
+
+        def add(k):
+            record = new_record(k, state=JobState.QUEUED)
+            try:
+                return replicas[k % 2].insert(record, max_queued=3)
+            except OverloadedError as error:
+                return str(error)
+
+        found = at_once(N_THREADS, add)
+        assert found.count(True) == 3
+        refusals = {each for each in found if each is not True}
+        assert refusals == {
+            "expected fewer than 3 jobs that wait, got 3; try again later, or cancel some"
+        }
+        assert other.jobs.counts()[JobState.QUEUED] == 3
+
+
+def test_a_key_is_used_once_where_jobs_are_counted_too(database, new_record):
+    for k in (1, 2):
+        made = new_record(k, state=JobState.QUEUED, idempotency_key="k")
+        assert database.jobs.insert(made, max_queued=5) is (k == 1)
+    assert database.jobs.insert(new_record(3, state=JobState.QUEUED), max_queued=2)
+    with pytest.raises(OverloadedError, match="fewer than 2 jobs that wait, got 2"):
+        database.jobs.insert(new_record(4, state=JobState.QUEUED), max_queued=2)
 
 
 def test_of_many_that_swap_at_once_one_wins(database_url, new_record):

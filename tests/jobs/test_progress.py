@@ -85,7 +85,7 @@ def test_a_bar_is_drawn_a_few_times_a_second_however_many_blocks_there_are():
         display(PhaseEvent(phase="gram", state="started", total=2000))
         before = out.tell()
         drawn = []
-        bars = display._bars
+        bars = display._screen._bars
         bars.update, update = lambda *a, **kw: (drawn.append(kw), update(*a, **kw)), bars.update
         for k in range(2000):
             display(TaskEvent(state="done", item=str(k), attempt=1))

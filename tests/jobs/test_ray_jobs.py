@@ -200,6 +200,22 @@ def test_a_driver_that_ray_refuses_is_told_and_one_that_ends_is_seen(head: Head)
     assert b"expected a mapping" in launcher.logs(record) or b"missing" in launcher.logs(record)
 
 
+@pytest.mark.parametrize(("executor", "most"), [("ray", 1), ("local", 2)])
+def test_a_driver_that_would_wait_for_ever_is_refused(
+    head: Head, folder: Path, run: Callable[..., Any], executor: str, most: int
+) -> None:
+    from ntk_dist.jobs.ray_jobs import RayLauncher
+
+    launcher = RayLauncher(head.url)
+    until(lambda: launcher._jobs(head.url).unmanaged_cpus() == 2)
+    file = job_file(folder, executor, f"resources: {{driver_cpus: {most + 1}}}\n")
+    told = run("submit", file, "--address", head.url, "--json")
+    job = json.loads(told.stdout)
+    assert (job["state"], job["failure"]["code"]) == ("failed", "invalid_input")
+    expected = f"driver_cpus: expected at most {most} on the Ray cluster at {head.url}, which has 2"
+    assert expected in job["failure"]["message"]
+
+
 def test_a_head_that_cannot_be_asked_is_told_and_nothing_is_submitted(
     head: Head, folder: Path, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

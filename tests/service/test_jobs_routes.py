@@ -16,7 +16,8 @@ def test_a_job_is_submitted_listed_and_looked_at(callers, job):
     told = of_json(Job, made.json())
     assert made.headers["Location"] == f"/v1/jobs/{told.id}"
     assert (told.state, told.name, told.executor) == (JobState.QUEUED, "waves", "local")
-    assert told.spec["workspace"] == callers.service.place.location
+    assert told.spec["workspace"] == "WORKSPACE"
+    assert callers.service.place.location not in made.text
     assert client.get(made.headers["Location"]).json() == made.json()
     second = client.post("/v1/jobs", json={**job, "name": "other"}).json()
     listed = client.get("/v1/jobs").json()
@@ -66,6 +67,45 @@ def test_cancelling_and_resuming(callers, job, error_of):
     ending = client.post(f"{place}:cancel")
     assert (ending.status_code, ending.json()["is_cancelling"]) == (202, True)
     assert client.post(f"{place}:cancel").status_code == 200
+
+
+@pytest.mark.parametrize("verb", ["cancel", "resume"])
+def test_a_job_is_changed_by_whoever_made_it_and_by_admins(callers, job, error_of, verb):
+    scopes = ["submit", "read"]
+    anna = callers.anyone(callers.new_token(scopes))
+    berta = callers.anyone(callers.new_token(scopes, name="berta"))
+    place = anna.post("/v1/jobs", json=job).headers["Location"]
+    if verb == "resume":
+        anna.post(f"{place}:cancel")
+    refused = error_of(berta.post(f"{place}:{verb}"))
+    assert refused[:2] == (403, "forbidden")
+    assert "expected a token of 'anna', who made it, or one with scope 'admin'" in refused[2]
+    assert "got one of 'berta'" in refused[2]
+    before = "queued" if verb == "cancel" else "cancelled"
+    assert berta.get(place).json()["state"] == before, "everybody may look"
+    # Another token of the same name is the same owner.
+    again = callers.anyone(callers.new_token(["submit"]))
+    assert again.post(f"{place}:{verb}").status_code == 202
+    root = callers.anyone(callers.new_token(["admin"], name="root"))
+    other = "resume" if verb == "cancel" else "cancel"
+    assert root.post(f"{place}:{other}").status_code == 202
+
+
+def test_a_job_of_nobody_is_for_admins_only(callers, make_callers, job, error_of):
+    # Made where no token was asked for; a token may have no name either.
+    place = make_callers(is_open=True, data_roots=("/",)).anyone()
+    place = place.post("/v1/jobs", json=job).headers["Location"]
+    nameless = callers.anyone(callers.new_token(["submit"], name=""))
+    refused = error_of(nameless.post(f"{place}:cancel"))
+    assert refused[:2] == (403, "forbidden")
+    assert "expected a token with scope 'admin'" in refused[2]
+    assert callers.may("admin").post(f"{place}:cancel").status_code == 202
+
+
+def test_without_tokens_everybody_is_an_admin(make_callers, callers, job):
+    place = callers.may("submit").post("/v1/jobs", json=job).headers["Location"]
+    anyone = make_callers(is_open=True).anyone()
+    assert anyone.post(f"{place}:cancel").status_code == 202
 
 
 def test_a_full_queue_says_when_to_come_back(callers, job, error_of):

@@ -6,10 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ntk_dist.errors import ConflictError
 from ntk_dist.service.uploads import KEPT
+from ntk_dist.store.inputs import read_array
+from ntk_dist.store.location import open_place
 from ntk_dist.wire import JobState, Upload, of_json
 
 
@@ -71,7 +74,8 @@ def test_a_job_reads_an_upload_which_stays_while_it_does(callers, data_root, job
     keyed = {"Idempotency-Key": "once"}
     made = client.post("/v1/jobs", json=uploaded, headers=keyed)
     assert made.status_code == 202, made.text
-    path = made.json()["spec"]["data"]["x"]
+    assert made.json()["spec"]["data"] == uploaded["data"], "as the caller calls it"
+    path = callers.service.database.jobs.get(made.json()["id"]).spec["data"]["x"]
     assert path.endswith("/waves.npz:x")
     assert Path(path.removesuffix(":x")).read_bytes() == content
     busy = client.request("DELETE", place)
@@ -80,6 +84,64 @@ def test_a_job_reads_an_upload_which_stays_while_it_does(callers, data_root, job
     assert client.request("DELETE", place).status_code == 204
     again = client.post("/v1/jobs", json=uploaded, headers=keyed)
     assert again.json()["id"] == made.json()["id"]
+
+
+def test_an_upload_is_changed_by_whoever_began_it_and_by_admins(callers, content, error_of):
+    anna, root = callers.may("submit"), callers.anyone(callers.new_token(["admin"], name="root"))
+    berta = callers.anyone(callers.new_token(["submit"], name="berta"))
+    place = begin(anna, content).headers["Location"]
+    for refused in (
+        put(berta, place, 0, content),
+        berta.post(f"{place}:complete"),
+        berta.request("DELETE", place),
+    ):
+        assert error_of(refused)[:2] == (403, "forbidden")
+        assert "expected a token of 'anna'" in error_of(refused)[2]
+    assert put(anna, place, 0, content).status_code == 200
+    assert root.post(f"{place}:complete").json()["is_complete"]
+    assert berta.get(place).json()["is_complete"], "everybody may look"
+    assert root.request("DELETE", place).status_code == 204
+
+
+@pytest.fixture
+def in_bucket(bucket, tmp_path, monkeypatch, applications_in):
+    """Callers of a service whose workspace is in object storage."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with applications_in(f"{bucket}/ws") as make:
+        url = f"sqlite:///{tmp_path / 'state.db'}"
+        yield make(database_url=url, max_body_bytes=2048, max_upload_bytes=2**20)
+
+
+def test_an_upload_into_a_bucket_is_read_by_a_job(in_bucket, bucket, data_root, job, error_of):
+    client, content = in_bucket.may("admin"), (data_root / "waves.npz").read_bytes()
+    place = begin(client, content).headers["Location"]
+    parts = [content[k : k + 2048] for k in range(0, len(content), 2048)]
+    for number, part in enumerate(parts[:-1]):
+        assert put(client, place, number, part).status_code == 200
+    assert error_of(client.post(f"{place}:complete"))[:2] == (409, "conflict")
+    assert put(client, place, len(parts) - 1, bytes(len(parts[-1]))).status_code == 200
+    wrong = client.post(f"{place}:complete")
+    assert error_of(wrong)[:2] == (422, "checksum_mismatch")
+    folder = open_place(f"{bucket}/ws/uploads/{place.rpartition('/')[2]}")
+    assert folder.names() == ("parts",), "what is not the announced file never appears"
+    received = put(client, place, len(parts) - 1, parts[-1]).json()["received"]
+    assert received == list(range(len(parts)))
+    assert client.post(f"{place}:complete").json()["is_complete"]
+    assert folder.names() == ("file",)
+    upload = client.get(place).json()["place"]
+    data = {"x": f"{upload}:x", "y": f"{upload}:y"}
+    made = client.post("/v1/jobs", json={**job, "data": data})
+    assert made.status_code == 202, made.text
+    assert made.json()["spec"]["data"] == data
+    assert bucket not in made.text
+    spec = in_bucket.service.database.jobs.get(made.json()["id"]).spec
+    np.testing.assert_array_equal(
+        read_array(spec["data"]["x"]), np.load(data_root / "waves.npz")["x"]
+    )
+    assert error_of(client.request("DELETE", place))[:2] == (409, "conflict")
+    client.post(f"/v1/jobs/{made.json()['id']}:cancel")
+    assert client.request("DELETE", place).status_code == 204
+    assert not folder.is_folder()
 
 
 def test_parts_that_are_wrong_are_not_kept(client, content, error_of):
@@ -180,7 +242,22 @@ def test_two_who_complete_at_once_come_to_one_file(callers, content):
     for thread in threads:
         thread.join()
     assert found == [True] * 8
-    assert Path(uploads.place(f"upload://{upload_id}")).read_bytes() == content
+    file = Path(uploads.place(f"upload://{upload_id}"))
+    assert file.read_bytes() == content
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_what_a_killed_service_left_of_a_file_goes_with_the_next_try(callers, content):
+    client, uploads = callers.may("submit"), callers.service.uploads
+    place = begin(client, content).headers["Location"]
+    put(client, place, 0, content)
+    folder = callers.service.place.folder / "uploads" / place.rpartition("/")[2]
+    (folder / "file").mkdir()
+    (folder / "file" / ".waves.npz.0.partial").write_bytes(content[:100])
+    assert uploads.complete(folder.name).is_complete
+    assert [path.relative_to(folder).as_posix() for path in folder.rglob("*.*")] == [
+        "file/waves.npz"
+    ]
 
 
 def test_an_upload_is_of_no_use_where_jobs_do_not_run_any_more(callers, content, job):

@@ -17,6 +17,7 @@ from ntk_dist import NTKRegressor, stax
 from ntk_dist.cli import run
 from ntk_dist.errors import (
     ArtifactError,
+    ConflictError,
     InvalidInputError,
     MissingDependencyError,
     StoreUnreachableError,
@@ -49,6 +50,26 @@ def npz(**arrays: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_a_file_that_comes_in_pieces_is_there_whole_or_not_at_all(kind, request, tmp_path, rng):
+    place = open_place(tmp_path if kind == "folder" else request.getfixturevalue("bucket"))
+    pieces = [rng.bytes(5 * 2**20) for _ in range(4)]  # beyond one part of a bucket
+
+    def half():
+        yield from pieces[:3]
+        assert not (place / "deep" / "file").is_file()
+        raise ConflictError("no more")
+
+    with pytest.raises(ConflictError, match="no more"):
+        (place / "deep" / "file").write_pieces(half(), 20 * 2**20)
+    assert (place / "deep").names() == ()
+    (place / "deep" / "file").write_pieces(iter(pieces), 20 * 2**20)
+    assert (place / "deep" / "file").read_bytes() == b"".join(pieces)
+    (place / "deep" / "file").write_pieces([b"sm", b"all"], 5)
+    assert (place / "deep" / "file").read_bytes() == b"small"
+    assert (place / "deep").names() == ("file",)
 
 
 def test_rows_are_stored_once_and_mended(bucket, rng):

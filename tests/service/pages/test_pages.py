@@ -137,6 +137,7 @@ def test_a_drawn_digit_is_read_and_so_is_a_file(visit, tmp_path):
     assert re.search(r"accuracy 8\d\.\d %", page.text("#sentence"))
     layers = ["Flatten", "Dense W_std 1.4, b_std 0.1", "Relu", "Dense"]
     assert page.text("#layers").split("\n") == layers
+    assert page.run("document.querySelector('#white').value") == "32", "as in the training data"
     page.click("#ask")
     refused = page.wait("document.querySelector('#try-refused').innerText")
     assert refused == "Draw something first, or take a picture from a file."

@@ -79,7 +79,7 @@ const rounded = (value) => (typeof value === "number" ? small(value) : String(va
 function showForm() {
   const size = model.row_shape.reduce((product, side) => product * side, 1);
   if (isPicture(model.row_shape)) {
-    picture = new Picture(model.row_shape, () => {
+    picture = new Picture(model.row_shape, model.input_range, () => {
       isOfPicture = true;
       predict();
     });

@@ -10,15 +10,20 @@ const MNIST_BOX = 20 / 28; // of the frame, where a digit is put in large frames
 export const isPicture = ([height, width, channels, ...more]) =>
   more.length === 0 && [1, 3].includes(channels) && height >= 4 && width >= 4 && height <= 512 && width <= 512;
 
-/** The part of the form that makes pictures; `changed` is called when there is another one. */
+/**
+ * The part of the form that makes pictures; `changed` is called when there is another one.
+ *
+ * Black and white are the smallest and the largest number of the training data, where that is known.
+ */
 export class Picture {
-  constructor([height, width, channels], changed) {
-    Object.assign(this, { height, width, channels, changed, bitmap: null, isBlank: true, stroke: null });
+  constructor([height, width, channels], range, changed) {
+    const [black, white] = range ?? [0, channels === 1 && height === 8 ? 16 : 255];
+    Object.assign(this, { height, width, channels, black, changed, bitmap: null, isBlank: true, stroke: null });
     this.board = $("board");
     this.board.height = Math.round((this.board.width * height) / width);
     this.board.hidden = channels === 3;
     this.context = this.board.getContext("2d", { willReadFrequently: true });
-    $("white").value = channels === 1 && height === 8 ? 16 : 255;
+    $("white").value = white;
     $("fit-line").hidden = channels === 3;
     $("picture-words").textContent =
       channels === 3
@@ -108,9 +113,10 @@ export class Picture {
 
   /** What the model is given: a row, nested height × width × channels. */
   row() {
-    const white = Number($("white").value);
+    const { black } = this;
+    const across = Number($("white").value) - black;
     const values = this.values();
-    const at = (i, j, c) => values[(i * this.width + j) * this.channels + c] * white;
+    const at = (i, j, c) => black + values[(i * this.width + j) * this.channels + c] * across;
     const range = (n, each) => Array.from({ length: n }, (_, k) => each(k));
     return range(this.height, (i) => range(this.width, (j) => range(this.channels, (c) => at(i, j, c))));
   }
