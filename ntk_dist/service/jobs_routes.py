@@ -111,9 +111,9 @@ async def submit_job(
     `Idempotent-Replay`.
     """
     document = await read_document(request, JobSpec, JobSpecError)
-    digest = hashlib.sha256(document.canonical).hexdigest()
 
     def submit() -> tuple[Job, bool]:
+        digest = hashlib.sha256(document.canonical).hexdigest()
         # Asked first: what the same request referred to may be gone by now.
         before = service.queue.submitted_before(
             owner=caller.name, key=idempotency_key, body_sha256=digest

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ntk_dist.jobs import lifecycle
+from ntk_dist.service.documents import MAX_DOCUMENT_BYTES
 from ntk_dist.service.event_stream import EventStreams
 from ntk_dist.wire import Job, JobState, of_json
 
@@ -144,6 +145,29 @@ def test_a_body_in_chunks_is_counted_too(shared, error_of):
         "/v1/jobs", content=chunks(), headers={"Content-Type": "application/json"}
     )
     assert error_of(refused)[:2] == (413, "too_large")
+
+
+@pytest.mark.parametrize("address", ["/v1/jobs", "/v1/uploads"])
+def test_a_document_is_a_small_thing(make_callers, error_of, address):
+    client = make_callers().may("submit")  # who may send bodies of 64 MiB
+    kind = {"Content-Type": "application/json"}
+    read = 0
+
+    async def chunks():
+        nonlocal read
+        for _ in range(64):
+            read += 2**18
+            yield b" " * 2**18
+
+    for content in (b" " * (MAX_DOCUMENT_BYTES + 1), chunks()):
+        status, code, words = error_of(client.post(address, content=content, headers=kind))
+        assert (status, code) == (413, "too_large")
+        assert "a JSON document of at most 1.0 MiB, got 1." in words
+    assert read < 2**21
+    longest = b"{" + b" " * (MAX_DOCUMENT_BYTES - 2) + b"}"
+    refused = error_of(client.post(address, content=longest, headers=kind))
+    assert refused[0] in {400, 422}
+    assert "sha256: missing" in refused[2] or "name: missing" in refused[2]
 
 
 @pytest.mark.parametrize(
