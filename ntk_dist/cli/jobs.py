@@ -176,7 +176,7 @@ class _Office(Protocol):
     def job(self, job_id: str) -> Job: ...
     def cancel(self, job_id: str) -> Job: ...
     def resume(self, job_id: str) -> Job: ...
-    def logs(self, job_id: str, start: int) -> bytes: ...
+    def log_piece(self, job_id: str, start: int) -> tuple[bytes, int]: ...
     def follow(self, job_id: str) -> Job: ...
 
 
@@ -215,7 +215,7 @@ class _Here:
 
     def __init__(self, desk: JobDesk) -> None:
         self._desk = desk
-        self.jobs, self.job, self.logs = desk.jobs, desk.job, desk.logs
+        self.jobs, self.job = desk.jobs, desk.job
         self.cancel, self.resume = desk.cancel, desk.resume
 
     def submit(self, spec: JobSpec, *, key: str | None, upload: bool) -> Job:
@@ -229,6 +229,10 @@ class _Here:
 
         with ProgressDisplay(Console(stderr=True)) as display:
             return self._desk.follow(job_id, on_event=display)
+
+    def log_piece(self, job_id: str, start: int) -> tuple[bytes, int]:
+        found = self._desk.logs(job_id, start)
+        return found, start + len(found)
 
 
 class _There:
@@ -254,8 +258,8 @@ class _There:
     def resume(self, job_id: str) -> Job:
         return self._client.job(job_id).resume()
 
-    def logs(self, job_id: str, start: int) -> bytes:
-        return self._client.job(job_id).logs(start).encode()
+    def log_piece(self, job_id: str, start: int) -> tuple[bytes, int]:
+        return self._client.job(job_id).log_piece(start)
 
     def follow(self, job_id: str) -> Job:
         handle = self._client.job(job_id)
@@ -269,8 +273,10 @@ def _print_logs(office: _Office, job: Job, follow: bool) -> int:
     start = 0
     while True:
         is_last = not follow or job.state.is_over
-        while printed := office.logs(job.id, start):
-            start += len(printed)
+        while True:
+            printed, start = office.log_piece(job.id, start)
+            if not printed:
+                break
             click.echo(printed, nl=False)
         if is_last:
             return OK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import uuid
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,16 @@ from ntk_dist.client.patience import Patience
 from ntk_dist.client.submission import JobLike, body_of, read_job, uploaded
 from ntk_dist.client.uploads import Content, delivered
 from ntk_dist.errors import InvalidInputError
-from ntk_dist.wire import IDEMPOTENCY_KEY, Job, JobPage, JobState, ModelList, Upload, Version
+from ntk_dist.wire import (
+    IDEMPOTENCY_KEY,
+    KEY_PATTERN,
+    Job,
+    JobPage,
+    JobState,
+    ModelList,
+    Upload,
+    Version,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -344,10 +354,8 @@ def _checked_token(token: str | None) -> str | None:
 
 
 def _checked_key(key: str) -> str:
-    if not _is_word(key) or len(key) > 200:
-        raise InvalidInputError(
-            f"key: expected 1 to 200 printable ASCII characters without blanks, got {key!r}"
-        )
+    if not re.fullmatch(KEY_PATTERN, key):
+        raise InvalidInputError(f"key: expected 1 to 200 visible ASCII characters, got {key!r}")
     return key
 
 

@@ -26,7 +26,7 @@ from ntk_dist.settings import ServiceSettings
 from ntk_dist.standing import Standing
 from ntk_dist.store.location import Location, open_place
 from ntk_dist.store.place import AbstractPlace
-from ntk_dist.wire import IDEMPOTENCY_KEY, Blocks, Job, JobPage, JobState
+from ntk_dist.wire import IDEMPOTENCY_KEY, KEY_PATTERN, Blocks, Job, JobPage, JobState
 
 if TYPE_CHECKING:
     from ntk_dist.database.opened import Database
@@ -36,7 +36,6 @@ __all__ = ["HasLogs", "JobQueue", "News", "utc_now"]
 MAX_PAGE = 200
 RETRY_AFTER_S = 30.0
 """A full queue empties by whole jobs, which take minutes."""
-_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _JOB_ID = re.compile(r"[0-9a-f]{24}")
 _EVENT_ID = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,12})")
 
@@ -132,7 +131,7 @@ class JobQueue:
         OverloadedError
             As many jobs wait as may.
         """
-        if key is not None and not _KEY.fullmatch(key):
+        if key is not None and not re.fullmatch(KEY_PATTERN, key):
             raise RequestError(
                 f"{IDEMPOTENCY_KEY}: expected 1 to 200 visible ASCII characters, got {key[:200]!r}"
             )

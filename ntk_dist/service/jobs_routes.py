@@ -29,7 +29,17 @@ from ntk_dist.service.documentation import json_body, problems
 from ntk_dist.service.documents import answer, read_document
 from ntk_dist.service.service import ServiceHere
 from ntk_dist.store.workspace import NAME_PATTERN
-from ntk_dist.wire import IDEMPOTENCY_KEY, Blocks, Job, JobPage, JobState
+from ntk_dist.wire import (
+    IDEMPOTENCY_KEY,
+    IDEMPOTENT_REPLAY,
+    KEY_PATTERN,
+    LAST_EVENT_ID,
+    NEXT_START,
+    Blocks,
+    Job,
+    JobPage,
+    JobState,
+)
 
 __all__ = ["router"]
 
@@ -100,7 +110,7 @@ async def submit_job(
         str | None,
         Header(
             alias=IDEMPOTENCY_KEY,
-            pattern="^[\x21-\x7e]{1,200}$",
+            pattern=f"^{KEY_PATTERN}$",
             description="Of your choice; the same key with the same body is the same job.",
         ),
     ] = None,
@@ -130,7 +140,7 @@ async def submit_job(
     job, is_new = await run_in_threadpool(submit)
     service.supervisor.wake()
     headers = {"Location": f"{request.scope.get('root_path', '')}/v1/jobs/{job.id}"}
-    return answer(job, 202, headers if is_new else {**headers, "Idempotent-Replay": "true"})
+    return answer(job, 202, headers if is_new else {**headers, IDEMPOTENT_REPLAY: "true"})
 
 
 @router.get("/v1/jobs", response_model=JobPage, responses=problems())
@@ -193,7 +203,7 @@ def get_job_logs(
 ) -> Response:
     """Read what the driver of the last attempt printed, 4 MiB at a time."""
     found = service.queue.logs(job_id, start)
-    headers = {"X-Next-Start": str(start + len(found))}
+    headers = {NEXT_START: str(start + len(found))}
     return Response(found, headers=headers, media_type="text/plain")
 
 
@@ -210,7 +220,7 @@ async def get_job_events(
     service: ServiceHere,
     job_id: JobId,
     last_event_id: Annotated[
-        str | None, Header(alias="Last-Event-ID", description="Go on behind this one.")
+        str | None, Header(alias=LAST_EVENT_ID, description="Go on behind this one.")
     ] = None,
 ) -> Response:
     """Follow a job by server-sent events, from its beginning to its end."""

@@ -136,6 +136,12 @@ def test_a_service_does_the_same_with_a_job(service: str, tmp_path: Path, run: R
     assert (job["state"], job["name"], job["model_version"]) == ("succeeded", "slow", 1)
     assert job["id"] in run("jobs", *here, "--state", "succeeded").stdout
     assert "model slow version 1" in run("jobs", job["id"], *here, "--logs").stdout
+    (log,) = (tmp_path / "service" / "service" / "drivers").rglob(f"*{job['id']}*.log")
+    with log.open("ab") as file:
+        file.write(b"caf\xe9 \xff\xfe and on\n")  # no UTF-8
+    printed = run("jobs", job["id"], *here, "--logs").stdout
+    assert printed.endswith("and on\n")
+    assert printed.count("and on") == 1
     assert run("jobs", job["id"], *here, "--cancel").returncode == 2
     assert run("jobs", "0" * 24, *here).returncode == 2
     # Who looks into its workspace sees the same.
