@@ -18,11 +18,11 @@ from ntk_dist.cli.options import (
     job_argument,
     json_option,
     open_job,
+    require_workspace,
     show,
     workspace_option,
 )
 from ntk_dist.errors import (
-    InvalidInputError,
     JobCancelledError,
     JobError,
     JobLostError,
@@ -124,7 +124,7 @@ def show_jobs(
     if where["address"] and not resume:
         raise click.UsageError("--address: expected --resume with it")
     if not where["service"]:
-        _require_workspace(workspace)
+        require_workspace(workspace, instead="that of the jobs, or --service")
     with _office(workspace, **where) as office:
         if job_id is None:
             if follow or logs or cancel or resume:
@@ -155,17 +155,6 @@ def show_schema() -> int:
 
 
 COMMANDS = (submit, show_jobs, show_schema)
-
-
-def _require_workspace(workspace: str) -> None:
-    """Refuse to look for jobs where there is nothing: opening the database would make it."""
-    from ntk_dist.store.location import open_place
-
-    if not open_place(workspace).is_folder():
-        raise InvalidInputError(
-            f"--workspace: expected a workspace, got {workspace}, where there is none; give that "
-            "of the jobs, or --service"
-        )
 
 
 class _Office(Protocol):
