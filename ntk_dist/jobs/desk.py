@@ -182,7 +182,7 @@ class JobDesk:
             if news.is_over:
                 return self._queue.get(job_id)
             if not news.events:
-                time.sleep(POLL_S)
+                time.sleep(min(self._queue.poll_s, LOOK_EVERY_S))
 
     def _look_after(self, record: JobRecord) -> None:
         if record.state in {JobState.RUNNING, JobState.LOST} and self._supervisor.is_ours(record):

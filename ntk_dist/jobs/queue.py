@@ -248,6 +248,11 @@ class JobQueue:
             )
         return launcher.logs(record, start)
 
+    @property
+    def poll_s(self) -> float:
+        """Seconds after which :meth:`news` may have some: so often drivers write them down."""
+        return parts_of(self._place).flush_every_s
+
     def news(self, job_id: str, after: str | None = None) -> News:
         """Events of a job behind the one of id ``after``, as far as they are there; waits for none.
 

@@ -219,15 +219,22 @@ def test_logs_blocks_and_events_of_a_job_that_waits(callers, job, error_of):
     assert json.loads(last[2].removeprefix("data: ")) == {"kind": "end", "state": "cancelled"}
 
 
-def test_streams_say_that_they_live_and_are_bounded(callers, job, error_of):
+def test_streams_say_that_they_live_and_are_bounded(callers, job, error_of, monkeypatch):
     service, client = callers.service, callers.may("admin")
     place = client.post("/v1/jobs", json=job).headers["Location"]
-    asked = iter([False, False, True])
+    asked = iter([False, False, False, False, True])
     service.event_streams = EventStreams(
         service.queue, lambda: next(asked), max_streams=1, heartbeat_s=0.0
     )
     told = client.get(f"{place}/events").text
     assert told.count(": nothing new") == 2
     assert "event: end" not in told
+    # Where drivers write every ten seconds nothing is read meanwhile, but the service may end.
+    news, looks, asked = service.queue.news, [], iter([False, False, False, True, True])
+    monkeypatch.setattr(type(service.queue), "poll_s", 1000.0)
+    monkeypatch.setattr(service.queue, "news", lambda *which: looks.append(which) or news(*which))
+    service.event_streams = EventStreams(service.queue, lambda: next(asked))
+    assert "event: end" not in client.get(f"{place}/events").text
+    assert len(looks) == 2
     service.event_streams = EventStreams(service.queue, lambda: True, max_streams=0)
     assert error_of(client.get(f"{place}/events"))[:2] == (429, "overloaded")
