@@ -139,6 +139,8 @@ class ServiceSettings(BaseModel):
     """Of one request, in bytes; uploads come in parts of at most so much."""
     max_upload_bytes: PositiveInt = 64 * 1024 * MIB
     """Of one uploaded file, in bytes."""
+    upload_days: PositiveInt = 30
+    """Days after which an uploaded file is removed that no job reads, or has read since."""
     max_rows: PositiveInt = 100_000
     """Of one prediction."""
     max_waiting_rows: PositiveInt = 200_000

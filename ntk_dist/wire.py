@@ -32,8 +32,13 @@ from ntk_dist.errors import DefectError, NTKDistError, OverloadedError, RequestE
 
 __all__ = [
     "ARROW",
+    "CONTENT_SHA256",
     "IDEMPOTENCY_KEY",
+    "IDEMPOTENT_REPLAY",
+    "KEY_PATTERN",
+    "LAST_EVENT_ID",
     "MODEL_VERSION",
+    "NEXT_START",
     "NPY",
     "REQUEST_ID",
     "SCOPES",
@@ -61,7 +66,13 @@ NPY = "application/x-npy"
 ARROW = "application/vnd.apache.arrow.stream"
 REQUEST_ID = "X-Request-Id"
 IDEMPOTENCY_KEY = "Idempotency-Key"
+KEY_PATTERN = "[\x21-\x7e]{1,200}"
+"""What an idempotency key is: visible ASCII characters."""
+IDEMPOTENT_REPLAY = "Idempotent-Replay"
 MODEL_VERSION = "X-Model-Version"
+CONTENT_SHA256 = "X-Content-Sha256"
+NEXT_START = "X-Next-Start"
+LAST_EVENT_ID = "Last-Event-ID"
 
 Scope = Literal["read", "predict", "submit", "admin"]
 """What a token may do; ``admin`` includes the others, each of the others only itself."""

@@ -18,11 +18,11 @@ from ntk_dist.cli.options import (
     job_argument,
     json_option,
     open_job,
+    require_workspace,
     show,
     workspace_option,
 )
 from ntk_dist.errors import (
-    InvalidInputError,
     JobCancelledError,
     JobError,
     JobLostError,
@@ -123,7 +123,7 @@ def show_jobs(
     if where["address"] and not resume:
         raise click.UsageError("--address: expected --resume with it")
     if not where["service"]:
-        _require_workspace(workspace)
+        require_workspace(workspace, instead="that of the jobs, or --service")
     with _office(workspace, **where) as office:
         if job_id is None:
             if follow or logs or cancel or resume:
@@ -156,17 +156,6 @@ def show_schema() -> int:
 COMMANDS = (submit, show_jobs, show_schema)
 
 
-def _require_workspace(workspace: str) -> None:
-    """Refuse to look for jobs where there is nothing: opening the database would make it."""
-    from ntk_dist.store.location import open_place
-
-    if not open_place(workspace).is_folder():
-        raise InvalidInputError(
-            f"--workspace: expected a workspace, got {workspace}, where there is none; give that "
-            "of the jobs, or --service"
-        )
-
-
 class _Office(Protocol):
     """Where jobs are handed in and asked for."""
 
@@ -175,7 +164,7 @@ class _Office(Protocol):
     def job(self, job_id: str) -> Job: ...
     def cancel(self, job_id: str) -> Job: ...
     def resume(self, job_id: str) -> Job: ...
-    def logs(self, job_id: str, start: int) -> bytes: ...
+    def log_piece(self, job_id: str, start: int) -> tuple[bytes, int]: ...
     def follow(self, job_id: str) -> Job: ...
 
 
@@ -209,7 +198,7 @@ class _Here:
 
     def __init__(self, desk: JobDesk) -> None:
         self._desk = desk
-        self.jobs, self.job, self.logs = desk.jobs, desk.job, desk.logs
+        self.jobs, self.job = desk.jobs, desk.job
         self.cancel, self.resume = desk.cancel, desk.resume
 
     def submit(self, spec: JobSpec, *, key: str | None, upload: bool) -> Job:
@@ -223,6 +212,10 @@ class _Here:
 
         with ProgressDisplay(Console(stderr=True)) as display:
             return self._desk.follow(job_id, on_event=display)
+
+    def log_piece(self, job_id: str, start: int) -> tuple[bytes, int]:
+        found = self._desk.logs(job_id, start)
+        return found, start + len(found)
 
 
 class _There:
@@ -248,8 +241,8 @@ class _There:
     def resume(self, job_id: str) -> Job:
         return self._client.job(job_id).resume()
 
-    def logs(self, job_id: str, start: int) -> bytes:
-        return self._client.job(job_id).logs(start).encode()
+    def log_piece(self, job_id: str, start: int) -> tuple[bytes, int]:
+        return self._client.job(job_id).log_piece(start)
 
     def follow(self, job_id: str) -> Job:
         handle = self._client.job(job_id)
@@ -263,8 +256,10 @@ def _print_logs(office: _Office, job: Job, follow: bool) -> int:
     start = 0
     while True:
         is_last = not follow or job.state.is_over
-        while printed := office.logs(job.id, start):
-            start += len(printed)
+        while True:
+            printed, start = office.log_piece(job.id, start)
+            if not printed:
+                break
             click.echo(printed, nl=False)
         if is_last:
             return OK

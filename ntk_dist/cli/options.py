@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ntk_dist.errors import InvalidInputError
 from ntk_dist.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "job_argument",
     "json_option",
     "open_job",
+    "require_workspace",
     "show",
     "workspace_option",
 ]
@@ -50,6 +52,25 @@ def as_size(context: click.Context, option: click.Parameter, value: str | None) 
         return parse_bytes(value)
     except ValueError as error:
         raise click.BadParameter(str(error), context, option) from error
+
+
+def require_workspace(workspace: str, *, instead: str) -> None:
+    """Refuse to look for records where there is nothing: opening their database would make it.
+
+    Parameters
+    ----------
+    workspace
+        As it was given.
+    instead
+        What else to give.
+    """
+    from ntk_dist.store.location import open_place
+
+    if not open_place(workspace).is_folder():
+        raise InvalidInputError(
+            f"--workspace: expected a workspace, got {workspace}, where there is none; give "
+            f"{instead}"
+        )
 
 
 def open_job(path: str | Path, **overrides: str | None) -> JobSpec:

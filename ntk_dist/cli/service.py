@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ntk_dist.cli.options import COUNT, OK, json_option, show
+from ntk_dist.cli.options import COUNT, OK, json_option, require_workspace, show
 from ntk_dist.errors import MissingDependencyError
 from ntk_dist.wire import SCOPES, Scope, to_json
 
@@ -116,9 +116,12 @@ def create(
     lifetime = None if days is None else timedelta(days=days)
     owner = getpass.getuser() if name is None else name
     text, record = new_token(owner, sorted(set(scopes)), datetime.now(UTC), lifetime)
-    with _opened(workspace, database) as opened:
+    with _opened(workspace, database, is_made=True) as opened:
         opened.tokens.insert(record)
-    show({"token": text, **_told(record)}, text, as_json)
+        # Beside the output, which scripts take for the token.
+        click.echo(f"good for services on {opened.place}", err=True)
+        told = {"token": text, **_told(record), "database": opened.place}
+    show(told, text, as_json)
     return OK
 
 
@@ -153,11 +156,15 @@ def revoke(token_id: str, workspace: str, database: str | None, as_json: bool) -
 
 
 @contextmanager
-def _opened(workspace: str, url: str | None) -> Iterator[Database]:
+def _opened(workspace: str, url: str | None, *, is_made: bool = False) -> Iterator[Database]:
+    """The database of tokens; ``is_made`` if there need not be any yet."""
     from ntk_dist.database import database_url, open_database
     from ntk_dist.settings import get_settings
 
-    database = open_database(database_url(workspace, url or get_settings().service.database_url))
+    given = url or get_settings().service.database_url
+    if given is None and not is_made:
+        require_workspace(workspace, instead="that of the service, or --database")
+    database = open_database(database_url(workspace, given))
     try:
         yield database
     finally:

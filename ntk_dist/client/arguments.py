@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from urllib.parse import urlsplit
 
 from ntk_dist.errors import InvalidInputError
+from ntk_dist.wire import KEY_PATTERN
 
 __all__ = ["checked_key", "checked_timeout", "checked_token", "checked_url", "headers_of", "masked"]
 
@@ -45,10 +47,8 @@ def checked_token(token: str | None) -> str | None:
 
 def checked_key(key: str) -> str:
     """An idempotency key."""
-    if not _is_word(key) or len(key) > 200:
-        raise InvalidInputError(
-            f"key: expected 1 to 200 printable ASCII characters without blanks, got {key!r}"
-        )
+    if not re.fullmatch(KEY_PATTERN, key):
+        raise InvalidInputError(f"key: expected 1 to 200 visible ASCII characters, got {key!r}")
     return key
 
 

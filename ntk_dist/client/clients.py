@@ -36,7 +36,15 @@ from ntk_dist.client.patience import Patience
 from ntk_dist.client.submission import JobLike, body_of, read_job, uploaded
 from ntk_dist.client.uploads import Content, delivered
 from ntk_dist.errors import InvalidInputError
-from ntk_dist.wire import IDEMPOTENCY_KEY, Job, JobPage, JobState, ModelList, Upload, Version
+from ntk_dist.wire import (
+    IDEMPOTENCY_KEY,
+    Job,
+    JobPage,
+    JobState,
+    ModelList,
+    Upload,
+    Version,
+)
 
 if TYPE_CHECKING:
     import httpx

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 from ntk_dist.client.exchange import Terms, failure_of
 from ntk_dist.client.flow import (
     Answer,
-    Flow,
     Item,
     Listen,
     NextChunk,
@@ -21,6 +19,7 @@ from ntk_dist.client.flow import (
     Unanswered,
 )
 from ntk_dist.events import Event, event_of
+from ntk_dist.wire import LAST_EVENT_ID
 
 __all__ = ["Message", "MessageReader", "TimedEvent", "follow", "read_event"]
 
@@ -93,10 +92,11 @@ def read_event(message: Message) -> TimedEvent | None:
         return None
 
 
-def follow(
-    terms: Terms, request: Request, after: str | None, is_over: Callable[[], Flow[bool]]
-) -> Stream[TimedEvent]:
+def follow(terms: Terms, request: Request, after: str | None) -> Stream[TimedEvent]:
     """The events of a stream, which is opened again where it broke, until all of it is told.
+
+    That it is told says the stream itself: a job may end, and say its last, while its service is
+    started again.
 
     Parameters
     ----------
@@ -106,12 +106,10 @@ def follow(
         What opens the stream.
     after
         Id of the last event that is known; None for all of them.
-    is_over
-        Asked when the service ended the stream: whether nothing more will come.
     """
     failures, since = 0, 0.0
     while True:
-        known = {"Last-Event-ID": after} if after else {}
+        known = {LAST_EVENT_ID: after} if after else {}
         headers = {**request.headers, "Accept": "text/event-stream", **known}
         attempt = Request(method=request.method, path=request.path, headers=headers)
         reply: Answer | Unanswered = yield Listen(attempt)
@@ -131,9 +129,7 @@ def follow(
                 if (event := read_event(message)) is not None:
                     yield Item(event)
         if failure is None:
-            # A service that is stopped ends its streams too, and says nothing.
-            if (yield from is_over()):
-                return
+            # A service that is stopped ends its streams so, and says nothing.
             yield Pause(AGAIN_S)
             continue
         now = terms.clock()

@@ -15,10 +15,12 @@ from ntk_dist.client.flow import Answer, Flow, Pause, Request, Send, Unanswered
 from ntk_dist.client.patience import Failure, Patience
 from ntk_dist.errors import (
     DefectError,
+    JobError,
     NTKDistError,
     OverloadedError,
     RequestError,
     RequestTooLargeError,
+    ServiceTimeoutError,
     ServiceUnreachableError,
 )
 
@@ -27,6 +29,11 @@ __all__ = ["Terms", "ask", "exchange", "failure_of", "path_of"]
 JSON = "application/json"
 NO_SERVICE = {301, 302, 303, 307, 308, 404, 405, 502, 503, 504}
 """What proxies and other servers answer, in words of their own, where no service of ours does."""
+AWAY = {502, 503, 504}
+"""What a proxy answers that lost its service, or a service that lost its database or workspace: it
+may be back in a moment."""
+FOR_GOOD = (ServiceTimeoutError, JobError)
+"""What would only come again: what took too long takes as long."""
 EXCERPT = 200
 """Characters of a body that nobody understood."""
 
@@ -118,12 +125,12 @@ def failure_of(url: str, request: Request, reply: Answer | Unanswered) -> Failur
         if not is_ours and asked_s is not None:
             error.retry_after_s = asked_s
         asked_s = error.retry_after_s
-    # A proxy that lost its service may have passed the request on before.
-    is_lost = isinstance(error, ServiceUnreachableError) and reply.status in {502, 503, 504}
+    is_away = reply.status in AWAY and not isinstance(error, FOR_GOOD)
     return Failure(
         error=error,
         asked_s=asked_s if reply.status in {429, 503} else None,
-        may_repeat=is_lost and request.is_repeatable,
+        # It may have been done before the answer was lost.
+        may_repeat=is_away and request.is_repeatable,
     )
 
 

@@ -145,15 +145,21 @@ class JobHandle(Bound[Driver]):
     @flow
     def logs(self, start: int = 0) -> Flow[str]:
         """What its driver has written to standard output and error, from byte ``start`` on."""
-        found, next_start = [], str(start)
-        while next_start:  # a service sends 4 MiB at a time, and says where to go on
-            params = {"start": next_start}
-            request = Request(method="GET", path=f"{self._path}/logs", params=params)
-            answer = yield from exchange(self._terms, request)
-            found.append(answer.body)
-            next_start = answer.headers.get("x-next-start", "") if answer.body else ""
+        piece, start = yield from self._log_piece(start)
+        found = [piece]
+        while piece:
+            piece, start = yield from self._log_piece(start)
+            found.append(piece)
         # A character whose last bytes are not written yet is left for the next call.
         return getincrementaldecoder("utf-8")(errors="replace").decode(b"".join(found))
+
+    @flow
+    def log_piece(self, start: int = 0) -> Flow[tuple[bytes, int]]:
+        """Some of what :meth:`logs` reads, as it was written, and the byte to go on from.
+
+        A service sends 4 MiB at a time; nothing, if nothing more was written yet.
+        """
+        return (yield from self._log_piece(start))
 
     @stream
     def events(self, after: str | None = None) -> Stream[TimedEvent]:
@@ -167,7 +173,7 @@ class JobHandle(Bound[Driver]):
             ``id`` of the last event that is known; None for all of them.
         """
         request = Request(method="GET", path=f"{self._path}/events")
-        yield from follow(self._terms.while_waiting(), request, after, self._is_over)
+        yield from follow(self._terms.while_waiting(), request, after)
 
     @flow
     def model(self) -> Flow[ModelHandle[Driver]]:
@@ -201,9 +207,12 @@ class JobHandle(Bound[Driver]):
         self._job = yield from ask(self._terms, Job, request)
         return self._job
 
-    def _is_over(self) -> Flow[bool]:
-        job = yield from self._refreshed(self._terms.while_waiting())
-        return job.state.is_over
+    def _log_piece(self, start: int) -> Flow[tuple[bytes, int]]:
+        params = {"start": str(start)}
+        request = Request(method="GET", path=f"{self._path}/logs", params=params)
+        answer = yield from exchange(self._terms, request)
+        told = answer.headers.get(wire.NEXT_START.lower(), "")
+        return answer.body, int(told) if told.isdecimal() else start + len(answer.body)
 
 
 def poll_s(looks: int, *, is_shown: bool) -> float:

@@ -186,7 +186,7 @@ def _part(terms: Terms, source: _AbstractSource, upload: Upload, number: int) ->
         path=path_of("v1", "uploads", upload.id, "parts", number),
         headers={
             "Content-Type": "application/octet-stream",
-            "X-Content-Sha256": hashlib.sha256(data).hexdigest(),
+            wire.CONTENT_SHA256: hashlib.sha256(data).hexdigest(),
         },
         body=data,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, insert, select, update
@@ -106,6 +107,11 @@ class Jobs(Rows[JobRecord]):
         """Jobs in one of some states, the oldest first."""
         wanted = JOBS.c.state.in_([str(state) for state in states])
         return self._all(select(JOBS).where(wanted).order_by(JOBS.c.id).limit(limit))
+
+    def alive_since(self, moment: datetime) -> list[JobRecord]:
+        """Jobs that are not over, and those that have changed since a moment."""
+        is_not_over = JOBS.c.state.in_([str(state) for state in JobState if not state.is_over])
+        return self._all(select(JOBS).where(is_not_over | (JOBS.c.updated >= moment)))
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs there are in every state."""

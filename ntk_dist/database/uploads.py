@@ -35,8 +35,8 @@ class Uploads(Rows[UploadRecord]):
         found = self._one(upload_id)
         if found is None:
             raise UploadNotFoundError(
-                f"expected the id of an upload, got {upload_id!r}, which is none (one that was "
-                "not completed in time is removed); begin again"
+                f"expected the id of an upload, got {upload_id!r}, which is none (one that is "
+                "not completed in time, or not read for long, is removed); begin again"
             )
         return found
 
@@ -63,3 +63,8 @@ class Uploads(Rows[UploadRecord]):
         """Uploads that were announced before a moment and never completed, the oldest first."""
         wanted = (UPLOADS.c.created < before) & UPLOADS.c.completed.is_(None)
         return self._all(select(UPLOADS).where(wanted).order_by(UPLOADS.c.created))
+
+    def completed(self, before: datetime) -> list[UploadRecord]:
+        """Uploads that were whole before a moment, the oldest first."""
+        wanted = UPLOADS.c.completed < before
+        return self._all(select(UPLOADS).where(wanted).order_by(UPLOADS.c.completed))

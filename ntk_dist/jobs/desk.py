@@ -196,7 +196,7 @@ class JobDesk:
             if news.is_over:
                 return self._queue.get(job_id)
             if not news.events:
-                time.sleep(POLL_S)
+                time.sleep(min(self._queue.poll_s, LOOK_EVERY_S))
 
     def _look_after(self, record: JobRecord) -> None:
         """Bring a record up to date; one that cannot be is left as it is, and that is said."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -21,10 +23,26 @@ LEAST_S = 1.0
 """A map is good for so long, in seconds."""
 COST_SHARE = 0.05
 """Or for longer where listing is slow: it takes at most this share of the time."""
+KEPT_S = 60.0
+"""A map that nobody asked for is forgotten after so long, in seconds."""
+
+
+@dataclass
+class _Entry:
+    """What is known of one matrix."""
+
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Held by whoever lists its blocks."""
+    blocks: Blocks | None = None
+    good_until: float = -math.inf
+    asked: float = -math.inf
 
 
 class GramMaps:
     """Maps of the Gram matrices of one workspace; threads may share one.
+
+    One of them lists the blocks of a matrix, which takes seconds for many in object storage; those
+    who ask for it meanwhile get the map of before, and other matrices are not kept waiting.
 
     Parameters
     ----------
@@ -37,9 +55,9 @@ class GramMaps:
     ) -> None:
         self._root = workspace / "grams"
         self._clock = clock
-        self._known: dict[str, tuple[float, Blocks]] = {}
-        """With the time until which it is good."""
+        self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
+        """Of the entries; never held while anything is read."""
 
     def of(self, key: str) -> Blocks | None:
         """The map of one Gram matrix; None where there is none of that key.
@@ -49,17 +67,34 @@ class GramMaps:
         StoreError
             It cannot be read.
         """
-        with self._lock:
+        entry = self._entry(key)
+        # Only who has no map at all waits for it.
+        if not entry.turn.acquire(blocking=entry.blocks is None):
+            return entry.blocks
+        try:
             start = self._clock()
-            # Those of matrices that nobody looks at any more are not kept.
-            self._known = {k: entry for k, entry in self._known.items() if entry[0] > start}
-            if key not in self._known:
-                if not is_gram(self._root / key):
-                    return None
-                blocks = _map_of(ZarrBlockStore.open(self._root / key))
+            if start >= entry.good_until:
+                place = self._root / key
+                entry.blocks = _map_of(ZarrBlockStore.open(place)) if is_gram(place) else None
                 now = self._clock()
-                self._known[key] = (now + max(LEAST_S, (now - start) / COST_SHARE), blocks)
-            return self._known[key][1]
+                if entry.blocks is not None:  # one that is not there yet may be any moment
+                    entry.good_until = now + max(LEAST_S, (now - start) / COST_SHARE)
+            return entry.blocks
+        finally:
+            entry.turn.release()
+
+    def _entry(self, key: str) -> _Entry:
+        """That of one matrix; those that nobody asks for any more are dropped."""
+        with self._lock:
+            now = self._clock()
+            self._entries = {
+                k: entry
+                for k, entry in self._entries.items()
+                if entry.turn.locked() or now < max(entry.asked + KEPT_S, entry.good_until)
+            }
+            entry = self._entries.setdefault(key, _Entry())
+            entry.asked = now
+            return entry
 
 
 def _map_of(store: ZarrBlockStore) -> Blocks:

@@ -25,7 +25,7 @@ from ntk_dist.settings import ServiceSettings
 from ntk_dist.standing import Standing
 from ntk_dist.store.location import Location, open_place
 from ntk_dist.store.place import AbstractPlace
-from ntk_dist.wire import IDEMPOTENCY_KEY, Blocks, Job, JobPage, JobState
+from ntk_dist.wire import IDEMPOTENCY_KEY, KEY_PATTERN, Blocks, Job, JobPage, JobState
 
 if TYPE_CHECKING:
     from ntk_dist.database.opened import Database
@@ -35,7 +35,6 @@ __all__ = ["HasLogs", "JobQueue", "News", "utc_now"]
 MAX_PAGE = 200
 RETRY_AFTER_S = 30.0
 """A full queue empties by whole jobs, which take minutes."""
-_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _JOB_ID = re.compile(r"[0-9a-f]{24}")
 _EVENT_ID = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,12})")
 
@@ -131,7 +130,7 @@ class JobQueue:
         OverloadedError
             As many jobs wait as may.
         """
-        if key is not None and not _KEY.fullmatch(key):
+        if key is not None and not re.fullmatch(KEY_PATTERN, key):
             raise RequestError(
                 f"{IDEMPOTENCY_KEY}: expected 1 to 200 visible ASCII characters, got {key[:200]!r}"
             )
@@ -248,6 +247,11 @@ class JobQueue:
                 f"the log, got {record.launcher!r}; ask the service that runs it"
             )
         return launcher.logs(record, start)
+
+    @property
+    def poll_s(self) -> float:
+        """Seconds after which :meth:`news` may have some: so often drivers write them down."""
+        return parts_of(self._place).flush_every_s
 
     def news(self, job_id: str, after: str | None = None) -> News:
         """Events of a job behind the one of id ``after``, as far as they are there; waits for none.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ntk_dist.jobs.journal import parts_of
-from ntk_dist.jobs.watch import POLL_S, Follower
+from ntk_dist.jobs.watch import Follower
 from ntk_dist.standing import Standing
 from ntk_dist.store.place import AbstractPlace
 
@@ -17,11 +17,15 @@ __all__ = ["Standings"]
 
 KEPT = 256
 """Runs that are remembered; a standing is some 10 kB, reading a long journal again 0.2 s."""
+LATE_S = 2.0
+"""Journals in object storage, which are written every 10 s, are looked at as often: a driver that
+is heard of every 20 s at worst counts as gone after 30."""
 
 
 @dataclass
 class _Reader:
     follower: Follower
+    every_s: float
     lock: threading.Lock = field(default_factory=threading.Lock)
     looked: float = -float("inf")
 
@@ -49,12 +53,14 @@ class Standings:
             The workspace cannot be read.
         """
         with self._lock:
-            reader = self._readers.setdefault(run, _Reader(Follower(parts_of(run))))
+            parts = parts_of(run)
+            every_s = min(parts.flush_every_s, LATE_S)
+            reader = self._readers.setdefault(run, _Reader(Follower(parts), every_s))
             self._readers.move_to_end(run)
             if len(self._readers) > KEPT:
                 self._readers.popitem(last=False)
         with reader.lock:
-            if self._clock() - reader.looked >= POLL_S:
+            if self._clock() - reader.looked >= reader.every_s:
                 reader.follower.read()
                 reader.looked = self._clock()
             standing = reader.follower.standing

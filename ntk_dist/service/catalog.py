@@ -64,13 +64,21 @@ class Catalog:
             until, entry = self._fresh.get((name, version), (0.0, None))
         return entry if self._clock() < until else None
 
-    def find(self, name: str, version: int | None = None) -> Entry:
+    def find(self, name: str, version: int | None = None, *, may_list: bool = True) -> Entry:
         """One version of a model; the latest where none is given.
+
+        Parameters
+        ----------
+        name, version
+            Of the model.
+        may_list
+            Whether whoever asks may hear what else there is: it is theirs to know, and to look it
+            up, which takes a request to object storage for every model.
 
         Raises
         ------
         ModelNotFoundError
-            There is none; the message says what there is.
+            There is none; the message says what there is, to those who may hear it.
         ArtifactError
             It is damaged.
         StoreUnreachableError
@@ -80,6 +88,9 @@ class Catalog:
         number = versions[-1] if version is None and versions else version
         if number is None or number not in versions:
             self._forget(name, versions)
+            if not may_list:
+                which = name if version is None else f"{name} version {version}"
+                raise ModelNotFoundError(f"expected a model that is published, got {which!r}")
             raise ModelNotFoundError(self._what_there_is(name, version, versions))
         entry = self._entry(name, number, versions)
         with self._lock:

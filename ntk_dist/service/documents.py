@@ -9,16 +9,27 @@ from dataclasses import dataclass
 from typing import Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ntk_dist.errors import InvalidInputError, RequestError, UnsupportedMediaTypeError
+from ntk_dist.errors import (
+    InvalidInputError,
+    RequestError,
+    RequestTooLargeError,
+    UnsupportedMediaTypeError,
+)
+from ntk_dist.units import format_bytes
 from ntk_dist.validation import UNION_ARMS, describe_problems
 from ntk_dist.wire import to_json
 
-__all__ = ["Document", "answer", "read_document"]
+__all__ = ["MAX_DOCUMENT_BYTES", "Document", "answer", "read_document"]
 
 JSON = "application/json"
+MAX_DOCUMENT_BYTES = 2**20
+"""A job file with a network of 1000 layers is 34 kB; data have addresses of their own."""
+INLINE_BYTES = 2**14
+"""What is read on the event loop, in some milliseconds; the longest take most of a second."""
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -47,7 +58,7 @@ async def read_document(
     Parameters
     ----------
     request
-        Its body is read whole; :mod:`.limits` bounds it.
+        Its body is read whole, and is bounded by :mod:`.limits` too.
     kind
         What it has to be.
     refusal
@@ -57,13 +68,40 @@ async def read_document(
     ------
     UnsupportedMediaTypeError
         It does not say that it is JSON.
+    RequestTooLargeError
+        It is longer than 1 MiB; no more of it is read.
     RequestError
         It is not JSON, or has text or numbers in it that nothing can be kept as.
     """
     given = request.headers.get("content-type", "nothing")
     if given.partition(";")[0].strip().lower() != JSON:
         raise UnsupportedMediaTypeError(f"Content-Type: expected {JSON}, got {given!r}")
-    body = await request.body()
+    body = await _bounded_body(request)
+    if len(body) <= INLINE_BYTES:
+        return _document(body, kind, refusal)
+    return await run_in_threadpool(_document, body, kind, refusal)
+
+
+async def _bounded_body(request: Request) -> bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal():
+        _require_fits(int(announced[:20]))
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        _require_fits(len(body))
+    return bytes(body)
+
+
+def _require_fits(n_bytes: int) -> None:
+    if n_bytes > MAX_DOCUMENT_BYTES:
+        raise RequestTooLargeError(
+            f"expected a JSON document of at most {format_bytes(MAX_DOCUMENT_BYTES)}, got "
+            f"{format_bytes(n_bytes)} or more: send files as uploads"
+        )
+
+
+def _document(body: bytes, kind: type[Kind], refusal: type[InvalidInputError]) -> Document[Kind]:
     try:
         found = json.loads(body, parse_float=_finite, parse_constant=_no_number)
         canonical = json.dumps(found, sort_keys=True, ensure_ascii=False).encode()

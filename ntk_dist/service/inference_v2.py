@@ -26,6 +26,7 @@ from ntk_dist.errors import (
     RequestTooLargeError,
     ServiceError,
     ServiceTimeoutError,
+    StoreError,
     UnsupportedMediaTypeError,
 )
 from ntk_dist.service.auth import Predictor
@@ -138,7 +139,10 @@ async def is_model_ready(
     service: ServiceHere, name: Name, version: Version | None = None
 ) -> dict[str, Any]:
     """Say whether a model can be asked; it is loaded when it is, if need be."""
-    await service.models.find(name, version)
+    try:
+        await service.models.find(name, version, may_list=False)
+    except StoreError as error:  # which says where it is, and anybody may ask here
+        raise type(error)(f"model {name!r} cannot be read; those with a token hear why") from error
     return {"name": name, "ready": True}
 
 

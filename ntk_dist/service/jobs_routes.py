@@ -29,7 +29,17 @@ from ntk_dist.service.documentation import json_body, problems
 from ntk_dist.service.documents import answer, read_document
 from ntk_dist.service.service import ServiceHere
 from ntk_dist.store.workspace import NAME_PATTERN
-from ntk_dist.wire import IDEMPOTENCY_KEY, Blocks, Job, JobPage, JobState
+from ntk_dist.wire import (
+    IDEMPOTENCY_KEY,
+    IDEMPOTENT_REPLAY,
+    KEY_PATTERN,
+    LAST_EVENT_ID,
+    NEXT_START,
+    Blocks,
+    Job,
+    JobPage,
+    JobState,
+)
 
 __all__ = ["router"]
 
@@ -100,7 +110,7 @@ async def submit_job(
         str | None,
         Header(
             alias=IDEMPOTENCY_KEY,
-            pattern="^[\x21-\x7e]{1,200}$",
+            pattern=f"^{KEY_PATTERN}$",
             description="Of your choice; the same key with the same body is the same job.",
         ),
     ] = None,
@@ -111,9 +121,9 @@ async def submit_job(
     `Idempotent-Replay`.
     """
     document = await read_document(request, JobSpec, JobSpecError)
-    digest = hashlib.sha256(document.canonical).hexdigest()
 
     def submit() -> tuple[Job, bool]:
+        digest = hashlib.sha256(document.canonical).hexdigest()
         # Asked first: what the same request referred to may be gone by now.
         before = service.queue.submitted_before(
             owner=caller.name, key=idempotency_key, body_sha256=digest
@@ -133,7 +143,7 @@ async def submit_job(
     return answer(
         service.names.json(job),
         202,
-        headers if is_new else {**headers, "Idempotent-Replay": "true"},
+        headers if is_new else {**headers, IDEMPOTENT_REPLAY: "true"},
     )
 
 
@@ -203,7 +213,7 @@ def get_job_logs(
     Places of the service itself are stars.
     """
     found = service.names.log(lambda first: service.queue.logs(job_id, first), start)
-    headers = {"X-Next-Start": str(start + len(found))}
+    headers = {NEXT_START: str(start + len(found))}
     return Response(found, headers=headers, media_type="text/plain")
 
 
@@ -220,7 +230,7 @@ async def get_job_events(
     service: ServiceHere,
     job_id: JobId,
     last_event_id: Annotated[
-        str | None, Header(alias="Last-Event-ID", description="Go on behind this one.")
+        str | None, Header(alias=LAST_EVENT_ID, description="Go on behind this one.")
     ] = None,
 ) -> Response:
     """Follow a job by server-sent events, from its beginning to its end."""

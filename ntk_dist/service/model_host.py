@@ -143,11 +143,6 @@ class ModelHost:
         return {key: each.model.n_bytes for key, each in list(self._loaded.items())}
 
     @property
-    def waiting_requests(self) -> int:
-        """Requests that wait for predictions."""
-        return self._batcher.lanes.requests
-
-    @property
     def waiting_rows(self) -> int:
         """Rows that wait for predictions."""
         return self._batcher.lanes.rows
@@ -168,9 +163,12 @@ class ModelHost:
             return read()
         return await asyncio.get_running_loop().run_in_executor(self._parsing, read)
 
-    async def find(self, name: str, version: int | None = None) -> Model:
-        """What :meth:`describe` says, or said within the last second."""
-        return self._model(await self._entry(name, version))
+    async def find(self, name: str, version: int | None = None, *, may_list: bool = True) -> Model:
+        """What :meth:`describe` says, or said within the last second.
+
+        Of a model that is not there it says what there is only to those who ``may_list`` it.
+        """
+        return self._model(await self._entry(name, version, may_list=may_list))
 
     async def predict(
         self, name: str, version: int | None, x: np.ndarray, *, timeout_s: float | None = None
@@ -191,7 +189,8 @@ class ModelHost:
         ModelNotFoundError
             There is no such model.
         RequestTooLargeError
-            There are more rows than one request may have.
+            There are more rows than one request may have, or their answer is larger than a request
+            may be.
         DataError
             The rows do not fit the model, or are no finite numbers, or predictions overflow.
         MemoryBudgetError
@@ -212,24 +211,34 @@ class ModelHost:
         )
         start = time.monotonic()
         entry = await self._entry(name, version)
+        self._require_answerable(len(x) if x.ndim else 1, entry.model.n_targets)
         loaded = await self._ready(entry, limit_s)
         model = loaded.model
         rows = await self.parse(partial(model.prepare, x), x.nbytes)
         left_s = max(0.001, limit_s - (time.monotonic() - start))
         values = await self._batcher.values(loaded, rows, left_s)
-        model.require_finite(values)
-        return Answer(values, model.output(values), model.labels(values), self._model(entry))
+        answer = partial(_answer, model, values, self._model(entry))
+        return await self.parse(answer, values.nbytes)
+
+    def _require_answerable(self, n_rows: int, n_targets: int) -> None:
+        """Refuse an answer that takes more memory than what is asked may; one row may always be."""
+        n_bytes, most = 8 * n_rows * n_targets, self._limits.max_body_bytes
+        if n_rows > 1 and n_bytes > most:
+            raise RequestTooLargeError(
+                f"expected an answer of at most {format_bytes(most)}, got {n_rows} rows of "
+                f"{n_targets} numbers each, {format_bytes(n_bytes)}: send them in parts"
+            )
 
     def _model(self, entry: Entry) -> Model:
         model = entry.model
         return replace(model, is_loaded=(model.name, model.version) in self._loaded)
 
-    async def _entry(self, name: str, version: int | None) -> Entry:
+    async def _entry(self, name: str, version: int | None, *, may_list: bool = True) -> Entry:
         if (known := self._catalog.known(name, version)) is not None:
             return known
         try:
             entry = await asyncio.get_running_loop().run_in_executor(
-                self._reading, self._catalog.find, name, version
+                self._reading, partial(self._catalog.find, name, version, may_list=may_list)
             )
         except ModelNotFoundError:
             self._let_go(lambda key: key[0] == name and version in (None, key[1]))
@@ -300,6 +309,18 @@ def _read(entry: Entry) -> _Loaded:
         ) from error
     model.values(model.prepare(np.zeros((1, *model.row_shape))))
     return _Loaded(model, entry.checksum)
+
+
+def _answer(model: ServingModel, values: np.ndarray, about: Model) -> Answer:
+    """Predictions in all their shapes.
+
+    Raises
+    ------
+    DataError
+        They overflow.
+    """
+    model.require_finite(values)
+    return Answer(values, model.output(values), model.labels(values), about)
 
 
 def _values(lane: _Loaded, x: np.ndarray, threads: int) -> np.ndarray:

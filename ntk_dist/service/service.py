@@ -155,7 +155,7 @@ class Service:
                 log.warning("old uploads are not removed: %s", error)
             else:
                 if count:
-                    log.info("removed %d uploads that were never completed", count)
+                    log.info("removed %d uploads that nobody completed, or reads", count)
             await asyncio.sleep(SWEEP_S)
 
 

@@ -84,6 +84,7 @@ class Uploads:
         self._workspace = workspace
         self._database = database
         self._max_bytes = settings.max_upload_bytes
+        self._kept = timedelta(days=settings.upload_days)
         self._part_bytes = min(PART_BYTES, settings.max_body_bytes)
 
     def begin(self, announced: NewUpload, owner: str) -> Upload:
@@ -219,12 +220,34 @@ class Uploads:
         self._database.uploads.delete(record.id)
 
     def sweep(self, now: datetime) -> int:
-        """Remove what was begun long ago and never completed; how many that were."""
+        """Remove what was never completed, and what no job has read for long; how many that were.
+
+        A job that is over may be resumed, or submitted again, and finds its data for as many days
+        as an upload is kept without any.
+        """
+        return self._sweep_unfinished(now) + self._sweep_unread(now - self._kept)
+
+    def _sweep_unfinished(self, now: datetime) -> int:
         old = self._database.uploads.unfinished(now - KEPT)
         for record in old:
             with suppress(UploadNotFoundError):
                 self.delete(record.id)
         return len(old)
+
+    def _sweep_unread(self, before: datetime) -> int:
+        old = self._database.uploads.completed(before)
+        jobs = self._database.jobs.alive_since(before) if old else []
+        read = {place for job in jobs for place in _places(job.spec)}
+        count = 0
+        for record in old:
+            prefix = f"{self._folder(record)}/"
+            if any(place.startswith(prefix) for place in read):
+                continue
+            # Another replica may be faster, and so may a job.
+            with suppress(UploadNotFoundError, ConflictError):
+                self.delete(record.id)
+                count += 1
+        return count
 
     def place(self, name: str) -> str:
         """The path or address that ``upload://ID``, or ``upload://ID:array``, means to a driver.

@@ -22,7 +22,7 @@ from ntk_dist.service.documentation import binary_body, json_body, problems
 from ntk_dist.service.documents import answer, read_document
 from ntk_dist.service.service import Service, ServiceHere
 from ntk_dist.service.uploads import NewUpload
-from ntk_dist.wire import Upload
+from ntk_dist.wire import CONTENT_SHA256, Upload
 
 __all__ = ["router"]
 
@@ -72,7 +72,7 @@ async def put_part(
     sha256: Annotated[
         str,
         Header(
-            alias="X-Content-Sha256",
+            alias=CONTENT_SHA256,
             pattern="^[0-9a-f]{64}$",
             description="Of this part, in lower-case hexadecimal.",
         ),

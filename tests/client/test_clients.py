@@ -33,7 +33,7 @@ def answers(make_job, model):
     )
     events = (
         b'id: 1\nevent: phase\ndata: {"phase": "solve", "state": "started", '
-        b'"time": "2026-01-02T03:04:05Z"}\n\n'
+        b'"time": "2026-01-02T03:04:05Z"}\n\nid: 2\nevent: end\ndata: {}\n\n'
     )
     labels = np.array(["no", "yes"])
     return {
@@ -46,7 +46,10 @@ def answers(make_job, model):
         "GET /v1/jobs/j1": [make_job("running"), make_job("succeeded", model_version=2)],
         "POST /v1/jobs/j1:cancel": make_job("cancelled"),
         "POST /v1/jobs/j1:resume": make_job("queued"),
-        "GET /v1/jobs/j1/logs": httpx.Response(200, text="a line\n"),
+        "GET /v1/jobs/j1/logs": [
+            httpx.Response(200, text="a line\n", headers={"x-next-start": "10"}),
+            httpx.Response(200),
+        ],
         "GET /v1/jobs/j1/events": httpx.Response(200, content=events),
         "GET /v1/models": ModelList(items=(model,)),
         "GET /v1/models/digits": model,
@@ -75,7 +78,7 @@ def test_both_clients_say_the_same(answers, script):
             told.append(client.version())
             job = client.submit(SPEC, key="k")
             told += [job.info, job.wait(), job.model().info]
-            told += [job.cancel(), job.resume(), job.logs(start=3)]
+            told += [job.cancel(), job.resume(), job.logs(start=3), job.log_piece(start=3)]
             told += list(job.events(after="0"))
             told += [one.info for one in client.jobs(state="queued", name="digits")]
             told += [client.job("j1").info, client.models()[0].info]
@@ -90,6 +93,7 @@ def test_both_clients_say_the_same(answers, script):
             job = await client.submit(SPEC, key="k")
             told += [job.info, await job.wait(), (await job.model()).info]
             told += [await job.cancel(), await job.resume(), await job.logs(start=3)]
+            told.append(await job.log_piece(start=3))
             told += [one async for one in job.events(after="0")]
             told += [one.info async for one in client.jobs(state="queued", name="digits")]
             told += [(await client.job("j1")).info, (await client.models())[0].info]

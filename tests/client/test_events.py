@@ -46,6 +46,7 @@ def line(id, record, time="2026-01-02T03:04:05Z"):
 
 
 FIRST = PhaseEvent(phase="solve", state="started", total=3)
+LAST = b'id: 5\nevent: end\ndata: {"kind": "end", "state": "succeeded"}\n\n'
 SECOND = StepEvent(step=1, residuals=(0.5, float("nan")), tol=1e-6)
 
 
@@ -81,11 +82,11 @@ class Cut(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 def test_a_stream_that_breaks_is_opened_again_where_it_broke(side, make_job):
-    opened, states = [], iter(["running", "running", "succeeded"])
+    opened = []
 
     def answer(request):
         if not request.url.path.endswith("/events"):
-            return httpx.Response(200, json=to_json(make_job(next(states))))
+            return httpx.Response(200, json=to_json(make_job()))
         opened.append(request.headers.get("last-event-id"))
         assert request.headers["accept"] == "text/event-stream"
         if len(opened) == 1:
@@ -95,7 +96,7 @@ def test_a_stream_that_breaks_is_opened_again_where_it_broke(side, make_job):
         if len(opened) == 3:
             unknown = b"id: 3\nevent: of-tomorrow\ndata: {}\n\n"
             return httpx.Response(200, content=line(2, SECOND) + unknown)
-        return httpx.Response(200, content=line(4, FIRST))
+        return httpx.Response(200, content=line(4, FIRST) + LAST)
 
     found = side.run(answer, collected)
     assert opened == [None, "1", "1", "3"]
@@ -103,6 +104,22 @@ def test_a_stream_that_breaks_is_opened_again_where_it_broke(side, make_job):
     assert found[0].event == FIRST
     assert found[1].event.residuals[0] == 0.5
     assert found[0].time.isoformat() == "2026-01-02T03:04:05+00:00"
+
+
+def test_what_a_job_said_while_its_service_was_started_again_is_heard(side, make_job):
+    opened = []
+
+    def answer(request):
+        if not request.url.path.endswith("/events"):
+            return httpx.Response(200, json=to_json(make_job("succeeded")))
+        opened.append(request.headers.get("last-event-id"))
+        # A service that is stopped ends its streams, and by the next one the job is over.
+        content = line(1, FIRST) if len(opened) == 1 else line(2, SECOND) + LAST
+        return httpx.Response(200, content=content)
+
+    found = side.run(answer, collected)
+    assert opened == [None, "1"]
+    assert [one.id for one in found] == ["1", "2"]
 
 
 def test_an_error_ends_the_stream(side, make_job):

@@ -98,6 +98,28 @@ def test_logs_are_read_to_their_end_and_no_further(side, make_job):
     assert starts == [1, 4, 7, 10, 11]
 
 
+def test_a_log_is_read_as_it_was_written(side, make_job):
+    log = b"caf\xe9 \xff\n"
+
+    def answer(request):
+        if not request.url.path.endswith("/logs"):
+            return httpx.Response(200, json=to_json(make_job()))
+        start = int(request.url.params["start"])
+        piece = log[start:][:4]
+        return httpx.Response(200, content=piece, headers={"x-next-start": str(start + len(piece))})
+
+    def flow(client):
+        job = yield from type(client).job(client, "j1")
+        start, found = 0, []
+        while True:
+            piece, start = yield from type(job).log_piece(job, start)
+            if not piece:
+                return b"".join(found), start
+            found.append(piece)
+
+    assert side.run(answer, flow) == (log, len(log))
+
+
 def story(make_job):
     gram = Progress(phase="gram", label="computing Gram blocks", note="1 of 4", fraction=0.25)
     solve = Progress(phase="solve", label="solving", note="step 9", seconds={"gram": 2.0})

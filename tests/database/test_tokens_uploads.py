@@ -74,3 +74,10 @@ def test_old_uploads_that_were_not_completed_are_found(database, upload, moment)
         made = replace(upload, id=f"u{k}", created=moment - hours * HOUR, completed=completed)
         database.uploads.insert(made)
     assert [found.id for found in database.uploads.unfinished(moment - HOUR / 2)] == ["u0", "u1"]
+
+
+def test_uploads_that_are_complete_for_long_are_found(database, upload, moment):
+    for k, hours in enumerate([1, 3, None, 2]):
+        completed = None if hours is None else moment - hours * HOUR
+        database.uploads.insert(replace(upload, id=f"u{k}", completed=completed))
+    assert [found.id for found in database.uploads.completed(moment - 1.5 * HOUR)] == ["u1", "u3"]

@@ -7,19 +7,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 import pytest
 
-from ntk_dist import cli, stax
+from ntk_dist import Client, cli, stax
+from ntk_dist.cli import jobs as cli_jobs
 from ntk_dist.database import database_url, open_database
 from ntk_dist.jobs import lifecycle
 from ntk_dist.jobs.queue import utc_now
 from ntk_dist.jobs.spec import JobSpec, job_schema
-from ntk_dist.wire import Failure, JobState
+from ntk_dist.wire import NEXT_START, Failure, Job, JobState, to_json
 
 CONV = stax.Conv(1, (3, 3), padding="SAME")
 NET = stax.serial(CONV, stax.Relu(), CONV, stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1))
@@ -142,6 +145,35 @@ def test_a_service_does_the_same_with_a_job(service: str, tmp_path: Path, run: R
     assert run("jobs", "0" * 24, *here).returncode == 2
     # Who looks into its workspace sees the same.
     assert job["id"] in run("jobs", "--workspace", tmp_path / "service").stdout
+
+
+def test_a_log_that_is_no_text_is_followed_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setattr(cli_jobs, "LOG_EVERY_S", 0.0)
+    now = utc_now()
+    times = {"created": now, "updated": now}
+    running = Job(
+        id="j1", name="a", state=JobState.RUNNING, attempt=1, launcher="p", executor="e", **times
+    )
+    written = [b"caf\xe9 \xff\n"]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/logs"):
+            return httpx.Response(200, json=to_json(running))
+        log, start = b"".join(written), int(request.url.params["start"])
+        headers = {NEXT_START: str(len(log))}
+        if start == len(log) and len(written) == 1:
+            written.append(b"and on\n")
+            ended["state"] = JobState.SUCCEEDED
+        return httpx.Response(200, content=log[start:], headers=headers)
+
+    ended: dict[str, Any] = {}
+    with Client(transport=httpx.MockTransport(answer)) as client:
+        office = cli_jobs._There(client)
+        monkeypatch.setattr(office, "job", lambda job_id: replace(running, **ended))
+        assert cli_jobs._print_logs(office, running, follow=True) == 0
+    assert capfdbinary.readouterr().out == b"".join(written)
 
 
 def put(tmp_path: Path, **changes: Any) -> str:

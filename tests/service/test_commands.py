@@ -45,6 +45,27 @@ def test_a_token_from_its_making_to_its_end(run, tmp_path):
     assert "expected the id of a token, got 'nobody'" in told
 
 
+@pytest.mark.parametrize("command", [["list"], ["revoke", "a1"]])
+def test_a_mistyped_workspace_is_not_made(run, tmp_path, command):
+    code, _, told = run("token", *command, "--workspace", tmp_path / "wss")
+    assert code == 2
+    assert f"expected a workspace, got {tmp_path / 'wss'}, where there is none" in told
+    assert not list(tmp_path.iterdir())
+    here = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    assert (
+        run("token", "list", "--workspace", tmp_path / "wss", "--database", here)[1] == "no tokens"
+    )
+
+
+def test_where_a_token_is_kept_is_said_beside_it(run, tmp_path):
+    code, text, told = run("token", "create", "--scope", "read", "--workspace", tmp_path / "ws")
+    place = told.removeprefix("good for services on ")
+    assert (code, place.endswith(f"{tmp_path}/ws/service/state.db")) == (0, True)
+    assert token_id_of(text)
+    made = run("token", "create", "--scope", "read", "--workspace", tmp_path / "ws", "--json")
+    assert json.loads(made[1])["database"] == place
+
+
 def test_a_token_is_good_in_the_database_it_was_made_in(run, tmp_path, make_callers):
     text = run("token", "create", "--scope", "read", "--workspace", tmp_path / "ws")[1]
     callers = make_callers()

@@ -71,6 +71,7 @@ def test_server_and_models_say_what_they_are(client, models):
     assert client.is_model_ready("sum")
     assert client.is_model_ready("sum", "1")
     assert not client.is_model_ready("nothing")
+    assert not client.is_model_ready("sum", "2")
     told = client.get_model_metadata("kind", "1")
     assert told["versions"] == ["1"]
     assert told["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ntk_dist.jobs import lifecycle
+from ntk_dist.service.documents import MAX_DOCUMENT_BYTES
 from ntk_dist.service.event_stream import EventStreams
 from ntk_dist.wire import Job, JobState, of_json
 
@@ -188,6 +189,29 @@ def test_a_body_in_chunks_is_counted_too(shared, error_of):
     assert error_of(refused)[:2] == (413, "too_large")
 
 
+@pytest.mark.parametrize("address", ["/v1/jobs", "/v1/uploads"])
+def test_a_document_is_a_small_thing(make_callers, error_of, address):
+    client = make_callers().may("submit")  # who may send bodies of 64 MiB
+    kind = {"Content-Type": "application/json"}
+    read = 0
+
+    async def chunks():
+        nonlocal read
+        for _ in range(64):
+            read += 2**18
+            yield b" " * 2**18
+
+    for content in (b" " * (MAX_DOCUMENT_BYTES + 1), chunks()):
+        status, code, words = error_of(client.post(address, content=content, headers=kind))
+        assert (status, code) == (413, "too_large")
+        assert "a JSON document of at most 1.0 MiB, got 1." in words
+    assert read < 2**21
+    longest = b"{" + b" " * (MAX_DOCUMENT_BYTES - 2) + b"}"
+    refused = error_of(client.post(address, content=longest, headers=kind))
+    assert refused[0] in {400, 422}
+    assert "sha256: missing" in refused[2] or "name: missing" in refused[2]
+
+
 @pytest.mark.parametrize(
     ("method", "address", "status", "code"),
     [
@@ -237,15 +261,22 @@ def test_logs_blocks_and_events_of_a_job_that_waits(callers, job, error_of):
     assert json.loads(last[2].removeprefix("data: ")) == {"kind": "end", "state": "cancelled"}
 
 
-def test_streams_say_that_they_live_and_are_bounded(callers, job, error_of):
+def test_streams_say_that_they_live_and_are_bounded(callers, job, error_of, monkeypatch):
     service, client = callers.service, callers.may("admin")
     place = client.post("/v1/jobs", json=job).headers["Location"]
-    asked = iter([False, False, True])
+    asked = iter([False, False, False, False, True])
     service.event_streams = EventStreams(
         service.queue, lambda: next(asked), max_streams=1, heartbeat_s=0.0
     )
     told = client.get(f"{place}/events").text
     assert told.count(": nothing new") == 2
     assert "event: end" not in told
+    # Where drivers write every ten seconds nothing is read meanwhile, but the service may end.
+    news, looks, asked = service.queue.news, [], iter([False, False, False, True, True])
+    monkeypatch.setattr(type(service.queue), "poll_s", 1000.0)
+    monkeypatch.setattr(service.queue, "news", lambda *which: looks.append(which) or news(*which))
+    service.event_streams = EventStreams(service.queue, lambda: next(asked))
+    assert "event: end" not in client.get(f"{place}/events").text
+    assert len(looks) == 2
     service.event_streams = EventStreams(service.queue, lambda: True, max_streams=0)
     assert error_of(client.get(f"{place}/events"))[:2] == (429, "overloaded")

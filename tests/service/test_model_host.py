@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from ntk_dist.errors import (
 )
 from ntk_dist.model.artifact import write_artifact
 from ntk_dist.model.portable import pack
-from ntk_dist.service import catalog
+from ntk_dist.service import catalog, model_host
 from ntk_dist.service.model_host import ModelHost
 from ntk_dist.settings import ServiceSettings
 from ntk_dist.store.workspace import Workspace
@@ -113,6 +114,18 @@ def test_models_that_are_not_there(host, name, version, told):
         host.describe(name, version)
 
 
+def test_strangers_hear_of_no_other_model_and_nothing_is_looked_up_for_them(host, monkeypatch):
+    def walk(workspace):
+        raise AssertionError("every model was looked at")
+
+    monkeypatch.setattr(Workspace, "models", walk)
+    for name, version in (("nothing", None), ("line", 7), ("../line", None)):
+        with pytest.raises(ModelNotFoundError, match="expected a model that is pub") as caught:
+            asyncio.run(host.find(name, version, may_list=False))
+        assert "other" not in str(caught.value)
+        assert "[1]" not in str(caught.value)
+
+
 def test_rows_that_do_not_fit(host, workspace):
     with pytest.raises(DataShapeError, match=r"shape \(n, 3\), got \(4, 2\)"):
         ask(host, "line", None, NEW[:, :2])
@@ -124,6 +137,34 @@ def test_rows_that_do_not_fit(host, workspace):
     with pytest.raises(RequestTooLargeError, match="at most 3 rows, got 4"):
         ask(few, "line", None, NEW)
     few.close()
+
+
+def test_an_answer_is_no_larger_than_a_request_may_be(host, workspace):
+    small = ModelHost(workspace, ServiceSettings(max_body_bytes=64))
+    assert ask(small, "other", None, NEW).y.nbytes == 64
+    with pytest.raises(RequestTooLargeError, match="at most 64 B, got 5 rows of 2 numbers each"):
+        ask(small, "other", None, np.ones((5, 3)))
+    assert ask(small, "line", None, np.ones((5, 3))).y.shape == (5, 1)
+    small.close()
+    tiny = ModelHost(workspace, ServiceSettings(max_body_bytes=8))
+    assert ask(tiny, "other", None, NEW[:1]).y.shape == (1, 2)  # no smaller one could be asked for
+    tiny.close()
+
+
+def test_a_large_answer_is_looked_at_in_a_thread(host, monkeypatch):
+    where = {}
+    finish = model_host._answer
+
+    def noted(model, values, about):
+        where[len(values)] = threading.current_thread().name
+        return finish(model, values, about)
+
+    monkeypatch.setattr(model_host, "_answer", noted)
+    for n_rows in (4, model_host.INLINE_BYTES // 8 + 1):
+        ask(host, "line", None, np.ones((n_rows, 3)))
+    small, large = where.values()
+    assert small == threading.main_thread().name
+    assert large.startswith("rows")
 
 
 def test_new_versions_are_noticed_and_old_ones_stay(host, workspace, models):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from ntk_dist import NTKClassifier, NTKRegressor, stax
+from ntk_dist import AsyncClient, NTKClassifier, NTKRegressor, stax
 from ntk_dist.errors import OverloadedError
 from ntk_dist.model.artifact import write_artifact
 from ntk_dist.model.portable import pack
@@ -27,6 +28,7 @@ def models():
     return {
         "sum": NTKRegressor(NET).fit(X, X.sum(axis=(1, 2))),
         "kind": NTKClassifier(NET).fit(X, np.array(["a", "b", "c"])[np.arange(40) % 3]),
+        "wide": NTKRegressor(NET).fit(X, RNG.normal(size=(40, 500))),
     }
 
 
@@ -142,3 +144,20 @@ def test_too_much_to_do_is_said_before_a_body_is_read(callers, error_of, monkeyp
     assert error_of(answer)[:2] == (429, "overloaded")
     assert answer.headers["retry-after"] == "3"
     assert answer.json()["error"]["retry_after_s"] == 2.5
+
+
+def test_an_answer_that_is_too_large_is_asked_for_in_halves(callers, models, error_of):
+    x = X.repeat(2, axis=0)[:40]
+    whole = send(callers.may("predict"), to_npy(x), NPY, "/v1/models/wide:predict")
+    found = error_of(whole)
+    assert found[:2] == (413, "too_large")
+    assert "at most 64.0 KiB, got 40 rows of 500 numbers each, 156.2 KiB" in found[2]
+
+    async def ask():
+        transport = httpx.ASGITransport(callers.app)
+        token = callers.new_token(["read", "predict"])
+        async with AsyncClient(transport=transport, token=token) as client:
+            return await (await client.model("wide")).predict(x)
+
+    y = callers.anyone()._loop.run(ask())
+    np.testing.assert_allclose(y, models["wide"].predict(x), rtol=1e-9, atol=1e-9)
