@@ -84,7 +84,8 @@ def unpack(
         if "feature_names_in" in arrays:
             model.feature_names_in_ = arrays["feature_names_in"].astype(object)
         if "input_range" in record:  # not in models written before it was kept
-            model.input_range_ = tuple(map(float, record["input_range"]))
+            low, high = record["input_range"]
+            model.input_range_ = (float(low), float(high))
         model.rows_ = artifact.rows
         model.statistics_ = artifact.statistics
         model.dual_coef_ = artifact.dual_coef

@@ -76,20 +76,20 @@ class ModelFacts:
             kernel = Kernel(network.layer, (parameters.kernel,), parameters.exact_dtype)
             kernel.check(row_shape)
             n_targets = len(report.residuals)
-            low, high = record.get("input_range") or (None, None)
+            known = record.get("input_range")
             return cls(
                 task=task,
                 parameters=parameters,
                 architecture=record["architecture"],
                 row_shape=row_shape,
-                input_range=None if low is None else (float(low), float(high)),
+                input_range=None if known is None else (float(known[0]), float(known[1])),
                 n_rows=report.n_unique,
                 n_targets=n_targets,
                 n_bytes=_serving_bytes(kernel, row_shape, report.n_unique, n_targets),
                 report=record["report"],
                 checksum=record["checksum"],
             )
-        except (AttributeError, KeyError, TypeError, ValueError, NTKDistError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, NTKDistError) as error:
             raise ArtifactError(f"model.json makes no sense: {error!r}") from error
 
     @property
