@@ -88,7 +88,8 @@ class _AnyClient(Bound[Driver]):
         Parameters
         ----------
         job
-            A job file, or what would be in it. An architecture in a file of its own is sent along.
+            A job file, or what would be in it. An architecture in a file of its own is sent along,
+            and the workspace of a job file is not: the service has its own.
         key
             A second submission under the same key is the same job, whoever makes it: give one, and
             a script that is run again submits nothing twice. None: one of this call, so that its

@@ -70,6 +70,9 @@ class ModelHandle(Bound[Driver]):
     def predict(self, X: Any, *, rows_per_request: int | None = None) -> Flow[np.ndarray]:
         """Labels of a classifier, values of a regressor.
 
+        A prediction changes nothing, so that of a service that ended in the middle is asked for
+        again, of the same version, once the service is back.
+
         Parameters
         ----------
         X : array of shape (n_rows, *info.row_shape)

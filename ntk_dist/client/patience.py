@@ -3,7 +3,8 @@
 Only what is safe is repeated. A service that says when to ask again (429, or 503, with Retry-After)
 has not begun with the request. A connection that could not be made has carried nothing. One that
 broke may have carried everything, so the request is repeated only if a second one does no harm: it
-reads, it replaces, or it has a key by which the service knows it. A request that took too long is
+reads (as a prediction does, though it is a POST), it replaces, or it has a key by which the service
+knows it. A request that took too long is
 not repeated: it would take as long again, and the service would work twice.
 """
 

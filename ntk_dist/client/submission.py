@@ -52,6 +52,8 @@ class DataHere(NamedTuple):
 def read_job(job: JobLike) -> dict[str, Any]:
     """The keys of a job: its architecture inline, and the places in a file resolved against it.
 
+    The workspace of a job file is where this machine keeps its fits; a service has its own.
+
     Raises
     ------
     JobSpecError
@@ -59,6 +61,8 @@ def read_job(job: JobLike) -> dict[str, Any]:
     """
     folder = None if isinstance(job, Mapping) else Path(job).expanduser().parent
     spec = dict(job) if isinstance(job, Mapping) else _in_file(Path(job).expanduser())
+    if folder is not None:
+        spec.pop("workspace", None)
     for section, key, place in _places(spec):
         text = str(place) if isinstance(place, str | Path) else place
         if folder is not None and isinstance(text, str) and not _ADDRESS.match(text):

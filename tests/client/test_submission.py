@@ -24,11 +24,12 @@ def folder(tmp_path):
         "test: {x: 's3://bucket/x.npy', y: /far/y.npy}\n"
         "architecture: arch.json\n"
         "solver: {tol: 1.0e-6}\n"
+        "workspace: ./ws\n"
     )
     return tmp_path
 
 
-def test_a_job_file_is_made_whole(folder):
+def test_a_job_file_is_made_whole_but_for_a_place_that_is_of_this_machine(folder):
     job = read_job(folder / "job.yaml")
     assert job == {
         "name": "digits",
@@ -46,9 +47,10 @@ def test_an_architecture_is_sent_whole_however_it_is_given(given, folder, monkey
 
 
 def test_a_mapping_is_left_as_it_was():
-    job = {"data": {"x": Path("x.npy"), "y": "y.npy"}, "architecture": "/far/arch.json"}
+    kept = {"architecture": "/far/arch.json", "workspace": "./ws"}
+    job = {"data": {"x": Path("x.npy"), "y": "y.npy"}, **kept}
     read = read_job(job)
-    assert read == {"data": {"x": "x.npy", "y": "y.npy"}, "architecture": "/far/arch.json"}
+    assert read == {"data": {"x": "x.npy", "y": "y.npy"}, **kept}
     assert job["data"]["x"] == Path("x.npy")
 
 

@@ -156,6 +156,30 @@ def test_the_other_client_finds_the_same(trained, server, token, waves):
     assert later == ids[3:]
 
 
+def test_a_job_whose_data_make_no_sense_says_why(trained, server, token, waves):
+    x, y = waves
+    with_nan = x.copy()
+    with_nan[17, 2] = np.nan
+    job = {"name": "spoilt", "task": "classification", "architecture": NET}
+    spoilt = [
+        ({"data": {"x": with_nan, "y": y}}, errors.NonFiniteDataError, "1 of 100 rows: 17"),
+        (
+            {"data": {"x": x, "y": y}, "test": {"x": x[:9, :3], "y": y[:9]}},
+            errors.DataShapeError,
+            r"\(4,\).*\(3,\)",
+        ),
+    ]
+    with Client(server.url, token=token) as client:
+        for data, kind, words in spoilt:
+            handle = client.submit({**job, **data}, upload=True)
+            with pytest.raises(errors.JobFailedError, match=words) as caught:
+                handle.wait(timeout_s=200)
+            assert type(caught.value.__cause__) is kind
+            assert handle.info.state is JobState.FAILED
+            assert handle.info.failure.code == kind.code
+        assert [one.name for one in client.models()] == ["waves"]
+
+
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """What runs a call of a client against an application in this process, without drivers."""

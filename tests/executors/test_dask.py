@@ -140,6 +140,33 @@ def test_shards_go_with_a_driver_that_is_killed(cluster: DaskExecutor, tmp_path:
     assert cluster.n_workers == 2
 
 
+class Housed:
+    """A shard that says where it lives."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def ask(self) -> tuple[str, int]:
+        return self.name, os.getpid()
+
+
+def test_a_shard_moves_in_with_another_when_its_worker_does_not_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ntk_dist.executors.dask._RESTART_S", 0.5)
+    with (
+        DaskExecutor(n_workers=2) as executor,
+        executor.shards(Housed, ["a", "b", "c", "d"]) as shards,
+    ):
+        homes = dict(shards.call("ask"))
+        gone = psutil.Process(homes["a"])
+        gone.parent().kill()  # the nanny, which would start another worker
+        gone.kill()
+        (left,) = {home for home in homes.values() if home != gone.pid}
+        assert shards.call("ask") == [(name, left) for name in "abcd"]
+        assert executor.n_workers == 1
+
+
 def test_a_shard_of_which_only_the_name_is_here_counts_as_lost(cluster: DaskExecutor) -> None:
     ((_, outcome),) = cluster.map_unordered(lambda name: call_shard(name, "ask", ()), ["moved"])
     assert "held this shard is gone" in str(outcome.error)

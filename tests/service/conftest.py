@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,7 +22,11 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
+from ntk_dist import stax
+from ntk_dist.jobs.launch import AbstractLauncher
+from ntk_dist.service import service as service_module
 from ntk_dist.service.app import create_app
 from ntk_dist.service.service import ServiceConfig
 from ntk_dist.service.tokens import new_token
@@ -153,6 +159,39 @@ def job(data_root: Path) -> dict:
 
 
 @pytest.fixture
+def slow_job(tmp_path: Path, rng: np.random.Generator) -> dict:
+    """55 blocks of images, in a folder ``data`` that only this job reads."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    images = rng.normal(size=(150, 8, 8, 1))
+    np.savez(folder / "images.npz", x=images, y=images.sum(axis=(1, 2, 3)))
+    conv = stax.Conv(1, (3, 3), padding="SAME")
+    net = stax.serial(conv, stax.Relu(), conv, stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1))
+    place = folder / "images.npz"
+    return {
+        "name": "slow",
+        "task": "regression",
+        "data": {"x": f"{place}:x", "y": f"{place}:y"},
+        "architecture": json.loads(net.to_json()),
+        "gram": {"block_rows": 15},
+    }
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., object]:
+    """A function that looks until something is true, and returns it."""
+
+    def wait(condition: Callable[[], object], seconds: float = 90.0) -> object:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return found
+
+    return wait
+
+
+@pytest.fixture
 def error_of() -> Callable[[httpx.Response], tuple[int, str, str]]:
     """A function that reads an answer as status, code and message of an error in our shape."""
 
@@ -164,6 +203,39 @@ def error_of() -> Callable[[httpx.Response], tuple[int, str, str]]:
         return response.status_code, told["error"]["code"], told["error"]["message"]
 
     return read
+
+
+class PretendingLauncher(AbstractLauncher):
+    """Starts nothing, and says that it runs."""
+
+    def __init__(self) -> None:
+        self.launched: Counter[str] = Counter()
+
+    def check(self) -> None:
+        pass
+
+    def launch(self, record):
+        self.launched[record.id] += 1
+        return {"launched": True}
+
+    def look(self, record) -> str:
+        return "alive"
+
+    def stop(self, record) -> None:
+        pass
+
+    def logs(self, record, start: int = 0) -> bytes:
+        return b""
+
+
+@pytest.fixture
+def pretended_drivers(monkeypatch: pytest.MonkeyPatch) -> PretendingLauncher:
+    """What starts the drivers of services made after this, which then do as the test says."""
+    launcher = PretendingLauncher()
+    monkeypatch.setattr(
+        service_module, "launchers_of", lambda place, settings: {"process": launcher}
+    )
+    return launcher
 
 
 class Server:
@@ -230,11 +302,14 @@ def start_lasting_server(tmp_path_factory) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="session")
 def serve_here() -> Callable[..., AbstractContextManager[str]]:
-    """A function that serves a workspace from a thread of this process, and gives the address."""
+    """A function that serves a workspace, or an application that is made already, from a thread of
+    this process, and gives the address."""
 
     @contextmanager
-    def serve(workspace: Path, *, is_open: bool = True) -> Iterator[str]:
-        app = create_app(ServiceConfig(workspace=str(workspace), is_open=is_open))
+    def serve(
+        workspace: Path, *, is_open: bool = True, app: FastAPI | None = None
+    ) -> Iterator[str]:
+        app = app or create_app(ServiceConfig(workspace=str(workspace), is_open=is_open))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -1,14 +1,19 @@
 """The service as a process that is killed, started again and ended; and two of them at once."""
 
+import asyncio
 import ipaddress
 import json
 import os
+import re
 import signal
 import ssl
+import subprocess
+import sys
 import threading
-import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -20,38 +25,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from ntk_dist import cli, stax
+from ntk_dist import AsyncClient, Client, NTKRegressor, cli, stax
 from ntk_dist.database import open_database
-from ntk_dist.jobs.launch import AbstractLauncher
-from ntk_dist.service import service as service_module
+from ntk_dist.errors import ServiceUnreachableError
+from ntk_dist.model.artifact import write_artifact
+from ntk_dist.model.portable import pack
+from ntk_dist.store.workspace import Workspace
 from ntk_dist.wire import JobState
-
-
-def wait_for(condition, seconds=90.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
-
-
-@pytest.fixture
-def slow_job(tmp_path, rng):
-    """55 blocks of images."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    images = rng.normal(size=(150, 8, 8, 1))
-    np.savez(folder / "images.npz", x=images, y=images.sum(axis=(1, 2, 3)))
-    conv = stax.Conv(1, (3, 3), padding="SAME")
-    net = stax.serial(conv, stax.Relu(), conv, stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1))
-    place = folder / "images.npz"
-    return {
-        "name": "slow",
-        "task": "regression",
-        "data": {"x": f"{place}:x", "y": f"{place}:y"},
-        "architecture": json.loads(net.to_json()),
-        "gram": {"block_rows": 15},
-    }
 
 
 @pytest.fixture
@@ -76,7 +56,7 @@ def certificate(tmp_path):
 
 @pytest.mark.slow
 def test_a_job_outlives_the_service_and_goes_on_after_its_own_end(
-    tmp_path, start_server, slow_job, certificate, capsys
+    tmp_path, start_server, slow_job, certificate, capsys, wait_for
 ):
     workspace = tmp_path / "ws"
     roots = json.dumps([str(tmp_path / "data")])
@@ -137,36 +117,106 @@ def test_a_job_outlives_the_service_and_goes_on_after_its_own_end(
     assert "Traceback" not in second.log.read_text()
 
 
-class CountingLauncher(AbstractLauncher):
-    """Starts nothing, and says that it runs."""
+ROWS = 2000
+IN_BATCHES = {"NTK_DIST_SERVICE__BATCH_ROWS": "64"}  # so that both of two requests are at work
 
-    def __init__(self):
-        self.launched = Counter()
 
-    def check(self):
-        pass
+@pytest.mark.slow
+def test_a_prediction_that_was_cut_off_is_told_or_made_again(
+    tmp_path, start_server, slow_job, rng, wait_for
+):
+    """It is a POST, and yet nothing is changed by it: asking again is safe."""
+    images = rng.normal(size=(60, 8, 8, 1))
+    model = NTKRegressor(stax.from_json(json.dumps(slow_job["architecture"])))
+    model.fit(images, images.sum(axis=(1, 2, 3)))
+    with Workspace(tmp_path / "ws").new_model("sum") as draft:
+        write_artifact(draft.place, pack(model))
+    x = rng.normal(size=(ROWS, 8, 8, 1)).astype(np.float32)
 
-    def launch(self, record):
-        self.launched[record.id] += 1
-        return {"launched": True}
+    first = start_server("--insecure", **IN_BATCHES)
+    port = first.url.rpartition(":")[2]
 
-    def look(self, record):
-        return "alive"
+    def ask_once():
+        with Client(first.url, retries=0) as client:
+            return client.model("sum").predict(x, rows_per_request=ROWS)
 
-    def stop(self, record):
-        pass
+    def ask_until_it_is_answered():
+        async def ask():
+            async with AsyncClient(first.url, retries=50) as client:
+                found = await client.model("sum")
+                return await found.predict(x, rows_per_request=ROWS // 4)
 
-    def logs(self, record, start=0):
-        return b""
+        return asyncio.run(ask())
+
+    def waiting_rows():
+        told = httpx.get(f"{first.url}/metrics", timeout=60).text
+        return float(re.search(r"^ntk_dist_waiting_rows (\S+)$", told, re.MULTILINE)[1])
+
+    with Client(first.url) as client:
+        (before,) = client.models()
+    with ThreadPoolExecutor() as asking:
+        cut, repeated = asking.submit(ask_once), asking.submit(ask_until_it_is_answered)
+        wait_for(lambda: waiting_rows() > ROWS)  # more than either asks for
+        assert first.end(signal.SIGKILL) == -signal.SIGKILL
+        with pytest.raises(ServiceUnreachableError) as caught:
+            cut.result(60)
+        told = str(caught.value)
+        assert told.startswith(f"POST {first.url}/v1/models/sum/versions/1:predict: the connection")
+        assert "broke before all of the answer was there" in told
+        assert told.endswith("check that the service runs, and ask again")
+        assert not repeated.done()
+        second = start_server("--insecure", "--port", port)
+        assert second.url == first.url
+        with Client(second.url) as client:
+            (after,) = client.models()
+            assert replace(after.info, is_loaded=False) == before.info
+        found = repeated.result(120)
+    assert found.shape == (ROWS,)
+    np.testing.assert_allclose(found[::200], model.predict(x[::200]), rtol=1e-5, atol=1e-6)
+
+
+KILLED_WHILE_IT_PUBLISHES = """
+import os, signal, sys
+from pathlib import Path
+from ntk_dist import cli
+
+rename = Path.rename
+
+def die(self, target):
+    if Path(target).parent == Path(sys.argv[2]):  # all of the model is written, and has no number
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+
+Path.rename = die
+cli.run(["fit", sys.argv[1]])
+"""
+
+
+@pytest.mark.slow
+def test_a_model_whose_writer_was_killed_is_never_listed(
+    make_callers, tmp_path, job, data_root, error_of
+):
+    client = make_callers().may("admin")
+    models, place = tmp_path / "ws" / "models" / "waves", tmp_path / "job.json"
+    place.write_text(json.dumps({**job, "workspace": str(tmp_path / "ws")}))
+    command = [sys.executable, "-c", KILLED_WHILE_IT_PUBLISHES, str(place), str(models)]
+    assert subprocess.run(command, timeout=120, check=False).returncode == -signal.SIGKILL
+    (draft,) = models.iterdir()
+    assert len(list(draft.rglob("*"))) > 1  # there would be something to list
+    assert client.get("/v1/models").json() == {"items": []}
+    assert error_of(client.get("/v1/models/waves"))[:2] == (404, "model_not_found")
+    assert client.get("/v2/models/waves/ready").status_code == 404
+    done = subprocess.run([sys.executable, "-m", "ntk_dist", "fit", str(place)], check=False)
+    assert done.returncode == 0
+    (listed,) = client.get("/v1/models").json()["items"]
+    assert (listed["name"], listed["version"], listed["versions"]) == ("waves", 1, [1])
+    asked = client.post("/v1/models/waves:predict", json={"rows": [[0.0] * 4]})
+    assert len(asked.json()["y"]) == 1
 
 
 def test_two_replicas_on_one_database_start_every_job_once(
-    make_callers, database_url, data_root, job, monkeypatch
+    make_callers, database_url, data_root, job, pretended_drivers, wait_for
 ):
-    launcher = CountingLauncher()
-    monkeypatch.setattr(
-        service_module, "launchers_of", lambda place, settings: {"process": launcher}
-    )
     replicas = [
         make_callers(database_url=database_url, data_roots=(str(data_root),), max_running_jobs=12)
         for _ in range(2)
@@ -177,7 +227,7 @@ def test_two_replicas_on_one_database_start_every_job_once(
             running.enter_context(replica.service.supervisor.run_in_thread(every_s=0.005))
         made = [clients[k % 2].post("/v1/jobs", json=job).json()["id"] for k in range(12)]
         wait_for(lambda: replicas[0].service.queue.counts()[JobState.RUNNING] == 12)
-    assert launcher.launched == Counter(made)
+    assert pretended_drivers.launched == Counter(made)
     seen = [client.get("/v1/jobs?state=running").json()["items"] for client in clients]
     assert seen[0] == seen[1]
     assert {each["attempt"] for each in seen[0]} == {1}

@@ -18,7 +18,7 @@ const isOver = (job) => !["queued", "running"].includes(job.state);
 
 let job = null;
 let blocks = null;
-let steps = []; // of the solver: {step, worst, best}
+let steps = []; // of the solver: {step, worst, best, isAhead}; the last ones may be ahead of the events
 let tol = null;
 let reported = null; // the attempt whose report is shown
 let logStart = 0;
@@ -97,8 +97,8 @@ function take(event) {
     steps = [];
   } else if (event.kind === "step") {
     const known = event.residuals.filter(Number.isFinite);
-    addStep(event.step, Math.max(...known), Math.min(...known), event.tol);
-    soon();
+    while (steps.at(-1)?.isAhead) steps.pop(); // events tell the whole way since the last of them
+    addStep({ step: event.step, worst: Math.max(...known), best: Math.min(...known) }, event.tol);
   } else if (event.kind === "repair") {
     trouble(event.time, `${event.item} was computed again: ${event.reason}`);
   } else if (event.kind === "task" && ["retried", "failed"].includes(event.state)) {
@@ -108,12 +108,21 @@ function take(event) {
   }
 }
 
-function addStep(step, worst, best, asked) {
-  if (!Number.isFinite(worst)) return;
-  if (steps.length && step < steps.at(-1).step) steps = []; // another system
-  if (step === steps.at(-1)?.step) steps.pop(); // the same, measured again
-  steps.push({ step, worst, best });
+function addStep(one, asked) {
+  if (!Number.isFinite(one.worst)) return;
+  if (steps.length && one.step < steps.at(-1).step) steps = []; // another system
+  if (one.step === steps.at(-1)?.step) steps.pop(); // the same, measured again
+  steps.push(one);
   tol = asked;
+  soon();
+}
+
+/** The step that the job is at, should no event come through: some of its way is better than none. */
+function addStepAhead({ step, residual, tol: asked }) {
+  const last = steps.at(-1);
+  if (step === null || step === last?.step) return;
+  // Behind an event it is old news; behind another of its kind it belongs to another system.
+  if (!last || last.isAhead || step > last.step) addStep({ step, worst: residual, best: residual, isAhead: true }, asked);
 }
 
 function trouble(time, text) {
@@ -201,10 +210,7 @@ function showProgress() {
     ["Memory of the driver", isWorking && progress.driver_bytes ? bytes(progress.driver_bytes) : null],
     ["Blocks in memory", isWorking && progress.resident_bytes ? bytes(progress.resident_bytes) : null],
   ]);
-  if (isWorking && progress.step !== null && progress.step > (steps.at(-1)?.step ?? 0)) {
-    addStep(progress.step, progress.residual, progress.residual, progress.tol); // should no event come through
-    soon();
-  }
+  if (isWorking) addStepAhead(progress);
 }
 
 function showTroubles() {
