@@ -1,0 +1,404 @@
+"""A cluster on one machine: what the pods of the chart run, as processes beside each other.
+
+::
+
+    python deploy/one_machine_cluster.py --engine ray --workspace ./ws
+    python deploy/one_machine_cluster.py --engine dask --workspace s3://bucket/prefix \
+        --database postgresql+psycopg://USER:PASSWORD@HOST/NAME
+
+A head and workers, each with an address, ports and resources of its own, and the service before
+them; it says where that is and which token it takes. A worker may be killed to see what happens.
+Ctrl-C ends everything that was started, and nothing else.
+
+:func:`pods` has the commands, the same as on Kubernetes. What a machine has to add is said by
+:func:`ray_here` and :func:`dask_here` alone: addresses instead of names, and folders and ports that
+the nodes must not share. An S3 bucket is reached by the ``AWS_*`` variables of this environment.
+
+Only Linux has all addresses from 127.0.0.1 to 127.255.255.254 without being told.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import NoReturn, Self
+
+import click
+import psutil
+
+from ntk_dist.executors.environment import worker_environment
+from ntk_dist.service.tokens import new_token
+from ntk_dist.settings import available_memory
+from ntk_dist.store.location import open_place
+from ntk_dist.units import parse_bytes
+
+START_S = 120.0
+"""Longest that one process may take to be ready; a Ray node takes 10 to 16 s on a busy machine."""
+STOP_S = 15.0
+OBJECT_STORE_BYTES = 200 * 2**20
+"""Shared memory of each Ray node: arguments and results on their way, no blocks."""
+DASK_SCHEDULER_PORT, RAY_PORT, RAY_DASHBOARD_PORT = 8786, 6379, 8265
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """What the container of a pod runs."""
+
+    name: str
+    command: tuple[str, ...]
+    variables: Mapping[str, str] = field(default_factory=dict)
+    ready: str = ""
+    """What it prints when it can be used, as a regular expression; empty: it ends by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What the commands depend on; the values of the chart, in short."""
+
+    engine: str
+    """``ray`` or ``dask``."""
+    workspace: str
+    head: str
+    """Name or address of the Ray head, or of the Dask scheduler."""
+    workers: int = 2
+    worker_cpus: int = 1
+    worker_bytes: int = 2**30
+    """Memory of one worker."""
+
+
+def pods(cluster: Cluster) -> list[Pod]:
+    """All pods in the order in which they start; the service is the last."""
+    at_workspace = ("--workspace", cluster.workspace)
+    engine, of_service = _ray(cluster) if cluster.engine == "ray" else _dask(cluster)
+    return [
+        *engine,
+        Pod(name="upgrade", command=("ntk-dist", "database", "upgrade", *at_workspace)),
+        Pod(
+            name="adopt",
+            command=(
+                *("ntk-dist", "token", "adopt", "--name", "bootstrap", "--scope", "admin"),
+                *at_workspace,
+            ),
+        ),
+        Pod(
+            name="service",
+            command=("ntk-dist", "serve", *at_workspace, "--host", "0.0.0.0", "--port", "8080"),
+            variables=of_service,
+            ready=r"listening on (\S+)",
+        ),
+    ]
+
+
+def _ray(cluster: Cluster) -> tuple[list[Pod], dict[str, str]]:
+    ready = "Ray runtime started"
+    # No CPUs for tasks: the head keeps the cluster, and drivers, which take none, run beside it.
+    of_head = {"dashboard-host": "0.0.0.0", "num-cpus": "0"}
+    of_worker = {"num-cpus": str(cluster.worker_cpus)}
+    address = f"--address={cluster.head}:{RAY_PORT}"
+    head = Pod(name="head", command=ray_start("--head", of_head), ready=ready)
+    workers = [
+        Pod(name=f"worker-{k}", command=ray_start(address, of_worker), ready=ready)
+        for k in range(1, cluster.workers + 1)
+    ]
+    return [head, *workers], {
+        "NTK_DIST_SERVICE__RAY_JOBS_URL": f"http://{cluster.head}:{RAY_DASHBOARD_PORT}",
+        "NTK_DIST_SERVICE__EXECUTORS": '["ray", "local"]',
+    }
+
+
+def ray_start(role: str, parameters: Mapping[str, str]) -> tuple[str, ...]:
+    """What KubeRay makes of ``rayStartParams``."""
+    given = (f"--{name}={value}" for name, value in sorted(parameters.items()))
+    return ("ray", "start", role, "--block", *given)
+
+
+def _dask(cluster: Cluster) -> tuple[list[Pod], dict[str, str]]:
+    from ntk_dist.executors.dask_cluster import WORKER_VARIABLES
+
+    port = str(DASK_SCHEDULER_PORT)
+    scheduler = Pod(
+        name="head",
+        command=(
+            *("dask", "scheduler", "--host", "0.0.0.0", "--port", port),
+            *("--dashboard-address", ":8787"),
+        ),
+        ready="Scheduler at:",
+    )
+    worker = Pod(
+        name="worker",
+        command=(
+            *("dask", "worker", f"tcp://{cluster.head}:{port}", "--nthreads", "1"),
+            *("--nworkers", "1", "--memory-limit", str(cluster.worker_bytes)),
+            *("--local-directory", "/tmp/dask"),
+        ),
+        variables={**WORKER_VARIABLES, **worker_environment(1, cluster.worker_cpus)},
+        ready="Registered to:",
+    )
+    workers = [replace(worker, name=f"worker-{k}") for k in range(1, cluster.workers + 1)]
+    scheme = f"dask://{cluster.head}:{port}"
+    return [scheduler, *workers], {
+        "NTK_DIST_SERVICE__EXECUTORS": json.dumps([scheme, "local"]),
+    }
+
+
+def ray_here(pod: Pod, address: str, cluster: Cluster, folder: Path, port: int) -> Pod:
+    """A Ray node as one of several on this machine.
+
+    Its control port is on every address, whichever it is given, so it is any that is free.
+    """
+    options = [f"--node-ip-address={address}", "--disable-usage-stats"]
+    options.append(f"--object-store-memory={OBJECT_STORE_BYTES}")
+    if pod.name == "head":
+        options += [f"--port={port}", f"--temp-dir={folder}"]
+    changed = {
+        f"--address={cluster.head}:{RAY_PORT}": f"--address={cluster.head}:{port}",
+        "--dashboard-host=0.0.0.0": f"--dashboard-host={address}",
+    }
+    return replace(pod, command=(*(changed.get(word, word) for word in pod.command), *options))
+
+
+def dask_here(pod: Pod, address: str, folder: Path) -> Pod:
+    """A Dask process as one of several on this machine."""
+    changed = {"0.0.0.0": address, ":8787": f"{address}:8787", "/tmp/dask": str(folder / pod.name)}
+    where = () if pod.name == "head" else ("--host", address)
+    return replace(pod, command=(*(changed.get(word, word) for word in pod.command), *where))
+
+
+class Machine:
+    """Starts pods as processes of this machine; leaving it ends them."""
+
+    def __init__(self, logs: Path, variables: Mapping[str, str]) -> None:
+        self._logs = logs
+        self._variables = variables
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        """By name, in the order in which they were started."""
+
+    def start(self, pod: Pod) -> None:
+        """Start the process of a pod."""
+        with self._log(pod.name).open("ab") as log:
+            self.running[pod.name] = subprocess.Popen(
+                pod.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**self._variables, **pod.variables},
+                start_new_session=True,  # Ctrl-C is for this script, which ends them in order
+            )
+
+    def wait_for(self, pod: Pod) -> re.Match[str] | None:
+        """What it printed when it was ready; None for one that has done what it had to.
+
+        Raises
+        ------
+        click.ClickException
+            It ended too early, or is not ready within 120 s.
+        """
+        process, deadline = self.running[pod.name], time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            code = process.poll()
+            printed = self._log(pod.name).read_text(errors="replace")
+            if pod.ready and (found := re.search(pod.ready, printed)):
+                return found
+            if code == 0 and not pod.ready:
+                return None
+            if code is not None:
+                what = f"ended with exit code {code}"
+                break
+            time.sleep(0.1)
+        else:
+            what = f"is not ready after {START_S:g} s"
+        last = "\n".join(printed.splitlines()[-15:])
+        raise click.ClickException(f"{shown(pod.command)} {what}:\n{last}")
+
+    def watch(self) -> NoReturn:
+        """Say which of them end, until the service does."""
+        ended: set[str] = set()
+        while True:
+            for name, process in self.running.items():
+                if process.poll() is None or name in ended:
+                    continue
+                ended.add(name)
+                told = f"{name} ended with exit code {process.returncode}"
+                if name == "service":
+                    raise click.ClickException(f"{told}; see {self._log(name)}")
+                if process.returncode:
+                    click.echo(f"{told}; the others go on", err=True)
+            time.sleep(0.2)
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # whoever asks twice leaves nothing behind either
+        # The service first. What a process has started, such as a driver, goes with it.
+        for process in reversed(self.running.values()):
+            if process.poll() is None:
+                end_tree(process)
+
+
+def end_tree(process: subprocess.Popen[bytes]) -> None:
+    """End a process politely, and all that it has started."""
+    with suppress(psutil.NoSuchProcess):
+        tree = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
+        for each in tree:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()  # psutil makes sure that it is still the same process
+    process.kill()
+    process.wait()
+
+
+def shown(command: Sequence[str]) -> str:
+    """A command as people write it."""
+    return " ".join(command)
+
+
+def node_variables(engine: str) -> dict[str, str]:
+    """The environment of a node: this one without what is the service's alone, or another Ray's."""
+    private = ("RAY_", "NTK_DIST_SERVICE__", "NTK_DIST_TOKEN")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(private)}
+    programs = Path(sys.executable).parent
+    kept |= {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+    if engine == "ray":
+        kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return kept
+
+
+def service_variables(database: str | None) -> dict[str, str]:
+    """What the service has beyond that: its settings, and the token that it adopts."""
+    kept = {name: v for name, v in os.environ.items() if name.startswith("NTK_DIST_SERVICE__")}
+    if database is not None:
+        kept["NTK_DIST_SERVICE__DATABASE_URL"] = database
+    token = os.environ.get("NTK_DIST_TOKEN")
+    return {
+        **kept,
+        "NTK_DIST_TOKEN": token or new_token("bootstrap", ["admin"], datetime.now(UTC))[0],
+    }
+
+
+def free_port() -> int:
+    """A port on which nobody listens, on any address of this machine."""
+    with socket.create_server(("", 0)) as one:
+        return int(one.getsockname()[1])
+
+
+def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Have a polite kill end everything, as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+@click.command()
+@click.option("--engine", required=True, type=click.Choice(["ray", "dask"]))
+@click.option("--workspace", default="./ws", show_default=True, help="Or s3://BUCKET/PREFIX.")
+@click.option("--database", metavar="URL", help="Of PostgreSQL, instead of a file.")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option("--cpus", default=1, show_default=True, type=click.IntRange(1), help="Of a worker.")
+@click.option("--memory", metavar="SIZE", help="Of a Dask worker [half of what is free, divided].")
+@click.option("--port", default=8080, show_default=True, help="Of the service, on 127.0.0.1.")
+@click.option("--first-address", default="127.0.0.2", show_default=True, help="Of the head.")
+@click.option("--json", "as_json", is_flag=True, help="Where everything is as one JSON object.")
+def main(
+    engine: str,
+    workspace: str,
+    database: str | None,
+    workers: int,
+    cpus: int,
+    memory: str | None,
+    port: int,
+    first_address: str,
+    as_json: bool,
+) -> None:
+    """Run a cluster and the service on this machine, until Ctrl-C."""
+    signal.signal(signal.SIGTERM, interrupt)
+    cluster = Cluster(
+        engine=engine,
+        workspace=str(open_place(workspace).location),
+        head=first_address,
+        workers=workers,
+        worker_cpus=cpus,
+        worker_bytes=parse_bytes(memory) if memory else available_memory() // (2 * workers),
+    )
+    with ExitStack() as closing:
+        # Of a short name: Ray keeps sockets there, whose names may have 107 characters.
+        made = tempfile.TemporaryDirectory(prefix="ntk-", ignore_cleanup_errors=True)
+        folder = Path(closing.enter_context(made))
+        machine = closing.enter_context(Machine(folder, node_variables(engine)))
+        url, token = start(machine, cluster, folder, service_variables(database), port)
+        pids = {name: p.pid for name, p in machine.running.items() if p.poll() is None}
+        tell(url, token, pids, as_json)
+        with suppress(KeyboardInterrupt):
+            machine.watch()
+
+
+def start(
+    machine: Machine, cluster: Cluster, folder: Path, of_service: Mapping[str, str], port: int
+) -> tuple[str, str]:
+    """Where the service is, and its token, when everything runs."""
+    first, ray_port = IPv4Address(cluster.head), free_port()
+    *nodes, upgrade, adopt, service = pods(cluster)
+    for k, node in enumerate(nodes):
+        address = str(first + k)
+        if cluster.engine == "ray":
+            nodes[k] = ray_here(node, address, cluster, folder, ray_port)
+        else:
+            nodes[k] = dask_here(node, address, folder)
+        machine.start(nodes[k])
+        if node.name == "head":
+            machine.wait_for(nodes[k])
+    for pod in (upgrade, adopt):
+        machine.start(replace(pod, variables=of_service))
+        machine.wait_for(pod)
+    for node in nodes[1:]:
+        machine.wait_for(node)
+    here = {"0.0.0.0": "127.0.0.1", "8080": str(port)}
+    service = replace(
+        service,
+        command=tuple(here.get(word, word) for word in service.command),
+        variables={**of_service, **service.variables},
+    )
+    machine.start(service)
+    found = machine.wait_for(service)
+    assert found is not None
+    return found[1], of_service["NTK_DIST_TOKEN"]
+
+
+def tell(url: str, token: str, pids: Mapping[str, int], as_json: bool) -> None:
+    """Where the service is, and what it takes."""
+    if as_json:
+        click.echo(json.dumps({"url": url, "token": token, "pids": pids}))
+        return
+    told = ", ".join(f"{name} {pid}" for name, pid in pids.items())
+    click.echo(
+        f"the service is at {url}; its token, for ntk_dist.Client and ntk-dist --service {url}:\n"
+        f"export NTK_DIST_TOKEN={token}\nprocesses: {told}\nCtrl-C ends everything"
+    )
+
+
+if __name__ == "__main__":
+    main()
