@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -50,6 +50,8 @@ from ntk_dist.units import parse_bytes
 START_S = 120.0
 """Longest that one process may take to be ready; a Ray node takes 10 to 16 s on a busy machine."""
 STOP_S = 15.0
+LOOK_EVERY_S = 0.2
+TRIES = 3
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory of each Ray node: arguments and results on their way, no blocks."""
 DASK_SCHEDULER_PORT, RAY_PORT, RAY_DASHBOARD_PORT = 8786, 6379, 8265
@@ -185,60 +187,84 @@ class Machine:
     def __init__(self, logs: Path, variables: Mapping[str, str]) -> None:
         self._logs = logs
         self._variables = variables
+        self._trees: dict[str, list[psutil.Process]] = {}
+        """What the process of each pod has started, as far as it was seen."""
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         """By name, in the order in which they were started."""
 
-    def start(self, pod: Pod) -> None:
-        """Start the process of a pod."""
-        with self._log(pod.name).open("ab") as log:
-            self.running[pod.name] = subprocess.Popen(
-                pod.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**self._variables, **pod.variables},
-                start_new_session=True,  # Ctrl-C is for this script, which ends them in order
-            )
+    def start(self, pod: Pod) -> re.Match[str] | None:
+        """What the process of a pod printed when it was ready; None for one that is done then.
 
-    def wait_for(self, pod: Pod) -> re.Match[str] | None:
-        """What it printed when it was ready; None for one that has done what it had to.
+        One that fails is started again, as Kubernetes does: a Ray node gives up when it is not part
+        of its cluster after 30 s, which happens where processes outnumber CPUs.
 
         Raises
         ------
         click.ClickException
-            It ended too early, or is not ready within 120 s.
+            It failed three times, or is not ready within 120 s.
         """
-        process, deadline = self.running[pod.name], time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            code = process.poll()
-            printed = self._log(pod.name).read_text(errors="replace")
-            if pod.ready and (found := re.search(pod.ready, printed)):
-                return found
+        for _ in range(TRIES):
+            with self._log(pod.name).open("wb") as log:
+                self.running[pod.name] = subprocess.Popen(
+                    pod.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**self._variables, **pod.variables},
+                    start_new_session=True,  # Ctrl-C is for this script, which ends all in order
+                )
+            deadline = time.monotonic() + START_S
+            while (code := self._look(pod.name)) is None and time.monotonic() < deadline:
+                if pod.ready and (found := re.search(pod.ready, self._printed(pod.name))):
+                    return found
+                time.sleep(LOOK_EVERY_S)
             if code == 0 and not pod.ready:
                 return None
-            if code is not None:
-                what = f"ended with exit code {code}"
+            self.end(pod.name)
+            if code is None:
                 break
-            time.sleep(0.1)
-        else:
-            what = f"is not ready after {START_S:g} s"
-        last = "\n".join(printed.splitlines()[-15:])
-        raise click.ClickException(f"{shown(pod.command)} {what}:\n{last}")
+        what = f"is not ready after {START_S:g} s" if code is None else f"ended with {code}"
+        last = "\n".join(self._printed(pod.name).splitlines()[-15:])
+        raise click.ClickException(f"{' '.join(pod.command)} {what}:\n{last}")
 
     def watch(self) -> NoReturn:
         """Say which of them end, until the service does."""
-        ended: set[str] = set()
+        ended = {name for name, process in self.running.items() if process.poll() == 0}
         while True:
-            for name, process in self.running.items():
-                if process.poll() is None or name in ended:
+            for name in self.running:
+                if name in ended or (code := self._look(name)) is None:
                     continue
                 ended.add(name)
-                told = f"{name} ended with exit code {process.returncode}"
                 if name == "service":
-                    raise click.ClickException(f"{told}; see {self._log(name)}")
-                if process.returncode:
-                    click.echo(f"{told}; the others go on", err=True)
-            time.sleep(0.2)
+                    last = self._printed(name)[-2000:]
+                    raise click.ClickException(f"the service ended with {code}:\n{last}")
+                click.echo(f"{name} ended with {code}; the others go on", err=True)
+            time.sleep(LOOK_EVERY_S)
+
+    def end(self, name: str) -> None:
+        """End a process politely, and all that it has started; one that has ended is fine."""
+        process = self.running[name]
+        if self._look(name) is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_S)
+        for each in self._trees[name]:
+            with suppress(psutil.NoSuchProcess):  # psutil knows one from another of the same pid
+                each.kill()
+        process.kill()  # does nothing where it has been waited for
+        process.wait()
+
+    def _look(self, name: str) -> int | None:
+        """The exit code of a process that has one; else what it has started is remembered."""
+        process = self.running[name]
+        if process.poll() is None:
+            with suppress(psutil.NoSuchProcess):  # it may end just now
+                self._trees[name] = psutil.Process(process.pid).children(recursive=True)
+        self._trees.setdefault(name, [])
+        return process.returncode
+
+    def _printed(self, name: str) -> str:
+        return self._log(name).read_text(errors="replace")
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
@@ -254,29 +280,8 @@ class Machine:
     ) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # whoever asks twice leaves nothing behind either
-        # The service first. What a process has started, such as a driver, goes with it.
-        for process in reversed(self.running.values()):
-            if process.poll() is None:
-                end_tree(process)
-
-
-def end_tree(process: subprocess.Popen[bytes]) -> None:
-    """End a process politely, and all that it has started."""
-    with suppress(psutil.NoSuchProcess):
-        tree = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_S)
-        for each in tree:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()  # psutil makes sure that it is still the same process
-    process.kill()
-    process.wait()
-
-
-def shown(command: Sequence[str]) -> str:
-    """A command as people write it."""
-    return " ".join(command)
+        for name in reversed(self.running):  # the service first; a driver of it goes with it
+            self.end(name)
 
 
 def node_variables(engine: str) -> dict[str, str]:
@@ -365,25 +370,18 @@ def start(
     for k, node in enumerate(nodes):
         address = str(first + k)
         if cluster.engine == "ray":
-            nodes[k] = ray_here(node, address, cluster, folder, ray_port)
+            machine.start(ray_here(node, address, cluster, folder, ray_port))
         else:
-            nodes[k] = dask_here(node, address, folder)
-        machine.start(nodes[k])
-        if node.name == "head":
-            machine.wait_for(nodes[k])
+            machine.start(dask_here(node, address, folder))
     for pod in (upgrade, adopt):
         machine.start(replace(pod, variables=of_service))
-        machine.wait_for(pod)
-    for node in nodes[1:]:
-        machine.wait_for(node)
     here = {"0.0.0.0": "127.0.0.1", "8080": str(port)}
     service = replace(
         service,
         command=tuple(here.get(word, word) for word in service.command),
         variables={**of_service, **service.variables},
     )
-    machine.start(service)
-    found = machine.wait_for(service)
+    found = machine.start(service)
     assert found is not None
     return found[1], of_service["NTK_DIST_TOKEN"]
 

@@ -21,10 +21,10 @@ from ntk_dist.settings import get_settings
 
 __all__ = ["WORKER_VARIABLES", "start_cluster"]
 
+_QUIET = {"DASK_LOGGING__DISTRIBUTED": "error"}
 _START_S = 60.0
 _STOP_S = 3.0
 WORKER_VARIABLES = {
-    "DASK_LOGGING__DISTRIBUTED": "error",
     # Shards are memory that Dask cannot spill: a worker that pauses for it would wait for ever,
     # where one that is ended at 95 % of its share is noticed and its shards are built again.
     "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
@@ -118,7 +118,7 @@ class _WorkerProcess(ProcessInterface):  # type: ignore[misc]  # distributed has
             *command,
             json.dumps(spec),
             stdin=asyncio.subprocess.DEVNULL,
-            env={**os.environ, **WORKER_VARIABLES, **self._env},
+            env={**os.environ, **_QUIET, **WORKER_VARIABLES, **self._env},
             # Ctrl-C is for the driving process, which then stops its workers in order.
             start_new_session=True,
         )
