@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -70,15 +69,19 @@ def told() -> dict[str, set[str]]:
 TOLD = told()
 
 
-def expressions() -> Iterator[Any]:
-    for rule in RULES:
-        yield pytest.param(rule["expr"], id=rule["alert"])
-    for panel in PANELS:
-        for target in panel["targets"]:
-            yield pytest.param(target["expr"], id=f"{panel['title']} {target['refId']}")
-    for variable in DASHBOARD["templating"]["list"]:
-        if variable["type"] == "query":
-            yield pytest.param(variable["query"]["query"], id=f"variable {variable['name']}")
+EXPRESSIONS = {
+    **{rule["alert"]: rule["expr"] for rule in RULES},
+    **{
+        f"{panel['title']} {target['refId']}": target["expr"]
+        for panel in PANELS
+        for target in panel["targets"]
+    },
+    **{
+        f"variable {variable['name']}": variable["query"]["query"]
+        for variable in DASHBOARD["templating"]["list"]
+        if variable["type"] == "query"
+    },
+}
 
 
 def without_strings(expression: str) -> str:
@@ -93,7 +96,7 @@ def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
         yield name, set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", chosen))
 
 
-@pytest.mark.parametrize("expression", expressions())
+@pytest.mark.parametrize("expression", list(EXPRESSIONS.values()), ids=list(EXPRESSIONS))
 def test_an_expression_asks_for_what_the_service_tells(expression: str) -> None:
     asked = list(selectors(expression))
     assert asked
@@ -105,7 +108,8 @@ def test_an_expression_asks_for_what_the_service_tells(expression: str) -> None:
     for labels in re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", expression):
         assert {label.strip() for label in labels.split(",")} <= known
     for opened, closed in ("()", "[]", "{}"):
-        assert without_strings(expression).count(opened) == expression.count(closed)
+        plain = without_strings(expression)
+        assert plain.count(opened) == plain.count(closed)
 
 
 def test_the_check_of_expressions_finds_mistakes() -> None:
@@ -127,8 +131,8 @@ def test_routes_that_are_named_are_there(tmp_path: Path) -> None:
     app.state.service.close()
     patterns = {
         pattern
-        for parameters in expressions()
-        for pattern in re.findall(r'route[=!]~"([^"]+)"', parameters.values[0])
+        for expression in EXPRESSIONS.values()
+        for pattern in re.findall(r'route[=!]~"([^"]+)"', expression)
     }
     assert len(patterns) == 2
     for pattern in patterns:
@@ -155,8 +159,8 @@ def test_every_alert_says_what_happens_how_bad_it_is_and_where_to_read_on() -> N
 def test_states_of_jobs_are_those_there_are() -> None:
     asked = {
         state
-        for parameters in expressions()
-        for state in re.findall(r'state="(\w+)"', parameters.values[0])
+        for expression in EXPRESSIONS.values()
+        for state in re.findall(r'state="(\w+)"', expression)
     }
     assert asked
     assert asked <= {str(state) for state in JobState}
