@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -54,6 +54,8 @@ LOOK_EVERY_S = 0.2
 TRIES = 3
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory of each Ray node here: arguments and results on their way, no blocks."""
+OF_THE_SERVICE = ("upgrade", "adopt", "service")
+"""Pods that have its secrets."""
 DASK_SCHEDULER_PORT, RAY_PORT, RAY_DASHBOARD_PORT = 8786, 6379, 8265
 
 
@@ -80,15 +82,18 @@ class Cluster:
     workers: int = 2
     worker_cpus: int = 1
     object_store_bytes: int = OBJECT_STORE_BYTES
+    has_postgresql: bool = False
+    """The database has a URL, and is none that the service makes by itself."""
 
 
 def pods(cluster: Cluster) -> list[Pod]:
     """All pods in the order in which they start; the service is the last."""
     at_workspace = ("--workspace", cluster.workspace)
     engine, of_service = _ray(cluster) if cluster.engine == "ray" else _dask(cluster)
+    upgrade = Pod(name="upgrade", command=("ntk-dist", "database", "upgrade"))
     return [
+        *([upgrade] if cluster.has_postgresql else []),
         *engine,
-        Pod(name="upgrade", command=("ntk-dist", "database", "upgrade", *at_workspace)),
         Pod(
             name="adopt",
             command=(
@@ -346,12 +351,14 @@ def main(
 ) -> None:
     """Run a cluster and the service on this machine, until Ctrl-C."""
     signal.signal(signal.SIGTERM, interrupt)
+    of_service = service_variables(database)
     cluster = Cluster(
         engine=engine,
         workspace=str(open_place(workspace).location),
         head=first_address,
         workers=workers,
         worker_cpus=cpus,
+        has_postgresql="NTK_DIST_SERVICE__DATABASE_URL" in of_service,
     )
     worker_bytes = parse_bytes(memory) if memory else available_memory() // (2 * workers)
     with ExitStack() as closing:
@@ -359,9 +366,8 @@ def main(
         made = tempfile.TemporaryDirectory(prefix="ntk-", ignore_cleanup_errors=True)
         folder = Path(closing.enter_context(made))
         machine = closing.enter_context(Machine(folder, node_variables(engine)))
-        of_service = service_variables(database)
         for pod in here(cluster, folder, worker_bytes, port):
-            own = of_service if pod.name in {"upgrade", "adopt", "service"} else {}
+            own = of_service if pod.name in OF_THE_SERVICE else {}
             ready = machine.start(replace(pod, variables={**own, **pod.variables}))
         assert ready is not None, "the service comes last"
         pids = {name: p.pid for name, p in machine.running.items() if p.poll() is None}
@@ -370,19 +376,21 @@ def main(
             machine.watch()
 
 
-def here(cluster: Cluster, folder: Path, worker_bytes: int, port: int) -> list[Pod]:
-    """All pods as they run on this machine, each with an address of its own."""
-    first, ray_port = IPv4Address(cluster.head), free_port()
-    *nodes, upgrade, adopt, service = pods(cluster)
-    for k, node in enumerate(nodes):
-        address = str(first + k)
-        if cluster.engine == "ray":
-            nodes[k] = ray_here(node, address, cluster, folder, ray_port)
+def here(cluster: Cluster, folder: Path, worker_bytes: int, port: int) -> Iterator[Pod]:
+    """All pods as they run on this machine, each node with an address of its own."""
+    address, ray_port = IPv4Address(cluster.head), free_port()
+    for pod in pods(cluster):
+        if pod.name == "service":
+            changed = {"0.0.0.0": "127.0.0.1", "8080": str(port)}
+            yield replace(pod, command=tuple(changed.get(word, word) for word in pod.command))
+        elif pod.name in OF_THE_SERVICE:
+            yield pod
+        elif cluster.engine == "ray":
+            yield ray_here(pod, str(address), cluster, folder, ray_port)
+            address += 1
         else:
-            nodes[k] = dask_here(node, address, folder, worker_bytes)
-    changed = {"0.0.0.0": "127.0.0.1", "8080": str(port)}
-    command = tuple(changed.get(word, word) for word in service.command)
-    return [*nodes, upgrade, adopt, replace(service, command=command)]
+            yield dask_here(pod, str(address), folder, worker_bytes)
+            address += 1
 
 
 def tell(url: str, token: str, pids: Mapping[str, int], as_json: bool) -> None:

@@ -107,8 +107,8 @@ def test_an_expression_asks_for_what_the_service_tells(expression: str) -> None:
         known |= TOLD[name]
     for labels in re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", expression):
         assert {label.strip() for label in labels.split(",")} <= known
+    plain = without_strings(expression)
     for opened, closed in ("()", "[]", "{}"):
-        plain = without_strings(expression)
         assert plain.count(opened) == plain.count(closed)
 
 
