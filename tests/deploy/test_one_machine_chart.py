@@ -1,4 +1,4 @@
-"""The cluster on one machine runs what the chart's pods run: its commands cannot drift from them."""
+"""The cluster on one machine runs what the pods of the chart run, and cannot drift from them."""
 
 from __future__ import annotations
 
