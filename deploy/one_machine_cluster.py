@@ -3,8 +3,7 @@
 ::
 
     python deploy/one_machine_cluster.py --engine ray --workspace ./ws
-    python deploy/one_machine_cluster.py --engine dask --workspace s3://bucket/prefix \
-        --database postgresql+psycopg://USER:PASSWORD@HOST/NAME
+    python deploy/one_machine_cluster.py --engine dask --workspace s3://bucket/prefix
 
 A head and workers, each with an address, ports and resources of its own, and the service before
 them; it says where that is and which token it takes. A worker may be killed to see what happens.
@@ -12,7 +11,8 @@ Ctrl-C ends everything that was started, and nothing else.
 
 :func:`pods` has the commands, the same as on Kubernetes. What a machine has to add is said by
 :func:`ray_here` and :func:`dask_here` alone: addresses instead of names, and folders and ports that
-the nodes must not share. An S3 bucket is reached by the ``AWS_*`` variables of this environment.
+the nodes must not share. A bucket is reached by the ``AWS_*`` variables of this environment, and
+PostgreSQL, which it needs beside it, by ``NTK_DIST_SERVICE__DATABASE_URL``.
 
 Only Linux has all addresses from 127.0.0.1 to 127.255.255.254 without being told.
 """
@@ -305,11 +305,9 @@ def node_variables(engine: str) -> dict[str, str]:
     return kept
 
 
-def service_variables(database: str | None) -> dict[str, str]:
+def service_variables() -> dict[str, str]:
     """What the service has beyond that: its settings, and the token that it adopts."""
     kept = {name: v for name, v in os.environ.items() if name.startswith("NTK_DIST_SERVICE__")}
-    if database is not None:
-        kept["NTK_DIST_SERVICE__DATABASE_URL"] = database
     token = os.environ.get("NTK_DIST_TOKEN")
     return {
         **kept,
@@ -331,7 +329,6 @@ def interrupt(number: int, frame: FrameType | None) -> NoReturn:
 @click.command()
 @click.option("--engine", required=True, type=click.Choice(["ray", "dask"]))
 @click.option("--workspace", default="./ws", show_default=True, help="Or s3://BUCKET/PREFIX.")
-@click.option("--database", metavar="URL", help="Of PostgreSQL, instead of a file.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
 @click.option("--cpus", default=1, show_default=True, type=click.IntRange(1), help="Of a worker.")
 @click.option("--memory", metavar="SIZE", help="Of a Dask worker [half of what is free, divided].")
@@ -341,7 +338,6 @@ def interrupt(number: int, frame: FrameType | None) -> NoReturn:
 def main(
     engine: str,
     workspace: str,
-    database: str | None,
     workers: int,
     cpus: int,
     memory: str | None,
@@ -351,7 +347,7 @@ def main(
 ) -> None:
     """Run a cluster and the service on this machine, until Ctrl-C."""
     signal.signal(signal.SIGTERM, interrupt)
-    of_service = service_variables(database)
+    of_service = service_variables()
     cluster = Cluster(
         engine=engine,
         workspace=str(open_place(workspace).location),

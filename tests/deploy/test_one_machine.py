@@ -8,9 +8,11 @@ import os
 import random
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class Running:
     url: str
     token: str
     pids: dict[str, int]
+    first_address: str
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,22 @@ def one_machine(engine: str, place: Place, database: str) -> Iterator[Running]:
             line = script.stdout.readline()
             assert line, "it has said why on standard error"
             tree = psutil.Process(script.pid).children(recursive=True)
-            yield Running(**json.loads(line))
+            yield Running(**json.loads(line), first_address=address)
         finally:
             tree += psutil.Process(script.pid).children(recursive=True)
             script.terminate()
             code = script.wait(120)
     _, alive = psutil.wait_procs(tree, timeout=10)
     assert (code, alive) == (0, [])
+
+
+def probes(engine: str, running: Running) -> list[str]:
+    """What Kubernetes asks the pods of the chart; those of Ray have KubeRay's."""
+    found = [f"{running.url}/v2/health/{what}" for what in ("live", "ready")]
+    if engine == "dask":
+        first = IPv4Address(running.first_address)
+        found += [f"http://{first}:8787/health", f"http://{first + 1}:8788/health"]
+    return found
 
 
 def kill_tree(pid: int) -> None:
@@ -142,6 +154,9 @@ def test_a_worker_that_is_killed_half_way_costs_nothing_but_time(
         Client(running.url, token=running.token) as client,
         Client(running.url, token="nobody") as stranger,
     ):
+        for probe in probes(engine, running):
+            with urllib.request.urlopen(probe) as answer:
+                assert answer.status == 200
         with pytest.raises(AuthenticationError):
             list(stranger.jobs())
         submitted = client.submit(job, upload=engine == "ray")
