@@ -1,9 +1,10 @@
-"""Commands that run the service, and those that make its tokens."""
+"""Commands that run the service, and those that look after its tokens and tables."""
 
 from __future__ import annotations
 
 import getpass
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -125,6 +126,43 @@ def create(
     return OK
 
 
+@token.command()
+@click.option("--name", required=True, metavar="WHO", help="Of whoever holds it.")
+@click.option(
+    "--scope",
+    "scopes",
+    required=True,
+    multiple=True,
+    type=click.Choice(SCOPES),
+    help="What it is good for from now on; several times for several.",
+)
+@workspace_option
+@database_option
+@json_option
+def adopt(
+    name: str, scopes: tuple[Scope, ...], workspace: str, database: str | None, as_json: bool
+) -> int:
+    """Make the token in NTK_DIST_TOKEN good, and revoke all others of its name.
+
+    For tokens that are made elsewhere and handed to the service, as a Secret of Kubernetes is:
+    before the service starts, and again after the Secret has changed. To do it again is fine.
+    """
+    from ntk_dist.service.adoption import adopt as adopt_here
+
+    # Never an argument: other users of this machine see those. A file ends with a line break.
+    text = os.environ.get("NTK_DIST_TOKEN", "").strip()
+    now = datetime.now(UTC)
+    with _opened(workspace, database) as opened:
+        adopted = adopt_here(opened.tokens, text, name=name, scopes=scopes, now=now)
+    record = adopted.record
+    is_new = "is good from now on" if adopted.is_new else "was known already"
+    told = f"token {record.id} of {record.name} {is_new}, for {','.join(record.scopes)}"
+    if adopted.revoked:
+        told += f"; revoked: {', '.join(adopted.revoked)}"
+    show({**_told(record), "is_new": adopted.is_new, "revoked_ids": adopted.revoked}, told, as_json)
+    return OK
+
+
 @token.command("list")
 @workspace_option
 @database_option
@@ -152,6 +190,29 @@ def revoke(token_id: str, workspace: str, database: str | None, as_json: bool) -
     with _opened(workspace, database) as opened:
         record = opened.tokens.revoke(token_id, datetime.now(UTC))
     show(_told(record), f"token {record.id} of {record.name} is revoked", as_json)
+    return OK
+
+
+@click.group()
+def database() -> None:
+    """Look after the tables of the service."""
+
+
+@database.command("upgrade")
+@workspace_option
+@database_option
+@json_option
+def upgrade_tables(workspace: str, database: str | None, as_json: bool) -> int:
+    """Bring the tables to those of this version, and say which they were.
+
+    The service does it by itself when it starts; this is for doing it before. Make a back-up
+    first: there is no way back.
+    """
+    with _opened(workspace, database) as opened:
+        before, after, place = *opened.revisions, opened.place
+    what = f"revision {after} already" if before == after else f"{before or 'no tables'} -> {after}"
+    told = {"database": place, "before": before, "after": after}
+    show(told, f"database {place}: {what}", as_json)
     return OK
 
 
@@ -186,4 +247,4 @@ def _standing(record: TokenRecord, now: datetime) -> str:
     return f"{'expired' if record.expires <= now else 'good until'} {record.expires:%Y-%m-%d %H:%M}"
 
 
-COMMANDS = (serve, token)
+COMMANDS = (serve, token, database)

@@ -20,7 +20,8 @@ class Database:
     def __init__(self, url: str) -> None:
         self._connector = Connector(url)
         try:
-            upgrade(self._connector)
+            self.revisions = upgrade(self._connector)
+            """Of the tables: those that were found, and those that there are now."""
         except BaseException:
             self.close()
             raise

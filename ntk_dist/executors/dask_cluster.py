@@ -19,12 +19,12 @@ from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError
 from ntk_dist.executors.environment import count_gpus, worker_environment
 from ntk_dist.settings import get_settings
 
-__all__ = ["start_cluster"]
+__all__ = ["WORKER_VARIABLES", "start_cluster"]
 
+_QUIET = {"DASK_LOGGING__DISTRIBUTED": "error"}
 _START_S = 60.0
 _STOP_S = 3.0
-_WORKER_CONFIG = {
-    "DASK_LOGGING__DISTRIBUTED": "error",
+WORKER_VARIABLES = {
     # Shards are memory that Dask cannot spill: a worker that pauses for it would wait for ever,
     # where one that is ended at 95 % of its share is noticed and its shards are built again.
     "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
@@ -39,6 +39,7 @@ _WORKER_CONFIG = {
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
 }
+"""Environment that a Dask worker needs, also one that somebody else starts."""
 
 
 def start_cluster(n_workers: int | None, env: Mapping[str, str]) -> Any:
@@ -117,7 +118,7 @@ class _WorkerProcess(ProcessInterface):  # type: ignore[misc]  # distributed has
             *command,
             json.dumps(spec),
             stdin=asyncio.subprocess.DEVNULL,
-            env={**os.environ, **_WORKER_CONFIG, **self._env},
+            env={**os.environ, **_QUIET, **WORKER_VARIABLES, **self._env},
             # Ctrl-C is for the driving process, which then stops its workers in order.
             start_new_session=True,
         )

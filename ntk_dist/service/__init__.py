@@ -6,9 +6,10 @@ Routes are in ``jobs_routes``, ``uploads_routes``, ``models_routes``, ``predict_
 database to the counters, is in ``service``.
 
 Every request goes through ``envelope`` (an id, a line in the log, a metric) and ``limits`` (bytes,
-patience, how many at once). ``auth`` and ``tokens`` say who asks, ``places`` what a job of a
-caller may refer to, and ``public_names`` what that is called when it is told. ``documents`` reads
-and writes JSON; whatever goes wrong is told by ``problems`` in one shape, which ``documentation``
+patience, how many at once). ``auth`` and ``tokens`` say who asks, ``adoption`` lets in tokens that
+were made elsewhere, ``places`` says what a job of a caller may refer to, and ``public_names`` what
+that is called when it is told. ``documents`` reads and writes JSON; whatever goes wrong is told by
+``problems`` in one shape, which ``documentation``
 publishes; ``addresses`` knows the templates of all routes.
 
 ``event_stream`` follows jobs, ``uploads`` takes files in parts, ``metrics`` counts. ``catalog``

@@ -134,7 +134,7 @@ _PROGRESS = {
 
 
 def _of_running(jobs: Iterable[Job]) -> Iterable[Metric]:
-    labels = ["job", "name", "phase"]
+    labels = ["job_id", "name", "phase"]  # "job" is a label of Prometheus itself, which would win
     families = {
         key: GaugeMetricFamily(f"ntk_dist_job_{key}", told, labels=labels)
         for key, (told, _) in _PROGRESS.items()

@@ -18,7 +18,14 @@ from ntk_dist.database.records import TokenRecord
 from ntk_dist.errors import AuthenticationError
 from ntk_dist.wire import Scope
 
-__all__ = ["MaskingFormatter", "masked", "new_token", "require_valid", "token_id_of"]
+__all__ = [
+    "MaskingFormatter",
+    "masked",
+    "new_token",
+    "record_of",
+    "require_valid",
+    "token_id_of",
+]
 
 _TOKEN = re.compile(r"ntkd_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _IN_TEXT = re.compile(r"(ntkd_[0-9a-f]{12}_)[A-Za-z0-9_-]+")
@@ -29,16 +36,32 @@ def new_token(
     name: str, scopes: Sequence[Scope], now: datetime, lifetime: timedelta | None = None
 ) -> tuple[str, TokenRecord]:
     """A token, which nobody can tell again, and what is kept of it."""
-    identity, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    record = TokenRecord(
-        id=identity,
+    text = f"ntkd_{secrets.token_hex(6)}_{secrets.token_urlsafe(32)}"
+    return text, record_of(text, name, scopes, now, lifetime)
+
+
+def record_of(
+    token: str,
+    name: str,
+    scopes: Sequence[Scope],
+    now: datetime,
+    lifetime: timedelta | None = None,
+) -> TokenRecord:
+    """What is kept of a token.
+
+    Raises
+    ------
+    AuthenticationError
+        The text is no token.
+    """
+    return TokenRecord(
+        id=token_id_of(token),
         name=name,
-        secret_sha256=_digest(secret),
+        secret_sha256=_digest(_secret_of(token)),
         scopes=tuple(scopes),
         created=now,
         expires=None if lifetime is None else now + lifetime,
     )
-    return f"ntkd_{identity}_{secret}", record
 
 
 def token_id_of(token: str) -> str:
@@ -65,9 +88,8 @@ def require_valid(token: str, record: TokenRecord | None, now: datetime) -> Toke
     AuthenticationError
         It is unknown, revoked or expired.
     """
-    secret = token[len("ntkd_") + 13 :]
     kept = record.secret_sha256 if record else _digest("")
-    if not hmac.compare_digest(_digest(secret), kept) or record is None:
+    if not hmac.compare_digest(_digest(_secret_of(token)), kept) or record is None:
         raise AuthenticationError(_UNKNOWN)
     if record.revoked is not None and record.revoked <= now:
         raise AuthenticationError(f"token {record.id} was revoked on {record.revoked:%Y-%m-%d}")
@@ -89,6 +111,10 @@ class MaskingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One record as text."""
         return masked(super().format(record))
+
+
+def _secret_of(token: str) -> str:
+    return token[len("ntkd_") + 13 :]
 
 
 def _digest(secret: str) -> str:

@@ -14,6 +14,8 @@ from ntk_dist.database.tables import METADATA, VERSION_TABLE
 from ntk_dist.errors import StoreError, StoreUnreachableError
 from ntk_dist.jobs.queue import utc_now
 
+HEAD = "0001"
+
 
 def names(connector):
     with connector.connect() as connection:
@@ -30,6 +32,13 @@ def test_migrations_lead_to_the_tables_of_this_version(database_url):
         assert compare_metadata(context, METADATA) == []
     assert names(connector) == {*METADATA.tables, VERSION_TABLE}
     connector.close()
+
+
+def test_the_revisions_before_and_after_are_told(database_url):
+    with open_database(database_url) as database:
+        assert database.revisions == (None, HEAD)
+    with open_database(database_url) as database:
+        assert database.revisions == (HEAD, HEAD)
 
 
 def test_opening_again_keeps_what_is_there(database_url):
@@ -74,7 +83,7 @@ def test_tables_of_a_later_version_are_left_alone(database_url):
     with connector.connect() as connection:
         connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
     connector.close()
-    expected = "version 0001 at most, got version 9999, which a later ntk_dist has made"
+    expected = f"version {HEAD} at most, got version 9999, which a later ntk_dist has made"
     with pytest.raises(StoreError, match=re.escape(expected)):
         open_database(database_url)
 

@@ -66,6 +66,20 @@ def test_where_a_token_is_kept_is_said_beside_it(run, tmp_path):
     assert json.loads(made[1])["database"] == place
 
 
+def test_tables_are_made_before_the_service_starts(run, database_url):
+    code, told, _ = run("database", "upgrade", "--database", database_url, "--json")
+    made = json.loads(told)
+    assert (code, made["before"], made["after"]) == (0, None, "0001")
+    code, told, _ = run("database", "upgrade", "--database", database_url)
+    assert (code, told) == (0, f"database {made['database']}: revision 0001 already")
+
+
+def test_tables_are_those_of_the_workspace_unless_told_otherwise(run, tmp_path):
+    code, told, _ = run("database", "upgrade", "--workspace", tmp_path)
+    assert code == 0
+    assert told.endswith(f"{tmp_path}/service/state.db: no tables -> 0001")
+
+
 def test_a_token_is_good_in_the_database_it_was_made_in(run, tmp_path, make_callers):
     text = run("token", "create", "--scope", "read", "--workspace", tmp_path / "ws")[1]
     callers = make_callers()

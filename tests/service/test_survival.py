@@ -90,7 +90,9 @@ def test_a_job_outlives_the_service_and_goes_on_after_its_own_end(
         assert (listed["id"], listed["state"], listed["attempt"]) == (job_id, "running", 1)
         assert listed["progress"]["updated"] is not None
         assert client.get(f"/v1/jobs/{job_id}/blocks").json()["n_stored"] == stored
-        assert f'ntk_dist_job_tasks_done{{job="{job_id}",name="slow"' in client.get("/metrics").text
+        assert (
+            f'ntk_dist_job_tasks_done{{job_id="{job_id}",name="slow"' in client.get("/metrics").text
+        )
         told = []
 
         def listen():
