@@ -152,7 +152,7 @@ def adopt(
     # Never an argument: other users of this machine see those. A file ends with a line break.
     text = os.environ.get("NTK_DIST_TOKEN", "").strip()
     now = datetime.now(UTC)
-    with _opened(workspace, database) as opened:
+    with _opened(workspace, database, is_made=True) as opened:
         adopted = adopt_here(opened.tokens, text, name=name, scopes=scopes, now=now)
     record = adopted.record
     is_new = "is good from now on" if adopted.is_new else "was known already"
