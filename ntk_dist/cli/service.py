@@ -208,7 +208,7 @@ def upgrade_tables(workspace: str, database: str | None, as_json: bool) -> int:
     The service does it by itself when it starts; this is for doing it before. Make a back-up
     first: there is no way back.
     """
-    with _opened(workspace, database) as opened:
+    with _opened(workspace, database, is_made=True) as opened:
         before, after, place = *opened.revisions, opened.place
     what = f"revision {after} already" if before == after else f"{before or 'no tables'} -> {after}"
     told = {"database": place, "before": before, "after": after}

@@ -60,7 +60,7 @@ def read_job(job: JobLike) -> dict[str, Any]:
         It is no job file, or its architecture is in no file that can be read.
     """
     folder = None if isinstance(job, Mapping) else Path(job).expanduser().parent
-    spec = dict(job) if isinstance(job, Mapping) else _in_file(Path(job).expanduser())
+    spec = dict(job) if isinstance(job, Mapping) else _parsed(Path(job).expanduser())
     if folder is not None:
         spec.pop("workspace", None)
     for section, key, place in _places(spec):
@@ -125,7 +125,7 @@ def body_of(spec: Mapping[str, Any]) -> bytes:
         ) from error
 
 
-def _in_file(path: Path) -> dict[str, Any]:
+def _parsed(path: Path) -> dict[str, Any]:
     from ntk_dist.job_file import read_job_file  # 15 ms of YAML that only job files need
 
     return read_job_file(path)

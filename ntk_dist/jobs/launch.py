@@ -63,7 +63,7 @@ class AbstractLauncher(ABC):
 
         Raises
         ------
-        ExecutorUnreachableError
+        ExecutorError
             It could not; later perhaps.
         """
 

@@ -40,18 +40,9 @@ class Requests(BaseHTTPRequestHandler):
             version = {"version": "4", "ray_version": "2.50.0", "ray_commit": ""}
             self.tell(200, json.dumps({**version, "session_name": ""}))
         elif (name := self.path.rpartition("/")[2]) in self.server.taken:
-            job = {
-                "type": "SUBMISSION",
-                "submission_id": name,
-                "entrypoint": "",
-                "status": "PENDING",
-            }
-            self.tell(
-                200,
-                json.dumps(
-                    {**job, "status": "STOPPED" if name in self.server.stopped else "PENDING"}
-                ),
-            )
+            status = "STOPPED" if name in self.server.stopped else "PENDING"
+            job = {"type": "SUBMISSION", "submission_id": name, "entrypoint": ""}
+            self.tell(200, json.dumps({**job, "status": status}))
         else:
             self.tell(404, f"Job {name} does not exist")
 
