@@ -8,7 +8,7 @@
     observe, late       LOST    -> SUCCEEDED or FAILED
     cancel              QUEUED or LOST -> CANCELLED; RUNNING is marked, and observed later
     resume              FAILED, CANCELLED or LOST -> QUEUED
-    requeue             LOST    -> QUEUED, so often by itself
+    requeue             LOST    -> QUEUED, so often, in the pass that finds it lost
 
 Each function takes the record as it was read and gives back what should be in its place, or the
 record itself where nothing changes; ``database.jobs`` swaps the two only if nobody was faster.

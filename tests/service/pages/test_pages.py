@@ -283,6 +283,25 @@ def sign_in(page, tokens):
     page.wait("document.querySelectorAll('.card').length === 2")
 
 
+def test_the_end_of_a_long_log_is_shown(visit, site):
+    (log,) = site.workspace.glob(f"service/drivers/*{site.done}*/**/driver.log")
+    piece = 4 * 2**20
+    before = log.stat().st_size
+    with log.open("ab") as file:
+        file.write((b"x" * 79 + b"\n") * (piece // 80 + 1))
+        file.truncate(piece - 1)  # the service cuts the next character in two
+        file.seek(0, os.SEEK_END)
+        file.write("ä and the very end\n".encode())
+    try:
+        page = visit("/jobs/{done}")
+        page.click("#log-panel summary")
+        page.wait("document.querySelector('#log').textContent.endsWith('ä and the very end\\n')")
+        starts = [r["url"].rpartition("=")[2] for r in page.asked() if "/logs?" in r["url"]]
+        assert starts == ["0", str(piece), str(log.stat().st_size)]
+    finally:
+        os.truncate(log, before)
+
+
 def test_a_job_is_cancelled_and_the_page_hears_of_it(visit, site):
     page = visit("/jobs/{running}")
     page.click("#cancel")

@@ -21,7 +21,8 @@ class Unreachable extends Error {}
 const unreachable = (error) => {
   throw new Unreachable("nothing answers", { cause: error });
 };
-const mayPass = (error) => error instanceof Unreachable || error.status === 429 || error.status >= 500;
+const PASSING = [429, 502, 503, 504]; // as for other clients: busy, or away for a moment
+const mayPass = (error) => error instanceof Unreachable || PASSING.includes(error.status);
 
 /** The answer to a request; asks for a token until the service takes one. */
 export async function ask(path, options = {}) {
@@ -42,7 +43,9 @@ export async function ask(path, options = {}) {
 
 export const askJson = async (path, options) => JSON.parse(await textOf(await ask(path, options)));
 
-export const textOf = (response) => response.text().catch(unreachable);
+const textOf = (response) => response.text().catch(unreachable);
+
+export const bytesOf = (response) => response.arrayBuffer().catch(unreachable);
 
 async function told(response) {
   const text = await textOf(response);

@@ -1,7 +1,7 @@
 // One job, while it runs and after.
 
 import { $, element, say, tellFacts, whenColoursChange } from "./dom.js";
-import { ask, askJson, events, Problem, refuse, repeat, root, textOf } from "./api.js";
+import { ask, askJson, bytesOf, events, Problem, refuse, repeat, root } from "./api.js";
 import { drawGram, drawResiduals, gramWords } from "./charts.js";
 import { tellReport } from "./report.js";
 import { ago, bytes, moment, number, plural, score, seconds, small } from "./words.js";
@@ -21,8 +21,8 @@ let blocks = null;
 let steps = []; // of the solver: {step, worst, best, isAhead}; the last ones may be ahead of the events
 let tol = null;
 let reported = null; // the attempt whose report is shown
-let logStart = 0;
-let logAttempt = null;
+let log = null; // {attempt, start, decoder}: how much of which log is shown
+let reading = null; // of the log, by one at a time
 
 // What is asked for.
 
@@ -35,19 +35,33 @@ async function refresh() {
 }
 
 async function refreshLog() {
-  if (!$("log-panel").open) return;
-  if (logAttempt !== job.attempt) {
-    [logAttempt, logStart] = [job.attempt, 0];
-    $("log").textContent = "";
+  if (!$("log-panel").open || job === null) return;
+  reading ??= readLog().finally(() => (reading = null));
+  await reading;
+}
+
+/** All of the log that is there by now: it comes 4 MiB at a time, and its end is what counts. */
+async function readLog() {
+  for (let piece = null; piece === null || piece.byteLength > 0; ) {
+    if (log?.attempt !== job.attempt) {
+      log = { attempt: job.attempt, start: 0, decoder: new TextDecoder() };
+      $("log").textContent = "";
+    }
+    const asked = log;
+    const response = await ask(`${path}/logs?start=${asked.start}`);
+    piece = await bytesOf(response);
+    if (asked.attempt !== job.attempt) continue; // another log meanwhile
+    asked.start = Number(response.headers.get("X-Next-Start"));
+    showLog(asked.decoder.decode(piece, { stream: true })); // a character may be cut in two
   }
-  const response = await ask(`${path}/logs?start=${logStart}`);
-  const text = await textOf(response);
-  logStart = Number(response.headers.get("X-Next-Start"));
-  const log = $("log");
-  const isAtEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
-  if (text || !log.textContent)
-    log.textContent = (log.textContent + text).slice(-LOG_CHARACTERS) || (isOver(job) ? "It printed nothing." : "");
-  if (isAtEnd) log.scrollTop = log.scrollHeight;
+}
+
+function showLog(text) {
+  const shown = $("log");
+  const isAtEnd = shown.scrollTop + shown.clientHeight >= shown.scrollHeight - 4;
+  if (text || !shown.textContent)
+    shown.textContent = (shown.textContent + text).slice(-LOG_CHARACTERS) || (isOver(job) ? "It printed nothing." : "");
+  if (isAtEnd) shown.scrollTop = shown.scrollHeight;
 }
 
 let isFollowed = false;
@@ -59,7 +73,7 @@ async function follow() {
   await repeat(EVERY_MS, async () => {
     await refresh();
     hear().catch(refuse);
-    return isOver(job) && job.state !== "lost"; // which the service may resume by itself
+    return isOver(job);
   });
   isFollowed = false;
 }
