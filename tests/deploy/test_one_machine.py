@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ from ntk_dist.wire import JobState
 SCRIPT = Path(__file__).parents[2] / "deploy" / "one_machine_cluster.py"
 CONV = stax.Conv(1, (3, 3), padding="SAME", W_std=2**0.5, b_std=0.1)
 NET = stax.serial(CONV, stax.Relu(), CONV, stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1))
-N_TRAIN, BLOCK_ROWS = 600, 40
-N_BLOCKS = 15 * 16 // 2
+N_TRAIN, BLOCK_ROWS = 800, 40
+N_BLOCKS = 20 * 21 // 2
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ def test_a_worker_that_is_killed_half_way_costs_nothing_but_time(
         with pytest.raises(AuthenticationError):
             list(stranger.jobs())
         submitted = client.submit(job, upload=engine == "ray")
-        phase, done, lost = "", 0, 0
+        phase, done, done_later, lost = "", 0, 0, 0
+        killed = None
         for told in submitted.events():
             if isinstance(told.event, PhaseEvent) and told.event.state == "started":
                 phase = told.event.phase
@@ -169,13 +171,16 @@ def test_a_worker_that_is_killed_half_way_costs_nothing_but_time(
             lost += told.event.worker_lost
             if phase == "gram" and told.event.state == "done":
                 done += 1
-                if done == N_BLOCKS // 4:
-                    assert client.job(submitted.id).info.progress.done < N_BLOCKS
+                done_later += killed is not None and told.time > killed
+                # Early, because what is heard here has happened up to a second ago.
+                if done == N_BLOCKS // 8:
                     kill_tree(running.pids["worker-1"])
+                    killed = datetime.now(UTC)
         ended = submitted.wait(timeout_s=60)
         assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 1)
         assert ended.launcher == {"ray": "ray", "dask": "process"}[engine]
         assert ended.report["gram"]["n_computed"] == N_BLOCKS
+        assert 0 < done_later < N_BLOCKS, "it was killed half way"
         if engine == "ray":  # Dask moves what a lost worker had to another by itself
             assert lost >= 1, "it died with work in its hands"
         assert not psutil.pid_exists(running.pids["worker-1"])
