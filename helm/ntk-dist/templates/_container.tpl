@@ -64,18 +64,7 @@ database  true: it opens the database, as the service does and what prepares it
 ray       true: it is a Ray node, or speaks to one; KubeRay leaves these as they are
 */ -}}
 {{- define "ntk-dist.env" -}}
-{{- /* From inside a container its CPU limit cannot be seen: 4 CPUs of a node with 64 would get 64 threads. */ -}}
-- name: NPROC
-  valueFrom:
-    resourceFieldRef: {resource: limits.cpu}
-- name: OMP_NUM_THREADS
-  valueFrom:
-    resourceFieldRef: {resource: limits.cpu}
-{{- if not .root.Values.settings.threads }}
-- name: NTK_DIST_THREADS
-  valueFrom:
-    resourceFieldRef: {resource: limits.cpu}
-{{- end }}
+{{ include "ntk-dist.threadsEnv" .root }}
 {{- if eq .root.Values.workspace.type "pvc" }}
 # Where jobs keep what JAX has compiled: one folder for all pods, which outlives them.
 - name: JAX_COMPILATION_CACHE_DIR
@@ -84,9 +73,7 @@ ray       true: it is a Ray node, or speaks to one; KubeRay leaves these as they
 {{- include "ntk-dist.s3Env" .root.Values.workspace.s3 }}
 {{- end }}
 {{- if and .database (ne .root.Values.database.type "sqlite") }}
-- name: NTK_DIST_SERVICE__DATABASE_URL
-  valueFrom:
-    secretKeyRef: {name: {{ include "ntk-dist.database.secret" .root }}, key: {{ include "ntk-dist.database.key" .root }}}
+{{ include "ntk-dist.databaseEnv" .root }}
 {{- end }}
 {{- if and .ray (eq .root.Values.engine.type "ray") }}
 - name: RAY_AUTH_MODE
@@ -98,6 +85,27 @@ ray       true: it is a Ray node, or speaks to one; KubeRay leaves these as they
 {{- with .root.Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{- /* From inside a container its CPU limit cannot be seen: 4 CPUs of a node with 64 would get 64 threads. */ -}}
+{{- define "ntk-dist.threadsEnv" -}}
+- name: NPROC
+  valueFrom:
+    resourceFieldRef: {resource: limits.cpu}
+- name: OMP_NUM_THREADS
+  valueFrom:
+    resourceFieldRef: {resource: limits.cpu}
+{{- if not .Values.settings.threads }}
+- name: NTK_DIST_THREADS
+  valueFrom:
+    resourceFieldRef: {resource: limits.cpu}
+{{- end }}
+{{- end -}}
+
+{{- define "ntk-dist.databaseEnv" -}}
+- name: NTK_DIST_SERVICE__DATABASE_URL
+  valueFrom:
+    secretKeyRef: {name: {{ include "ntk-dist.database.secret" . }}, key: {{ include "ntk-dist.database.key" . | quote }}}
 {{- end -}}
 
 {{- /* Without keys the identity is that of the service account. */ -}}

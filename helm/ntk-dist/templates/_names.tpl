@@ -7,19 +7,24 @@ which as a label may have 63 characters: 33 of its own leave 30 for NAME. A RayS
 */ -}}
 
 {{- define "ntk-dist.fullname" -}}
-{{- $wanted := .Values.fullnameOverride -}}
-{{- if not $wanted -}}
-  {{- $wanted = contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
+{{- $own := contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
+{{- include "ntk-dist.short" (dict "name" (.Values.fullnameOverride | default $own) "most" 30) -}}
 {{- end -}}
-{{- if regexMatch "^[a-z]([-a-z0-9]{0,28}[a-z0-9])?$" $wanted -}}
-  {{- $wanted -}}
+
+{{- /*
+A name as it is where it may be one of a Service and is not longer than most; else cut, and told from
+others by a hash. (dict "name" $name "most" 30)
+*/ -}}
+{{- define "ntk-dist.short" -}}
+{{- if and (le (len .name) (int .most)) (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .name) -}}
+{{- .name -}}
 {{- else -}}
-  {{- /* Too long, or no name of a Service, for a release may begin with a digit and have dots. */ -}}
-  {{- $start := regexReplaceAll "[^a-z0-9]+" (lower $wanted) "-" | trimPrefix "-" -}}
-  {{- if regexMatch "^[0-9]" $start -}}
+  {{- /* A release may begin with a digit, and have dots. */ -}}
+  {{- $start := regexReplaceAll "[^a-z0-9]+" .name "-" -}}
+  {{- if not (regexMatch "^[a-z]" $start) -}}
     {{- $start = printf "n%s" $start -}}
   {{- end -}}
-  {{- printf "%s-%s" ($start | trunc 21 | trimSuffix "-") (sha256sum $wanted | trunc 8) -}}
+  {{- printf "%s-%s" ($start | trunc (sub .most 9 | int) | trimSuffix "-") (sha256sum .name | trunc 8) -}}
 {{- end -}}
 {{- end -}}
 
@@ -86,6 +91,16 @@ which as a label may have 63 characters: 33 of its own leave 30 for NAME. A RayS
 
 {{- define "ntk-dist.ray.head" -}}
 {{ include "ntk-dist.ray.name" . }}-head-svc
+{{- end -}}
+
+{{- define "ntk-dist.jobs.name" -}}
+{{ include "ntk-dist.fullname" . }}-jobs
+{{- end -}}
+
+{{- /* KubeRay adds 6 characters, and calls a Service NAME-head-svc with 50 at most: (dict "root" $ "job" $job) */ -}}
+{{- define "ntk-dist.job.name" -}}
+{{- $name := printf "%s-%s" (include "ntk-dist.fullname" .root) .job.name -}}
+{{- include "ntk-dist.short" (dict "name" $name "most" 35) -}}
 {{- end -}}
 
 {{- define "ntk-dist.dask.name" -}}
