@@ -76,11 +76,7 @@ ray       true: it is a Ray node, or speaks to one; KubeRay leaves these as they
 {{ include "ntk-dist.databaseEnv" .root }}
 {{- end }}
 {{- if and .ray (eq .root.Values.engine.type "ray") }}
-- name: RAY_AUTH_MODE
-  value: token
-- name: RAY_AUTH_TOKEN
-  valueFrom:
-    secretKeyRef: {name: {{ include "ntk-dist.rayToken.name" .root }}, key: auth_token}
+{{ include "ntk-dist.rayTokenEnv" .root }}
 {{- end }}
 {{- with .root.Values.extraEnv }}
 {{ toYaml . }}
@@ -105,7 +101,15 @@ ray       true: it is a Ray node, or speaks to one; KubeRay leaves these as they
 {{- define "ntk-dist.databaseEnv" -}}
 - name: NTK_DIST_SERVICE__DATABASE_URL
   valueFrom:
-    secretKeyRef: {name: {{ include "ntk-dist.database.secret" . }}, key: {{ include "ntk-dist.database.key" . | quote }}}
+    secretKeyRef: {name: {{ include "ntk-dist.database.secret" . | quote }}, key: {{ include "ntk-dist.database.key" . | quote }}}
+{{- end -}}
+
+{{- define "ntk-dist.rayTokenEnv" -}}
+- name: RAY_AUTH_MODE
+  value: token
+- name: RAY_AUTH_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ include "ntk-dist.rayToken.name" . | quote }}, key: auth_token}
 {{- end -}}
 
 {{- /* Without keys the identity is that of the service account. */ -}}
@@ -121,21 +125,20 @@ ray       true: it is a Ray node, or speaks to one; KubeRay leaves these as they
 {{- with .existingSecret }}
 - name: AWS_ACCESS_KEY_ID
   valueFrom:
-    secretKeyRef: {name: {{ . }}, key: AWS_ACCESS_KEY_ID}
+    secretKeyRef: {name: {{ . | quote }}, key: AWS_ACCESS_KEY_ID}
 - name: AWS_SECRET_ACCESS_KEY
   valueFrom:
-    secretKeyRef: {name: {{ . }}, key: AWS_SECRET_ACCESS_KEY}
+    secretKeyRef: {name: {{ . | quote }}, key: AWS_SECRET_ACCESS_KEY}
 # Only keys that end by themselves come with one.
 - name: AWS_SESSION_TOKEN
   valueFrom:
-    secretKeyRef: {name: {{ . }}, key: AWS_SESSION_TOKEN, optional: true}
+    secretKeyRef: {name: {{ . | quote }}, key: AWS_SESSION_TOKEN, optional: true}
 {{- end }}
 {{- end -}}
 
 {{- /* All that our containers may write to. */ -}}
 {{- define "ntk-dist.mounts" -}}
-- {name: tmp, mountPath: /tmp}
-- {name: cache, mountPath: /cache}
+{{ include "ntk-dist.scratchMounts" . }}
 {{- if eq .Values.workspace.type "pvc" }}
 - {name: workspace, mountPath: /workspace}
 {{- end }}
@@ -145,16 +148,26 @@ ray       true: it is a Ray node, or speaks to one; KubeRay leaves these as they
 {{- end -}}
 
 {{- define "ntk-dist.volumes" -}}
-{{ include "ntk-dist.tmpVolume" . }}
-- name: cache
-  emptyDir: {sizeLimit: {{ .Values.scratch.cacheSize }}}
+{{ include "ntk-dist.scratchVolumes" . }}
 {{- if eq .Values.workspace.type "pvc" }}
 - name: workspace
-  persistentVolumeClaim: {claimName: {{ include "ntk-dist.workspace.claim" . }}}
+  persistentVolumeClaim: {claimName: {{ include "ntk-dist.workspace.claim" . | quote }}}
 {{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{- /* For those that have nothing to do with the workspace. */ -}}
+{{- define "ntk-dist.scratchMounts" -}}
+- {name: tmp, mountPath: /tmp}
+- {name: cache, mountPath: /cache}
+{{- end -}}
+
+{{- define "ntk-dist.scratchVolumes" -}}
+{{ include "ntk-dist.tmpVolume" . }}
+- name: cache
+  emptyDir: {sizeLimit: {{ .Values.scratch.cacheSize }}}
 {{- end -}}
 
 {{- define "ntk-dist.tmpVolume" -}}

@@ -24,23 +24,24 @@ automount  true: it has to speak to Kubernetes
 {{- define "ntk-dist.pod" -}}
 automountServiceAccountToken: {{ .automount | default false }}
 {{- if not .anonymous }}
-serviceAccountName: {{ include "ntk-dist.serviceAccount.name" .root }}
+serviceAccountName: {{ include "ntk-dist.serviceAccount.name" .root | quote }}
 {{- end }}
 # Of a Service called ntk-dist Kubernetes would make NTK_DIST_PORT, where settings have their names.
 enableServiceLinks: false
 securityContext:
   {{- include "ntk-dist.podSecurity" (dict "user" 10001) | nindent 2 }}
+{{- include "ntk-dist.placing" . }}
+{{- end -}}
+
+{{- /* Where it runs, and how its image gets there; also for images that are not ours. */ -}}
+{{- define "ntk-dist.placing" -}}
+{{- $spec := .spec | default dict }}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
-{{- include "ntk-dist.scheduling" . }}
-{{- end -}}
-
-{{- define "ntk-dist.scheduling" -}}
-{{- $spec := .spec | default dict }}
 {{- with $spec.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
@@ -94,7 +95,7 @@ that was changed takes effect at the next start, and the token before it is revo
   env:
     - name: NTK_DIST_TOKEN
       valueFrom:
-        secretKeyRef: {name: {{ include "ntk-dist.token.name" .root }}, key: {{ .key }}}
+        secretKeyRef: {name: {{ include "ntk-dist.token.name" .root | quote }}, key: {{ .key }}}
     {{- include "ntk-dist.env" (dict "root" .root "database" true) | nindent 4 }}
   resources:
     {{- toYaml .root.Values.hooks.resources | nindent 4 }}

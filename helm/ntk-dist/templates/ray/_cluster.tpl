@@ -19,7 +19,7 @@ the head.
 rayVersion: {{ $root.Values.engine.ray.version | quote }}
 authOptions:
   mode: token
-  secretName: {{ include "ntk-dist.rayToken.name" $root }}
+  secretName: {{ include "ntk-dist.rayToken.name" $root | quote }}
 {{- if .scales }}
 {{- include "ntk-dist.ray.autoscaler" $root.Values.engine.ray.autoscaling }}
 {{- end }}
