@@ -21,6 +21,12 @@ CASES = ["values", *sorted(file.stem for file in (CHART / "ci").glob("*.yaml"))]
 """The chart's defaults, and every values file that it ships to be tested with."""
 
 
+UPGRADED: Object = {"image": {"tag": "9.9.9"}, "service": {"annotations": {"a": "b"}}}
+"""Values of another version, with the same settings."""
+NAMESPACE = "space"
+"""Where releases go, unless a test says otherwise."""
+
+
 class StrictLoader(yaml.CSafeLoader):
     """Refuses a key that is given twice: Helm and Kubernetes would take the last in silence."""
 
@@ -109,7 +115,7 @@ def render(case: str = "values", given: Object | None = None, **options: str) ->
 
 @cache
 def _text(case: str, given: str, options: tuple[tuple[str, str], ...]) -> str:
-    names = dict(options)
+    names = {"namespace": NAMESPACE, **dict(options)}
     release = names.pop("release", "ntk")
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in names.items()]
     answer = run(f"template {release}", case, *flags, given=json.loads(given))
@@ -122,6 +128,11 @@ def _objects(text: str) -> list[Object]:
     return load(text)
 
 
+def text(case: str = "values") -> str:
+    """What ``helm template`` prints."""
+    return _text(case, "null", ())
+
+
 def refusal(given: Object, case: str = "values") -> str:
     """What Helm says instead of rendering."""
     answer = run("template ntk", case, given=given)
@@ -129,10 +140,15 @@ def refusal(given: Object, case: str = "values") -> str:
     return str(answer.stderr)
 
 
-def notes(case: str = "values", given: Object | None = None, release: str = "ntk") -> str:
+def notes(case: str = "values", given: Object | None = None) -> str:
     """What is printed after an installation."""
-    options = ("--dry-run=client", "--output=json")
-    answer = run(f"install {release}", case, *options, given=given)
+    return _notes(case, json.dumps(given, sort_keys=True))
+
+
+@cache
+def _notes(case: str, given: str) -> str:
+    options = ("--dry-run=client", "--output=json", f"--namespace={NAMESPACE}")
+    answer = run("install ntk", case, *options, given=json.loads(given))
     assert answer.returncode == 0, f"{case}: {answer.stderr}"
     return str(json.loads(answer.stdout)["info"]["notes"])
 

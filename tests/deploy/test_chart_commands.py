@@ -13,6 +13,8 @@ from commands import complaint, programs, unknown_variables, words
 from environment import environment, ours
 from pods import pods
 
+from ntk_dist.jobs.spec import load_job
+
 pytest.importorskip("distributed")
 
 BY_THE_OPERATOR = {"DaskCluster": ("DASK_WORKER_NAME", "DASK_SCHEDULER_ADDRESS")}
@@ -101,6 +103,15 @@ def test_ray_jobs_run_a_command_that_is_taken(case):
     for one in of_kind(render(case), "RayJob"):
         program, *arguments = shlex.split(one["spec"]["entrypoint"])
         assert complaint(programs()[program], arguments) is None
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_job_files_are_ones_that_fit_takes(case, tmp_path):
+    for one in of_kind(render(case), "ConfigMap"):
+        for name, text in one["data"].items():
+            if one["metadata"]["name"].endswith("-jobs"):
+                (tmp_path / name).write_text(text, encoding="utf-8")
+                assert load_job(tmp_path / name).name == name.removesuffix(".json")
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 
+import charts
 import pytest
-from charts import CASES, Object, of_kind, render, title
+from charts import CASES, UPGRADED, Object, of_kind, render, title, values
 from pods import pods
 from references import selects
 
 LONG = "a-release-name-of-fifty-three-characters-which-is-most"
-RELEASES = ["ntk", LONG[:53], "1st", "a.b"]
+LONGEST_RELEASE = LONG[:52] + "a"
+RELEASES = [
+    *((case, release) for case in CASES for release in ("ntk", LONGEST_RELEASE)),
+    *((case, release) for case in ("values", "everything") for release in ("1st", "a.b")),
+]
 """The longest that Helm takes, one that no Service may begin like, one with a dot."""
 SERVICE = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -48,18 +53,37 @@ def name_problems(objects: list[Object]) -> list[str]:
     return found
 
 
+def longest_name(path: str) -> str:
+    """The longest word that the schema takes as the name of one of a list."""
+    found = charts.schema()
+    for key in path.split("."):
+        found = found["properties"][key]
+    return "n" * found["items"]["properties"]["name"]["maxLength"]
+
+
 def labels_of(thing: Object) -> dict[str, str]:
     return thing["metadata"].get("labels") or {}
 
 
-@pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "release"), RELEASES)
 def test_names_are_taken_everywhere(case, release):
     assert name_problems(render(case, release=release)) == []
 
 
-@pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("case", CASES)
+def test_names_with_parts_that_are_given_are_taken():
+    ray = values("ray-gpu")["engine"]["ray"]
+    group = ray["workerGroups"][0] | {"name": longest_name("engine.ray.workerGroups")}
+    job = ray["jobs"][0] | {"name": longest_name("engine.ray.jobs")}
+    given = {"engine": {"ray": {"workerGroups": [group], "jobs": [job]}}}
+    objects = render("ray-gpu", given, release=LONGEST_RELEASE)
+    assert name_problems(objects) == []
+    for thing in of_kind(objects, "RayCluster", "RayJob"):
+        spec = thing["spec"].get("rayClusterSpec", thing["spec"])
+        for worker in spec["workerGroupSpecs"]:
+            assert LABEL.fullmatch(worker["groupName"])
+
+
+@pytest.mark.parametrize(("case", "release"), RELEASES)
 def test_labels_are_taken_everywhere(case, release):
     objects = render(case, release=release)
     found = [(str(pod), pod.labels) for pod in pods(objects)]
@@ -81,11 +105,13 @@ def test_every_object_says_whose_it_is(case):
     assert {labels_of(thing)["app.kubernetes.io/instance"] for thing in render(case)} == {"ntk"}
 
 
-@pytest.mark.parametrize(("one", "other"), [("ntk", "other"), (LONG[:52] + "a", LONG[:52] + "b")])
+@pytest.mark.parametrize(("one", "other"), [("ntk", "other"), (LONGEST_RELEASE, LONG[:52] + "b")])
 @pytest.mark.parametrize("case", CASES)
 def test_two_releases_share_no_name(case, one, other):
     # A name that the values give is theirs to keep apart.
     given = {"fullnameOverride": "", "serviceAccount": {"name": ""}}
+    if charts.merged(values(case), given) == values(case):
+        given = None
     first, second = render(case, given, release=one), render(case, given, release=other)
     assert {title(thing) for thing in first} & {title(thing) for thing in second} == set()
 
@@ -117,11 +143,7 @@ def test_selectors_survive_an_upgrade(case):
         assert wanted, title(thing)
         assert not [name for name in wanted if name.rpartition("/")[2] in CHANGING], title(thing)
         assert wanted == selector(
-            next(
-                one
-                for one in render(case, {"image": {"tag": "9.9.9"}})
-                if title(one) == title(thing)
-            )
+            next(one for one in render(case, UPGRADED) if title(one) == title(thing))
         )
         labels = thing["spec"]["template"]["metadata"]["labels"]
         assert wanted.items() <= labels.items(), title(thing)

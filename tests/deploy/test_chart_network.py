@@ -47,16 +47,15 @@ def parts(objects: list[Object]) -> dict[str, list[Pod]]:
     return made
 
 
-def has_policies(case: str) -> bool:
-    return bool(values(case)["networkPolicy"]["enabled"])
+WHERE: list[tuple[str, Object | None]] = [
+    *((case, None) for case in CASES if values(case)["networkPolicy"]["enabled"]),
+    ("ray-serve", {"database": {"type": "bundled"}}),
+]
 
 
-GUARDED_CASES = [case for case in CASES if has_policies(case)]
-
-
-@pytest.mark.parametrize("case", GUARDED_CASES)
-def test_what_has_to_talk_may(case):
-    objects = render(case)
+@pytest.mark.parametrize(("case", "given"), WHERE)
+def test_what_has_to_talk_may(case, given):
+    objects = render(case, given)
     there = parts(objects)
     refused = [
         f"{source} -> {target}:{port}"
@@ -68,16 +67,9 @@ def test_what_has_to_talk_may(case):
     assert refused == []
 
 
-def test_every_path_is_walked_by_some_case():
-    there = [parts(render(case)).keys() for case in GUARDED_CASES]
-    walked = {one[:2] for one in PATHS if any({*one[:2]} <= names for names in there)}
-    assert {one[:2] for one in PATHS} - walked == set()
-    assert {name for name, _ in GUARDED} <= {name for names in there for name in names}
-
-
-@pytest.mark.parametrize("case", GUARDED_CASES)
-def test_strangers_may_not(case):
-    objects = render(case)
+@pytest.mark.parametrize(("case", "given"), WHERE)
+def test_strangers_may_not(case, given):
+    objects = render(case, given)
     there = parts(objects)
     let_in = [
         f"{target}:{port}"
@@ -86,6 +78,13 @@ def test_strangers_may_not(case):
         if allowed(objects, STRANGER, one, port)
     ]
     assert let_in == []
+
+
+def test_every_path_is_walked_and_every_guard_tried():
+    there = [parts(render(case, given)).keys() for case, given in WHERE]
+    walked = {path for path in PATHS if any({*path[:2]} <= names for names in there)}
+    assert set(PATHS) - walked == set()
+    assert {name for name, _ in GUARDED} <= {name for names in there for name in names}
 
 
 def test_without_policies_there_are_none():

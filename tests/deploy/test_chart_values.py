@@ -18,7 +18,7 @@ FREE = {
 """Objects whose keys are other people's."""
 OTHERS = (
     *("tolerations", "extraEnv", "extraVolumes", "extraVolumeMounts"),
-    *("serviceFrom", "parentRefs", "job"),
+    *("serviceFrom", "metricsFrom", "parentRefs", "job"),
 )
 """Lists of Kubernetes' own objects, which Kubernetes checks, and job files, which we check."""
 
