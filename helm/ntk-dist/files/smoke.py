@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 
+import click
 import numpy as np
 
 from ntk_dist import Client, stax
@@ -34,15 +35,15 @@ def main(url: str, timeout_s: float) -> int:
         "solver": {"tol": 1e-6},
     }
     with Client(url) as client:
-        print(f"service of version {client.version().version} at {url}", flush=True)
+        click.echo(f"service of version {client.version().version} at {url}")
         submitted = client.submit(job, upload=True)
-        print(f"job {submitted.id} is queued", flush=True)
+        click.echo(f"job {submitted.id} is queued")
         submitted.wait(timeout_s=timeout_s)
         model = submitted.model()
         error = float(np.max(np.abs(model.predict(x).ravel() - y)))
     is_right = error <= MAX_ERROR
     verdict = "as it should" if is_right else f"expected at most {MAX_ERROR:g}"
-    print(f"model {model.name}, version {model.version}: largest error {error:.1e}, {verdict}")
+    click.echo(f"model {model.name}, version {model.version}: largest error {error:.1e}, {verdict}")
     return 0 if is_right else 1
 
 
