@@ -79,9 +79,11 @@ def nested(path: str, value: Any) -> Object:
     return value
 
 
-def run(verb: str, case: str = "values", *options: str, given: Object | None = None) -> Any:
+def run(
+    verb: str, case: str = "values", *options: str, given: Object | None = None, chart: Path = CHART
+) -> Any:
     """One Helm command on the chart, with a case's values and ``given`` on top of them."""
-    command = [str(helm()), *verb.split(), str(CHART), *options]
+    command = [str(helm()), *verb.split(), str(chart), *options]
     if case != "values":
         command += ["--values", str(CHART / "ci" / f"{case}.yaml")]
     if given is not None:
@@ -128,9 +130,9 @@ def _objects(text: str) -> list[Object]:
     return load(text)
 
 
-def text(case: str = "values") -> str:
+def text(case: str = "values", given: Object | None = None) -> str:
     """What ``helm template`` prints."""
-    return _text(case, "null", ())
+    return _text(case, json.dumps(given, sort_keys=True), ())
 
 
 def refusal(given: Object, case: str = "values") -> str:

@@ -131,7 +131,6 @@ def test_pods_are_made_anew_when_settings_change_and_only_then(case):
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_values_give_the_same_objects(case):
     """Only tokens and passwords are drawn anew, and in a cluster those are looked up."""
-
     again = load(run("template ntk", case, f"--namespace={NAMESPACE}").stdout)
     first, second = (
         [one for one in half if one["kind"] != "Secret"] for half in (render(case), again)
@@ -160,6 +159,27 @@ def test_commands_in_the_notes_are_taken(case):
         found = re.match(r"\s*(?:\$ )?ntk-dist (.*)", line)
         if found:
             assert complaint(known, found[1].split()) is None, line
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"engine": {"type": "ray"}}, "ReadWriteMany"),
+        ({"engine": {"type": "dask"}}, "ReadWriteMany"),
+        (merged(URL, {"serving": {"replicas": 3}}), "ReadWriteMany"),
+        (SCALED, "drivers"),
+        (SHARED, "locks"),
+        ({"database": {"type": "bundled"}}, "trials"),
+    ],
+)
+def test_what_may_go_wrong_is_said(given, word):
+    text = notes(given=given)
+    assert "WARNING" in text
+    assert word in text.partition("WARNING")[2]
+
+
+def test_nothing_is_said_against_the_defaults():
+    assert "WARNING" not in notes()
 
 
 def test_the_notes_follow_the_port():

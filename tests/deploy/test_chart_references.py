@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import charts
 import pytest
 from charts import CASES, Object, merged, nested, render, values
+from policies import quantity
 from references import dangling, outside, unmatched, unreachable
+
+PORTS = ("containerPort", "port", "targetPort", "number", "nodePort", "endPort")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -30,6 +34,37 @@ def test_all_names_that_exist_already_are_used(case):
     """A value that names something and is not read would be worse than no value."""
     text = str(render(case))
     assert [name for name in outside(values(case)) if name not in text] == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_quantities_and_ports_are_ones(case):
+    assert list(amiss(render(case))) == []
+
+
+def amiss(value: Any, key: str = "") -> Iterator[str]:
+    """Sizes and ports anywhere that Kubernetes would not read; its schemas take any text."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from amiss(part, name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from amiss(part, key)
+    elif key in ("sizeLimit", "storage"):
+        try:
+            quantity(value)
+        except ValueError as error:
+            yield f"{key}: {error}"
+    elif key in PORTS and isinstance(value, int) and not 0 < value < 65536:
+        yield f"{key}: {value}"
+
+
+def test_what_is_no_quantity_and_no_port_is_found():
+    volume = {"emptyDir": {"sizeLimit": "8 Gi"}}
+    claim = {"resources": {"requests": {"storage": "fifty"}}}
+    ports = [{"containerPort": 0}, {"containerPort": 65535}, {"port": 70000, "targetPort": "http"}]
+    assert [said.partition(":")[0] for said in amiss([volume, claim, ports])] == [
+        *("sizeLimit", "storage", "containerPort", "port"),
+    ]
 
 
 def pod(**parts: Any) -> Object:
