@@ -33,7 +33,7 @@ capabilities:
 {{- /* (dict "resources" $resources "gpus" 1) */ -}}
 {{- define "ntk-dist.resources" -}}
 {{- $resources := deepCopy .resources -}}
-{{- with .gpus -}}
+{{- with .gpus | int64 -}}
   {{- $gpus := dict "nvidia.com/gpu" . -}}
   {{- $_ := set $resources "requests" (merge (dict) $gpus ($resources.requests | default dict)) -}}
   {{- $_ := set $resources "limits" (merge (dict) $gpus ($resources.limits | default dict)) -}}
@@ -43,7 +43,7 @@ capabilities:
 
 {{- /* How our containers begin: (dict "root" $ "image" $override) */ -}}
 {{- define "ntk-dist.container" -}}
-image: {{ include "ntk-dist.image" . }}
+image: {{ include "ntk-dist.image" . | quote }}
 imagePullPolicy: {{ (.image | default dict).pullPolicy | default .root.Values.image.pullPolicy }}
 securityContext:
   {{- include "ntk-dist.containerSecurity" . | nindent 2 }}
@@ -62,8 +62,25 @@ where compiled kernels are kept, is the image's.
 root      the chart's
 database  true: it opens the database, as the service does and what prepares it
 ray       true: it is a Ray node, or speaks to one; KubeRay leaves these as they are
+
+A variable of extraEnv takes the place of ours.
 */ -}}
 {{- define "ntk-dist.env" -}}
+{{- $extra := .root.Values.extraEnv -}}
+{{- $taken := list -}}
+{{- range $extra -}}
+  {{- $taken = append $taken .name -}}
+{{- end -}}
+{{- $own := list -}}
+{{- range include "ntk-dist.ownEnv" . | fromYamlArray -}}
+  {{- if not (has .name $taken) -}}
+    {{- $own = append $own . -}}
+  {{- end -}}
+{{- end -}}
+{{- concat $own $extra | toYaml -}}
+{{- end -}}
+
+{{- define "ntk-dist.ownEnv" -}}
 {{ include "ntk-dist.threadsEnv" .root }}
 {{- if eq .root.Values.workspace.type "pvc" }}
 # Where jobs keep what JAX has compiled: one folder for all pods, which outlives them.
@@ -76,10 +93,7 @@ ray       true: it is a Ray node, or speaks to one; KubeRay leaves these as they
 {{ include "ntk-dist.databaseEnv" .root }}
 {{- end }}
 {{- if and .ray (eq .root.Values.engine.type "ray") }}
-{{ include "ntk-dist.rayTokenEnv" .root }}
-{{- end }}
-{{- with .root.Values.extraEnv }}
-{{ toYaml . }}
+{{ include "ntk-dist.rayEnv" .root }}
 {{- end }}
 {{- end -}}
 
@@ -104,12 +118,15 @@ ray       true: it is a Ray node, or speaks to one; KubeRay leaves these as they
     secretKeyRef: {name: {{ include "ntk-dist.database.secret" . | quote }}, key: {{ include "ntk-dist.database.key" . | quote }}}
 {{- end -}}
 
-{{- define "ntk-dist.rayTokenEnv" -}}
+{{- define "ntk-dist.rayEnv" -}}
 - name: RAY_AUTH_MODE
   value: token
 - name: RAY_AUTH_TOKEN
   valueFrom:
     secretKeyRef: {name: {{ include "ntk-dist.rayToken.name" . | quote }}, key: auth_token}
+# Ray reports to its makers otherwise.
+- name: RAY_USAGE_STATS_ENABLED
+  value: "0"
 {{- end -}}
 
 {{- /* Without keys the identity is that of the service account. */ -}}

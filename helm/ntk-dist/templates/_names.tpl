@@ -80,7 +80,7 @@ others by a hash. (dict "name" $name "most" 30)
 {{- end -}}
 
 {{- define "ntk-dist.service.port" -}}
-{{- eq .Values.serving.type "rayService" | ternary 8000 .Values.service.port -}}
+{{- eq .Values.serving.type "rayService" | ternary 8000 .Values.service.port | int64 -}}
 {{- end -}}
 
 {{- /* Engines */ -}}

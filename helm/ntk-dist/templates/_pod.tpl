@@ -43,7 +43,7 @@ imagePullSecrets:
   {{- end }}
 {{- end }}
 {{- with $spec.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with $spec.nodeSelector }}
 nodeSelector:
@@ -66,7 +66,7 @@ affinity:
 topologySpreadConstraints:
   {{- range . }}
   - maxSkew: 1
-    topologyKey: {{ . }}
+    topologyKey: {{ . | quote }}
     whenUnsatisfiable: {{ $.root.Values.topologySpread.whenUnsatisfiable }}
     labelSelector:
       matchLabels:

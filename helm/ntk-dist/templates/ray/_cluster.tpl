@@ -28,7 +28,7 @@ headGroupSpec:
   rayStartParams:
     {{- include "ntk-dist.ray.startParams" $root | nindent 4 }}
     dashboard-host: 0.0.0.0
-    num-cpus: {{ .head.numCpus | default 0 | quote }}
+    num-cpus: {{ .head.numCpus | int64 | quote }}
   template:
     metadata:
       {{- include "ntk-dist.ray.podMetadata" $head | nindent 6 }}
@@ -62,10 +62,10 @@ workerGroupSpecs:
   {{- range .groups }}
   {{- $worker := dict "root" $root "component" (printf "%s-worker" $.role) "spec" . "image" .image }}
   {{- $counts := include "ntk-dist.ray.counts" (dict "group" . "scales" $.scales) | fromJson }}
-  - groupName: {{ .name }}
-    replicas: {{ $counts.now }}
-    minReplicas: {{ $counts.min }}
-    maxReplicas: {{ $counts.max }}
+  - groupName: {{ .name | quote }}
+    replicas: {{ $counts.now | int64 }}
+    minReplicas: {{ $counts.min | int64 }}
+    maxReplicas: {{ $counts.max | int64 }}
     rayStartParams:
       {{- include "ntk-dist.ray.startParams" $root | nindent 6 }}
     template:
@@ -103,8 +103,6 @@ envFrom:
   {{- include "ntk-dist.envFrom" .env.root | nindent 2 }}
 env:
   {{- include "ntk-dist.env" .env | nindent 2 }}
-  - name: RAY_USAGE_STATS_ENABLED
-    value: "0"
 resources:
   {{- include "ntk-dist.resources" .spec | nindent 2 }}
 volumeMounts:
@@ -112,13 +110,13 @@ volumeMounts:
 {{- end -}}
 
 {{- define "ntk-dist.ray.startParams" -}}
-object-store-memory: {{ .Values.engine.ray.objectStoreBytes | toJson | quote }}
+object-store-memory: {{ .Values.engine.ray.objectStoreBytes | int64 | quote }}
 {{- end -}}
 
 {{- define "ntk-dist.ray.autoscaler" }}
 enableInTreeAutoscaling: true
 autoscalerOptions:
-  idleTimeoutSeconds: {{ .idleTimeoutSeconds }}
+  idleTimeoutSeconds: {{ .idleTimeoutSeconds | int64 }}
   upscalingMode: {{ .upscalingMode }}
   securityContext:
     {{- include "ntk-dist.containerSecurity" . | nindent 4 }}
@@ -130,9 +128,9 @@ autoscalerOptions:
 
 {{- /* How many workers a group has, as JSON: (dict "group" $group "scales" true) */ -}}
 {{- define "ntk-dist.ray.counts" -}}
-{{- $now := .group.replicas | int -}}
+{{- $now := .group.replicas | int64 -}}
 {{- if .scales -}}
-{{- dict "now" $now "min" (hasKey .group "minReplicas" | ternary .group.minReplicas $now | int) "max" (hasKey .group "maxReplicas" | ternary .group.maxReplicas $now | int) | toJson -}}
+{{- dict "now" $now "min" (hasKey .group "minReplicas" | ternary .group.minReplicas $now | int64) "max" (hasKey .group "maxReplicas" | ternary .group.maxReplicas $now | int64) | toJson -}}
 {{- else -}}
 {{- dict "now" $now "min" $now "max" $now | toJson -}}
 {{- end -}}

@@ -4,9 +4,9 @@
 {{- /* One cluster beside the other while it is replaced. */ -}}
 {{- mul 2 .Values.serving.rayService.replicas -}}
 {{- else if .Values.serving.autoscaling.enabled -}}
-{{- .Values.serving.autoscaling.maxReplicas -}}
+{{- .Values.serving.autoscaling.maxReplicas | int64 -}}
 {{- else -}}
-{{- .Values.serving.replicas -}}
+{{- .Values.serving.replicas | int64 -}}
 {{- end -}}
 {{- end -}}
 
