@@ -16,10 +16,10 @@ FREE = {
     *("requests", "limits", "matchLabels", "operatorNamespaces"),
 }
 """Objects whose keys are other people's."""
-OTHERS = (
+OTHERS = {
     *("tolerations", "extraEnv", "extraVolumes", "extraVolumeMounts"),
     *("serviceFrom", "metricsFrom", "parentRefs", "job"),
-)
+}
 """Lists of Kubernetes' own objects, which Kubernetes checks, and job files, which we check."""
 
 
@@ -39,8 +39,8 @@ def described() -> dict[str, Object]:
 
 
 def is_free(path: str) -> bool:
-    last = path.rpartition(".")[2]
-    return last in FREE or any(name in path for name in OTHERS)
+    *above, last = path.replace("[]", "").split(".")
+    return last in FREE or not OTHERS.isdisjoint([*above, last])
 
 
 def test_every_value_is_described():
