@@ -1,0 +1,290 @@
+"""Examples for Ray, Kubernetes and SLURM: whoever reads them would take them as they are."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import yaml
+from commands import parse_command
+from images import DEPLOY, DOCKERFILE, ROOT, parse_dockerfile
+from pods import pods
+from policies import RULES
+from schemas import CRDS, NO_CRDS, problems, versions
+
+from ntk_dist.executors import dask_cluster, environment
+from ntk_dist.jobs.spec import JobSpec, load_job
+from ntk_dist.settings import Settings
+from ntk_dist.stax import from_json
+
+REQUIRED = os.environ.get("NTK_DIST_REQUIRE", "").split(",")
+LAUNCHER = sorted((DEPLOY / "ray").glob("*.yaml"))
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+BATCH = DEPLOY / "dask" / "slurm.sbatch"
+GOOD_USER = "10001:10001"
+
+
+def names(files: list[Path]) -> list[str]:
+    return [file.name for file in files]
+
+
+# `ray up`
+
+
+@pytest.mark.parametrize("file", LAUNCHER, ids=names(LAUNCHER))
+def test_ray_would_launch_it(file: Path):
+    ray = pytest.importorskip("ray.autoscaler")
+    schema = json.loads((Path(ray.__file__).parent / "ray-schema.json").read_text())
+    config = yaml.safe_load(file.read_text())
+    jsonschema.validate(config, schema)
+    with pytest.raises(jsonschema.ValidationError, match="dokcer"):
+        jsonschema.validate({**config, "dokcer": {}}, schema)
+    types = config.get("available_node_types", {})
+    assert config.get("head_node_type") in (types or {None})
+    wanted = sum(each.get("min_workers", 0) for each in types.values())
+    assert wanted <= config["max_workers"]
+    if config["provider"]["type"] == "local":
+        assert len(config["provider"]["worker_ips"]) == config["max_workers"]
+
+
+@pytest.mark.parametrize("file", LAUNCHER, ids=names(LAUNCHER))
+def test_its_machines_find_each_other_and_ask_for_a_token(file: Path):
+    pytest.importorskip("ray")
+    config = yaml.safe_load(file.read_text())
+    head, worker = (
+        parse_command(config[f"{kind}_start_ray_commands"][-1].split())
+        for kind in ("head", "worker")
+    )
+    assert head["head"]
+    assert head["num_cpus"] == 0, "drivers are there"
+    assert worker["address"] == f"$RAY_HEAD_IP:{head['port']}"
+    assert head["autoscaling_config"] == "~/ray_bootstrap_config.yaml"
+    assert "--env=RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+    home = parse_dockerfile(DOCKERFILE.read_text()).environment("cpu")["HOME"]
+    assert config["file_mounts"] == {f"{home}/.ray/auth_token": "~/.ray/auth_token"}
+
+
+# Kubernetes
+
+
+def documents(file: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(file.read_text()))
+
+
+OBJECTS = {file.name: documents(file) for file in MANIFESTS}
+RAY_OBJECTS = [one for made in OBJECTS.values() for one in made if "ray.io" in one["apiVersion"]]
+
+
+@pytest.mark.skipif(not (CRDS.is_dir() or "crds" in REQUIRED), reason=NO_CRDS)
+@pytest.mark.parametrize("thing", RAY_OBJECTS, ids=lambda thing: thing["kind"])
+def test_kuberay_would_take_it(thing: dict[str, Any]):
+    assert problems(thing, "") == []
+    cluster = thing["spec"].get("rayClusterSpec") or thing["spec"]["rayClusterConfig"]
+    cluster["headGroupSpec"]["rayStartParam"] = {}
+    (problem,) = problems(thing, "")
+    assert "rayStartParam" in problem
+    del cluster["headGroupSpec"]["rayStartParam"]
+
+
+@pytest.mark.parametrize("file", OBJECTS)
+def test_kubernetes_would_take_the_rest(file: str):
+    pytest.importorskip("kubernetes_validate")
+    for thing in OBJECTS[file]:
+        if thing not in RAY_OBJECTS:
+            assert [one for version in versions()[-3:] for one in problems(thing, version)] == []
+
+
+@pytest.mark.parametrize("thing", RAY_OBJECTS, ids=lambda thing: thing["kind"])
+def test_its_pods_keep_to_the_rules(thing: dict[str, Any]):
+    made = pods([thing])
+    assert len(made) == {"RayJob": 3, "RayService": 2}[thing["kind"]]
+    found = [f"{pod}: {problem}" for pod in made for rule in RULES for problem in rule(pod)]
+    assert found == []
+    user = parse_dockerfile(DOCKERFILE.read_text()).last("cpu", "USER")
+    assert user is not None
+    for pod in made:
+        context = pod.spec["securityContext"]
+        assert f"{context['runAsUser']}:{context['runAsGroup']}" == user.text
+
+
+@pytest.mark.parametrize("thing", RAY_OBJECTS, ids=lambda thing: thing["kind"])
+def test_what_it_refers_to_is_made_or_explained(thing: dict[str, Any]):
+    made = {(one["kind"], one["metadata"]["name"]) for all_ in OBJECTS.values() for one in all_}
+    text = "".join(file.read_text() for file in MANIFESTS)
+    made |= {("Secret", name) for name in re.findall(r"kubectl create secret generic (\S+)", text)}
+    used = set()
+    for pod in pods([thing]):
+        for volume in pod.spec.get("volumes", []):
+            if "persistentVolumeClaim" in volume:
+                used.add(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
+            if "configMap" in volume:
+                used.add(("ConfigMap", volume["configMap"]["name"]))
+        for container in pod.containers:
+            for each in container.get("env", []):
+                if "secretKeyRef" in each.get("valueFrom", {}):
+                    used.add(("Secret", each["valueFrom"]["secretKeyRef"]["name"]))
+    cluster = thing["spec"].get("rayClusterSpec") or thing["spec"]["rayClusterConfig"]
+    assert cluster["authOptions"]["mode"] == "token"
+    used.add(("Secret", cluster["authOptions"]["secretName"]))
+    assert used <= made
+    assert len(used) >= 2
+
+
+@pytest.mark.parametrize("thing", RAY_OBJECTS, ids=lambda thing: thing["kind"])
+def test_its_ray_is_the_pinned_one_and_can_be_started(thing: dict[str, Any]):
+    pytest.importorskip("ray")
+    cluster = thing["spec"].get("rayClusterSpec") or thing["spec"]["rayClusterConfig"]
+    assert f"ray=={cluster['rayVersion']}" in (ROOT / "constraints.txt").read_text().split()
+    groups = [(True, cluster["headGroupSpec"]), *((False, g) for g in cluster["workerGroupSpecs"])]
+    for is_head, group in groups:
+        # As KubeRay writes it; flags without a value are given as "true".
+        options = [
+            f"--{name}" if value == "true" else f"--{name}={value}"
+            for name, value in group["rayStartParams"].items()
+        ]
+        where = ["--head"] if is_head else ["--address=head:6379"]
+        given = parse_command(["ray", "start", *where, "--block", *options])
+        assert (given["num_cpus"] == 0) is is_head
+        assert group.get("minReplicas") == group.get("replicas") == group.get("maxReplicas")
+
+
+@pytest.mark.parametrize("thing", RAY_OBJECTS, ids=lambda thing: thing["kind"])
+def test_variables_are_settings(thing: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    known = {f"NTK_DIST_{name.upper()}" for name in Settings.model_fields}
+    service = Settings.model_fields["service"].annotation.model_fields
+    known |= {f"NTK_DIST_SERVICE__{name.upper()}" for name in service}
+    for pod in pods([thing]):
+        for each in (each for one in pod.containers for each in one.get("env", [])):
+            assert each["name"] in known
+            if "value" in each:
+                monkeypatch.setenv(each["name"], each["value"])
+    Settings()
+
+
+def test_the_job_of_the_ray_job_is_a_job(tmp_path: Path):
+    settings, job = OBJECTS["rayjob.yaml"]
+    given = parse_command(job["spec"]["entrypoint"].split())
+    (pod, *_) = pods([job])
+    (mount,) = (m["mountPath"] for m in pod.containers[0]["volumeMounts"] if m["name"] == "job")
+    folder, _, file = given["job"].rpartition("/")
+    assert folder == mount
+    assert given["executor"] == "ray:auto"
+    (tmp_path / file).write_text(settings["data"][file])
+    spec = load_job(tmp_path / file)
+    assert spec.workspace == "/workspace"
+    assert spec.name == job["metadata"]["name"]
+    assert from_json(spec.architecture).fingerprint
+
+
+def test_the_application_of_the_ray_service_is_ours(tmp_path: Path):
+    schema = pytest.importorskip("ray.serve.schema")
+    (service,) = OBJECTS["rayservice.yaml"]
+    config = schema.ServeDeploySchema.model_validate(
+        yaml.safe_load(service["spec"]["serveConfigV2"])
+    )
+    (application,) = config.applications
+    module, _, name = application.import_path.partition(":")
+    build = getattr(importlib.import_module(module), name)
+    bound = build({**application.args, "workspace": str(tmp_path)})
+    (deployment,) = application.deployments
+    assert bound._bound_deployment.name == deployment.name
+    ports = [p for pod in pods([service]) for c in pod.containers for p in c["ports"]]
+    assert {p["containerPort"] for p in ports if p["name"] == "serve"} == {config.http_options.port}
+    head = service["metadata"]["name"] + "-head-svc"
+    assert f"http://{head}:8265" in json.dumps(service)
+
+
+# SLURM
+
+SHIMS = {
+    "srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"',
+    "scontrol": 'echo "$@" >> "$SHIM_LOG"',
+}
+JOB = {
+    "name": "blobs",
+    "task": "classification",
+    "data": {"x": "data.npz:x", "y": "data.npz:y"},
+    "architecture": ["serial", ["Dense", {"W_std": 1.5}], ["Relu"], ["Dense"]],
+    "gram": {"block_rows": 32},
+    "workspace": "ws",
+}
+
+
+def test_the_batch_script_is_a_script_with_options_of_sbatch():
+    subprocess.run(["bash", "-n", str(BATCH)], check=True)
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", BATCH.read_text(), re.MULTILINE))
+    assert set(options) == {
+        *("job-name", "nodes", "ntasks-per-node", "cpus-per-task", "mem", "time"),
+        *("signal", "requeue", "open-mode"),
+    }
+    assert options["ntasks-per-node"] == "1"
+    assert options["signal"].startswith("B:TERM@"), "to the script, not to its steps"
+    assert os.access(BATCH, os.X_OK)
+
+
+def test_its_workers_get_what_those_that_we_start_get():
+    text = BATCH.read_text()
+    exported = dict(re.findall(r"^export (\w+)=(.*)$", text, re.MULTILINE))
+    ours = {k: v for k, v in dask_cluster._WORKER_CONFIG.items() if "LOGGING" not in k}
+    assert ours.items() <= exported.items()
+    assert f"for name in {' '.join(environment._THREAD_VARIABLES)}; do" in text
+
+
+@pytest.mark.dask
+@pytest.mark.slow
+def test_the_batch_script_runs_a_job(tmp_path: Path):
+    """For real, but for `srun`, which starts its command here."""
+    pytest.importorskip("distributed")
+    rng = np.random.default_rng(0)
+    y = np.arange(96) % 3
+    np.savez(tmp_path / "data.npz", x=rng.standard_normal((96, 8)) + y[:, None], y=y)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    shims = tmp_path / "shims"
+    shims.mkdir()
+    for name, text in SHIMS.items():
+        (shims / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (shims / name).chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "2", "SLURM_MEM_PER_NODE": "4096"}
+    path = f"{shims}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(BATCH), "job.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, **slurm, "PATH": path, "SHIM_LOG": str(tmp_path / "shims.log")},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "model blobs version 1" in done.stdout
+    assert not list(tmp_path.glob(".ntk-dist-*")), "its own folder is gone"
+    assert not (tmp_path / "shims.log").exists(), "nothing was queued again"
+    events = (tmp_path / "ws" / "jobs" / "blobs").rglob("events*.jsonl")
+    assert any("tcp://" in file.read_text() for file in events), "the blocks came from Dask"
+
+
+def test_the_batch_script_wants_a_job_and_sbatch():
+    for words, variables in (([], {}), (["job.yaml"], {"SLURM_JOB_ID": "7"})):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+        done = subprocess.run(
+            [str(BATCH), *words],
+            env={**clean, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert "expected" in done.stderr
+
+
+def test_jobs_of_examples_know_all_keys():
+    assert set(JOB) <= set(JobSpec.model_fields)
