@@ -72,11 +72,11 @@ def make_job(network: Network, folder: Path) -> JobSpec:
     return load_job(folder / "job.json")
 
 
-def simulations(name: str) -> Iterator[Simulation]:
-    """One network at its scales."""
+def simulations(name: str, scales: Sequence[tuple[int, int]]) -> Iterator[Simulation]:
+    """One network at some scales."""
     with tempfile.TemporaryDirectory() as folder:
         job = make_job(networks()[name], Path(folder))
-        for rows, workers in SCALES[name]:
+        for rows, workers in scales:
             scale = Scale(workers=workers, n_rows=rows, worker_memory=WORKER_MEMORY)
             yield simulate_job(job, scale)
 
@@ -108,5 +108,5 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    table = [line(name, one) for name in SCALES for one in simulations(name)]
+    table = [line(name, one) for name, at in SCALES.items() for one in simulations(name, at)]
     click.echo(markdown(table))

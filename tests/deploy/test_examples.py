@@ -6,8 +6,12 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,6 @@ REQUIRED = os.environ.get("NTK_DIST_REQUIRE", "").split(",")
 LAUNCHER = sorted((DEPLOY / "ray").glob("*.yaml"))
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 BATCH = DEPLOY / "dask" / "slurm.sbatch"
-GOOD_USER = "10001:10001"
 
 
 def names(files: list[Path]) -> list[str]:
@@ -205,10 +208,8 @@ def test_the_application_of_the_ray_service_is_ours(tmp_path: Path):
 
 # SLURM
 
-SHIMS = {
-    "srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"',
-    "scontrol": 'echo "$@" >> "$SHIM_LOG"',
-}
+SRUN = 'while [[ $1 == --* ]]; do shift; done\nexec "$@"'
+SCONTROL = 'echo "$@" > requeued'
 JOB = {
     "name": "blobs",
     "task": "classification",
@@ -239,37 +240,74 @@ def test_its_workers_get_what_those_that_we_start_get():
     assert f"for name in {' '.join(environment._THREAD_VARIABLES)}; do" in text
 
 
+@pytest.fixture
+def batch(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the script as SLURM would, with stand-ins for some programs."""
+    started = []
+
+    def start(**stand_ins: str) -> subprocess.Popen[str]:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        for name, text in {"srun": SRUN, "scontrol": SCONTROL, **stand_ins}.items():
+            program = folder / name.replace("_", "-")
+            program.write_text(f"#!/usr/bin/env bash\n{text}\n")
+            program.chmod(0o755)
+        slurm = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "2", "SLURM_MEM_PER_NODE": "4096"}
+        path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        process = subprocess.Popen(
+            [str(BATCH), "job.yaml"],
+            cwd=tmp_path,
+            env={**os.environ, **slurm, "PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 @pytest.mark.dask
 @pytest.mark.slow
-def test_the_batch_script_runs_a_job(tmp_path: Path):
+def test_the_batch_script_runs_a_job(batch, tmp_path: Path):
     """For real, but for `srun`, which starts its command here."""
     pytest.importorskip("distributed")
     rng = np.random.default_rng(0)
     y = np.arange(96) % 3
     np.savez(tmp_path / "data.npz", x=rng.standard_normal((96, 8)) + y[:, None], y=y)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
-    shims = tmp_path / "shims"
-    shims.mkdir()
-    for name, text in SHIMS.items():
-        (shims / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
-        (shims / name).chmod(0o755)
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "2", "SLURM_MEM_PER_NODE": "4096"}
-    path = f"{shims}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        [str(BATCH), "job.yaml"],
-        cwd=tmp_path,
-        env={**os.environ, **slurm, "PATH": path, "SHIM_LOG": str(tmp_path / "shims.log")},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "model blobs version 1" in done.stdout
+    process = batch()
+    told, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors
+    assert "model blobs version 1" in told
     assert not list(tmp_path.glob(".ntk-dist-*")), "its own folder is gone"
-    assert not (tmp_path / "shims.log").exists(), "nothing was queued again"
-    events = (tmp_path / "ws" / "jobs" / "blobs").rglob("events*.jsonl")
-    assert any("tcp://" in file.read_text() for file in events), "the blocks came from Dask"
+    assert not (tmp_path / "requeued").exists()
+    assert "Registered to" in errors, "a worker came"
+
+
+def test_the_batch_script_is_queued_again_when_its_time_is_over(batch, tmp_path: Path):
+    scheduler = (
+        "while [[ $1 != --scheduler-file ]]; do [[ $1 != worker ]] || exec sleep 60; shift; done\n"
+        """echo '{"address": "tcp://127.0.0.1:1"}' > "$2"; exec sleep 60"""
+    )
+    driver = "trap 'sleep 0.5; exit 130' TERM; echo \"$@\" > asked\nwhile :; do sleep 0.1; done"
+    process = batch(dask=scheduler, ntk_dist=driver)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "asked").exists() and (tmp_path / "asked").read_text()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (tmp_path / "asked").read_text().split()[:2] == ["fit", "job.yaml"]
+    assert (tmp_path / "requeued").read_text().split() == ["requeue", "7"]
+    assert not list(tmp_path.glob(".ntk-dist-*"))
 
 
 def test_the_batch_script_wants_a_job_and_sbatch():
