@@ -19,13 +19,15 @@ import jsonschema
 import numpy as np
 import pytest
 import yaml
-from commands import parse_command
+from command_lines import parse_command
+from environment import SETTINGS
 from images import DEPLOY, DOCKERFILE, ROOT, parse_dockerfile
 from pods import pods
 from policies import RULES
 from schemas import CRDS, NO_CRDS, problems, versions
 
-from ntk_dist.executors import dask_cluster, environment
+from ntk_dist.executors import dask_cluster
+from ntk_dist.executors.environment import _THREAD_VARIABLES
 from ntk_dist.jobs.spec import JobSpec, load_job
 from ntk_dist.settings import Settings
 from ntk_dist.stax import from_json
@@ -162,12 +164,9 @@ def test_its_ray_is_the_pinned_one_and_can_be_started(thing: dict[str, Any]):
 
 @pytest.mark.parametrize("thing", RAY_OBJECTS, ids=lambda thing: thing["kind"])
 def test_variables_are_settings(thing: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    known = {f"NTK_DIST_{name.upper()}" for name in Settings.model_fields}
-    service = Settings.model_fields["service"].annotation.model_fields
-    known |= {f"NTK_DIST_SERVICE__{name.upper()}" for name in service}
     for pod in pods([thing]):
         for each in (each for one in pod.containers for each in one.get("env", [])):
-            assert each["name"] in known
+            assert each["name"] in SETTINGS
             if "value" in each:
                 monkeypatch.setenv(each["name"], each["value"])
     Settings()
@@ -237,7 +236,7 @@ def test_its_workers_get_what_those_that_we_start_get():
     exported = dict(re.findall(r"^export (\w+)=(.*)$", text, re.MULTILINE))
     ours = {k: v for k, v in dask_cluster._WORKER_CONFIG.items() if "LOGGING" not in k}
     assert ours.items() <= exported.items()
-    assert f"for name in {' '.join(environment._THREAD_VARIABLES)}; do" in text
+    assert f"for name in {' '.join(_THREAD_VARIABLES)}; do" in text
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import re
 import tomllib
 
 import pytest
-from commands import parse_command
+from command_lines import parse_command
 from images import DEPLOY, DOCKERFILE, IGNORE_FILE, ROOT, is_sent, parse_dockerfile, problems
 
 from ntk_dist._version import __version__

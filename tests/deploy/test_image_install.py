@@ -6,7 +6,6 @@ Cold, the installation takes two minutes and 200 MB of downloads; with pip's cac
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket

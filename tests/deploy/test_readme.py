@@ -8,7 +8,7 @@ import shlex
 from types import ModuleType
 
 import pytest
-from commands import parse_command
+from command_lines import parse_command
 from images import DEPLOY
 
 TEXT = (DEPLOY / "README.md").read_text(encoding="utf-8")
