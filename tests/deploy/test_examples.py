@@ -32,7 +32,6 @@ from ntk_dist.jobs.spec import JobSpec, load_job
 from ntk_dist.settings import Settings
 from ntk_dist.stax import from_json
 
-REQUIRED = os.environ.get("NTK_DIST_REQUIRE", "").split(",")
 LAUNCHER = sorted((DEPLOY / "ray").glob("*.yaml"))
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 BATCH = DEPLOY / "dask" / "slurm.sbatch"
@@ -48,15 +47,17 @@ def names(files: list[Path]) -> list[str]:
 @pytest.mark.parametrize("file", LAUNCHER, ids=names(LAUNCHER))
 def test_ray_would_launch_it(file: Path):
     ray = pytest.importorskip("ray.autoscaler")
+    util = importlib.import_module("ray.autoscaler._private.util")
     schema = json.loads((Path(ray.__file__).parent / "ray-schema.json").read_text())
     config = yaml.safe_load(file.read_text())
     jsonschema.validate(config, schema)
     with pytest.raises(jsonschema.ValidationError, match="dokcer"):
         jsonschema.validate({**config, "dokcer": {}}, schema)
-    types = config.get("available_node_types", {})
-    assert config.get("head_node_type") in (types or {None})
-    wanted = sum(each.get("min_workers", 0) for each in types.values())
-    assert wanted <= config["max_workers"]
+    whole = util.prepare_config(config)  # with Ray's defaults
+    util.validate_config(whole)
+    assert whole["max_workers"] == sum(
+        each["min_workers"] for each in whole["available_node_types"].values()
+    ), "all from the start"
     if config["provider"]["type"] == "local":
         assert len(config["provider"]["worker_ips"]) == config["max_workers"]
 
@@ -89,7 +90,7 @@ OBJECTS = {file.name: documents(file) for file in MANIFESTS}
 RAY_OBJECTS = [one for made in OBJECTS.values() for one in made if "ray.io" in one["apiVersion"]]
 
 
-@pytest.mark.skipif(not (CRDS.is_dir() or "crds" in REQUIRED), reason=NO_CRDS)
+@pytest.mark.skipif(not CRDS.is_dir(), reason=NO_CRDS)
 @pytest.mark.parametrize("thing", RAY_OBJECTS, ids=lambda thing: thing["kind"])
 def test_kuberay_would_take_it(thing: dict[str, Any]):
     assert problems(thing, "") == []
