@@ -20,6 +20,7 @@ export function tellReport(body, report) {
     ["Damaged blocks", gram.n_repaired ? `${number(gram.n_repaired)}, computed again` : null],
     ["Preconditioner", preconditioner(solve)],
     ["Time", time(report)],
+    ["Of which compiling", report.compile_s ? seconds(report.compile_s) : null],
   ]);
   const spectrum = element("dl", { class: "facts" });
   tellFacts(spectrum, [
