@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 __all__ = [
     "CheckpointEvent",
     "CompileEvent",
+    "CompileTime",
     "Event",
     "EventSink",
     "FanOut",
@@ -281,6 +282,29 @@ class RepairCount:
         """Count, and tell."""
         self.n_repaired += isinstance(event, RepairEvent)
         self._on_event(event)
+
+
+class CompileTime:
+    """A sink that adds up what was waited for engines, and passes every event on.
+
+    Processes compile beside each other, so of each engine the one that took longest counts.
+    """
+
+    def __init__(self, on_event: EventSink) -> None:
+        self._longest: dict[str, float] = {}
+        self._on_event = on_event
+
+    def __call__(self, event: Event) -> None:
+        """Note, and tell."""
+        if isinstance(event, CompileEvent):
+            known = self._longest.get(event.engine, 0.0)
+            self._longest[event.engine] = max(known, event.seconds)
+        self._on_event(event)
+
+    @property
+    def seconds(self) -> float:
+        """Of all engines."""
+        return sum(self._longest.values())
 
 
 class Phases:

@@ -165,6 +165,8 @@ class Job:
     """Who runs its driver: ``process`` or ``ray``."""
     executor: str
     """Who runs its tasks."""
+    warnings: tuple[str, ...] = ()
+    """What its caller may not have meant, in words."""
     is_cancelling: bool = False
     """Somebody asked for its end, and it has not come yet."""
     is_resumable: bool = False

@@ -22,6 +22,7 @@ JOB = Job(
     updated=NOW + timedelta(seconds=1),
     launcher="process",
     executor="local",
+    warnings=("executor local: the workers have nothing to do",),
     progress=PROGRESS,
     failure=Failure(code="store_full", message="no space is left"),
     report={"n_rows": 3, "residuals": [1e-7]},

@@ -297,6 +297,7 @@ def _words(job: Job) -> str:
         f"job {job.id}: {job.name}, {job.state}",
         f"  attempt {job.attempt}, driver {where}, tasks on {job.executor}{took}",
         f"  {_note(job)}",
+        *(f"  warning: {text}" for text in job.warnings),
     ]
     if job.is_resumable:
         lines.append(f"  it can go on where it was: ntk-dist jobs {job.id} --resume")

@@ -63,8 +63,10 @@ class JobDisplay:
         if job.score is not None:
             standing += f", score {job.score:.4f}"
         if standing != self._standing:
-            self._standing = standing
+            is_new, self._standing = not self._standing, standing
             self._say(standing)
+            for warning in job.warnings if is_new else ():
+                self._say(f"warning: {warning}")
         if job.progress:
             self._advance(job.progress)
         if job.state.is_over or not job.progress:

@@ -257,7 +257,9 @@ def _workspace(place: AbstractPlace) -> Description:
 def _standing(standing: Standing) -> Description:
     """Where a job stands, by its last word."""
     now = time.time()
-    state = "silent" if standing.is_silent(now) else standing.state
+    # As the list of jobs says it; "finished" is the word of a journal.
+    told = "succeeded" if standing.state == "finished" else standing.state
+    state = "silent" if standing.is_silent(now) else told
     derived = {
         "state": state,
         "rate": standing.rate,
@@ -272,10 +274,10 @@ def _standing(standing: Standing) -> Description:
         heads["silent"] = (
             f"no word since {moment}: killed, or not seen from here; in {standing.label}"
         )
-        for ended in ("finished", "interrupted"):
+        for ended in ("succeeded", "interrupted"):
             heads[ended] = f"{ended} {moment}"
     parts = [heads.get(state, state), standing.note(now)]
-    if state != "finished":
+    if state != "succeeded":
         parts.append(standing.memory_in_words())
     parts.append(standing.troubles())
     return {**standing.to_dict(), **derived}, "; ".join(part for part in parts if part)

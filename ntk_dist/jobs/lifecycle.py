@@ -288,8 +288,21 @@ def requeue(record: JobRecord, now: datetime, max_resumes: int) -> JobRecord:
     return _queued(record, now, resumes=record.resumes + 1)
 
 
-def view(record: JobRecord, standing: Standing | None, now: datetime) -> Job:
-    """A job as a caller sees it; ``standing`` is what the journal of its run adds up to."""
+def view(
+    record: JobRecord, standing: Standing | None, now: datetime, usual_executor: str = "local"
+) -> Job:
+    """A job as a caller sees it.
+
+    Parameters
+    ----------
+    record, standing
+        What is kept of it, and what the journal of its run adds up to.
+    now
+        This moment.
+    usual_executor
+        That of jobs that name none.
+    """
+    executor = str(record.spec.get("executor", "local"))
     return Job(
         id=record.id,
         name=record.name,
@@ -300,7 +313,8 @@ def view(record: JobRecord, standing: Standing | None, now: datetime) -> Job:
         started=record.started,
         finished=record.finished,
         launcher=record.launcher,
-        executor=str(record.spec.get("executor", "local")),
+        executor=executor,
+        warnings=_executor_warnings(executor, usual_executor),
         is_cancelling=record.is_cancelling,
         is_resumable=record.state.is_resumable,
         progress=None if standing is None else _progress(standing, now),
@@ -310,6 +324,19 @@ def view(record: JobRecord, standing: Standing | None, now: datetime) -> Job:
         report=record.report,
         spec=record.spec,
     )
+
+
+def _executor_warnings(executor: str, usual: str) -> tuple[str, ...]:
+    if not _is_local(executor) or _is_local(usual):
+        return ()
+    return (
+        f"executor {executor}: all blocks are computed where the driver is, and the workers of "
+        f"{usual} have nothing to do: leave executor out of the job to use them",
+    )
+
+
+def _is_local(executor: str) -> bool:
+    return executor.partition(":")[0] == "local"
 
 
 def _progress(standing: Standing, now: datetime) -> Progress:

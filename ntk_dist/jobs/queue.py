@@ -72,6 +72,8 @@ class JobQueue:
         Where all of them keep what they compute.
     launchers
         Who keeps what drivers print, by the name in :attr:`JobRecord.launcher`.
+    usual_executor
+        That of jobs that name none: others hear what they do without.
     clock
         This moment in UTC; a test may bring its own.
 
@@ -89,12 +91,14 @@ class JobQueue:
         workspace: Location,
         settings: ServiceSettings,
         launchers: Mapping[str, HasLogs] | None = None,
+        usual_executor: str = "local",
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._jobs = database.jobs
         self._place = open_place(workspace)
         self._settings = settings
         self._launchers = dict(launchers or {})
+        self._usual_executor = usual_executor
         self._clock = clock
         self._standings = Standings()
         self._maps = GramMaps(self._place)
@@ -311,7 +315,7 @@ class JobQueue:
     def _view(self, record: JobRecord, *, only_running: bool = False) -> Job:
         shown = record.state is JobState.RUNNING or not only_running
         standing = self._standing(record) if shown else None
-        return lifecycle.view(record, standing, self._clock())
+        return lifecycle.view(record, standing, self._clock(), self._usual_executor)
 
     def _standing(self, record: JobRecord) -> Standing | None:
         return None if record.run is None else self._standings.of(self._run(record, record.run))

@@ -29,7 +29,7 @@ from ntk_dist.store.arrays import read_arrays, write_arrays
 from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.dataset import ZarrRows, fingerprint, write_rows
 from ntk_dist.store.location import Location, open_place
-from ntk_dist.store.place import AbstractPlace
+from ntk_dist.store.place import AbstractPlace, numbers_in
 
 __all__ = [
     "Artifact",
@@ -170,7 +170,7 @@ def read_record(location: Location) -> dict[str, Any]:
         record = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ArtifactError(
-            f"expected a fitted model at {location}, got no {RECORD} there"
+            f"expected a fitted model at {location}, got {_in_place_of_one(open_place(location))}"
         ) from error
     except ValueError as error:
         raise ArtifactError(f"{path} is damaged: {error}") from error
@@ -183,6 +183,14 @@ def read_record(location: Location) -> dict[str, Any]:
     if record.get("checksum") != _checksum(record):
         raise ArtifactError(f"{path} was changed since the model was written: fit or copy it again")
     return record
+
+
+def _in_place_of_one(place: AbstractPlace) -> str:
+    """What is in a folder that is no model, in words, and what to do about it."""
+    versions = [number for number in numbers_in(place.names()) if is_model(place / str(number))]
+    if not versions:
+        return f"no {RECORD} there"
+    return f"a folder of versions: name one of them, such as {place / str(versions[-1])}"
 
 
 def read_artifact(location: Location) -> Artifact:

@@ -15,7 +15,7 @@ from ntk_dist.errors import (
     BreakdownError,
     NonFiniteDataError,
 )
-from ntk_dist.events import EventSink, Phases, RepairCount, ignore
+from ntk_dist.events import CompileTime, EventSink, Phases, RepairCount, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
 from ntk_dist.gram.block import compute_statistics
 from ntk_dist.gram.plan import PREDICT_ROWS, default_block_rows, predict_rows
@@ -105,7 +105,8 @@ def fit_dual(
     """
     parameters.require_rows(len(x))
     warnings = precision_warnings(parameters)
-    repairs = RepairCount(on_event)
+    compiling = CompileTime(on_event)
+    repairs = RepairCount(compiling)
     phases = Phases(repairs)
     with phases.phase("ingest"):
         x, merged = distinct(x)
@@ -138,6 +139,7 @@ def fit_dual(
         ridge_scores=solved.scores,
         n_warm=n_warm,
         seconds=phases.seconds,
+        compile_s=compiling.seconds,
     )
     return DualFit(rows, statistics, solution.x, report)
 

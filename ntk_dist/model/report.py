@@ -56,6 +56,8 @@ class FitReport:
     """Distinct rows whose coefficients an earlier fit knew; None if none was asked for."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time of each phase."""
+    compile_s: float = 0.0
+    """Seconds of it that went into compiling engines, which each machine does once."""
 
     @property
     def status(self) -> str:
@@ -151,4 +153,7 @@ class FitReport:
             lines.append(f"  went on from step {self.solve.resumed_from_step} of an earlier run")
         lines += [f"  warning: {text}" for text in self.solve.warnings]
         phases = ", ".join(f"{name} {s:.1f} s" for name, s in self.seconds.items())
-        return "\n".join([*lines, f"  {phases} on {self.executor}"])
+        lines.append(f"  {phases} on {self.executor}")
+        if self.compile_s:
+            lines.append(f"  {self.compile_s:.1f} s of that compiled engines, once on each machine")
+        return "\n".join(lines)

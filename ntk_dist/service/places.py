@@ -119,7 +119,8 @@ def admitted(
     executor = job.executor if "executor" in job.model_fields_set else settings.executors[0]
     if executor not in settings.executors:
         raise ForbiddenError(
-            f"executor: expected one of {', '.join(settings.executors)}, got {executor!r}"
+            f"executor: expected one of {', '.join(settings.executors)}, got {executor!r}: leave "
+            f"executor out of the job to have it run on {settings.executors[0]}"
         )
 
     def resolve(name: str, what: str) -> str:

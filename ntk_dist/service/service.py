@@ -76,7 +76,13 @@ class Service:
         url = database_url(self.place, config.database_url or settings.database_url)
         self.database = open_database(url)
         self.launchers = launchers_of(self.place, settings)
-        self.queue = JobQueue(self.database, self.place, settings, self.launchers)
+        self.queue = JobQueue(
+            self.database,
+            self.place,
+            settings,
+            self.launchers,
+            usual_executor=settings.executors[0],
+        )
         self.supervisor = Supervisor(
             self.database,
             self.place,

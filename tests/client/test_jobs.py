@@ -151,6 +151,19 @@ def test_a_log_gets_few_lines(make_job):
     ]
 
 
+def test_warnings_are_said_once(make_job):
+    out = io.StringIO()
+    with JobDisplay(Console(file=out, width=100)) as show:
+        for state in ("queued", "running"):
+            show(make_job(state, warnings=("executor local: slow", "so it is")))
+    assert out.getvalue().splitlines() == [
+        "job digits (j1): queued",
+        "warning: executor local: slow",
+        "warning: so it is",
+        "job digits (j1): running",
+    ]
+
+
 def test_a_terminal_gets_a_bar(make_job):
     out = io.StringIO()
     console = Console(file=out, width=100, force_terminal=True, color_system=None)

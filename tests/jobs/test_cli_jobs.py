@@ -147,6 +147,13 @@ def test_a_service_does_the_same_with_a_job(service: str, tmp_path: Path, run: R
     assert job["id"] in run("jobs", "--workspace", tmp_path / "service").stdout
 
 
+def test_what_a_caller_may_not_have_meant_is_shown() -> None:
+    now = utc_now()
+    spec = {"id": "j1", "name": "a", "attempt": 0, "launcher": "p", "executor": "local"}
+    job = Job(**spec, state=JobState.QUEUED, created=now, updated=now, warnings=("idle workers",))
+    assert cli_jobs._words(job).endswith("tasks on local\n  warning: idle workers")
+
+
 def test_a_log_that_is_no_text_is_followed_to_its_end(
     monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -317,3 +317,25 @@ def test_a_view_shows_what_the_journal_adds_up_to():
     assert lifecycle.view(after("claim", "gone"), None, START).is_resumable
     broken = replace(standing, residuals=(1.0, math.nan))
     assert lifecycle.view(record, broken, START).progress.residual is None  # JSON has no NaN
+
+
+@pytest.mark.parametrize(
+    ("executor", "usual", "is_warned"),
+    [
+        ("local", "dask://host:8786", True),
+        ("local:2", "ray", True),
+        ("dask://host:8786", "ray", False),
+        ("ray", "ray", False),
+        ("local", "local:1", False),
+        ("dask", "local", False),
+    ],
+)
+def test_a_job_that_leaves_workers_idle_is_warned(executor, usual, is_warned):
+    record = lifecycle.new_job(
+        name="waves", spec={"executor": executor}, launcher="process", now=START
+    )
+    warnings = lifecycle.view(record, None, START, usual).warnings
+    assert len(warnings) == is_warned
+    for text in warnings:
+        assert text.startswith(f"executor {executor}: ")
+        assert f"the workers of {usual} have nothing to do: leave executor out" in text

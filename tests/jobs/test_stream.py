@@ -115,10 +115,10 @@ def info(job, capsys, *options):
 def test_info_says_where_every_job_stands(job, capsys, monkeypatch):
     run_job(job)
     told = info(job, capsys)
-    assert "job waves: finished 20" in told
+    assert "job waves: succeeded 20" in told, "the word of the list of jobs"
     assert "residual" in told
     record = json.loads(info(job, capsys, "--json"))["jobs"]["waves"]
-    assert record["state"] == "finished"
+    assert record["state"] == "succeeded"
     assert record["residual"] <= record["tol"]
 
     parts = new_run(open_place(job_folder(job)), "waves")

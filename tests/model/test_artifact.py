@@ -110,5 +110,15 @@ def test_another_kind_of_model_is_refused(saved):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match="expected a model folder"):
         find_model(tmp_path)
-    with pytest.raises(ArtifactError, match=r"no model\.json"):
+    (tmp_path / "7").mkdir()
+    with pytest.raises(ArtifactError, match=r"got no model\.json there$"):
         NTKRegressor.load(tmp_path)
+
+
+def test_a_folder_of_versions_is_refused_with_the_name_of_one(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "versions/2")
+    shutil.copytree(saved, tmp_path / "versions/10")
+    (tmp_path / "versions/11").mkdir()
+    words = rf"got a folder of versions: name one of them, such as {tmp_path}/versions/10$"
+    with pytest.raises(ArtifactError, match=words):
+        NTKRegressor.load(tmp_path / "versions")

@@ -32,6 +32,24 @@ def test_a_job_is_submitted_listed_and_looked_at(callers, job):
     assert client.get("/v1/jobs?state=running").json()["items"] == []
 
 
+def test_where_a_service_has_workers_it_says_how_a_job_gets_them(
+    make_callers, job, data_root, error_of
+):
+    workers = "dask://host:8786"
+    client = make_callers(executors=(workers, "local"), data_roots=(str(data_root),)).may("submit")
+    plain = client.post("/v1/jobs", json=job).json()
+    assert (plain["executor"], plain["warnings"]) == (workers, [])
+    (warning,) = client.post("/v1/jobs", json={**job, "executor": "local"}).json()["warnings"]
+    assert f"the workers of {workers} have nothing to do: leave executor out" in warning
+    refused = client.post("/v1/jobs", json={**job, "executor": "dask"})
+    status, code, message = error_of(refused)
+    assert (status, code) == (403, "forbidden")
+    assert message == (
+        f"executor: expected one of {workers}, local, got 'dask': leave executor out of the job to "
+        f"have it run on {workers}"
+    )
+
+
 def test_the_same_key_is_the_same_job(callers, job, error_of):
     client = callers.may("submit")
     keyed = {"Idempotency-Key": "a-key"}

@@ -4,6 +4,8 @@ import asyncio
 import os
 import re
 import signal
+from dataclasses import fields, replace
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -12,6 +14,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from ntk_dist import NTKRegressor, cli, stax
+from ntk_dist.model import FitReport, GramReport
+from ntk_dist.service import pages
+from ntk_dist.service.app import create_app
+from ntk_dist.service.service import ServiceConfig
+from ntk_dist.settings import ServiceSettings
+from ntk_dist.solver.result import SolveReport
 
 SHELLS = ["/", "/jobs/1", "/models", "/models/m", "/models/m/versions/2"]
 PAGES = ["/", "/jobs/{done}", "/jobs/{running}", "/models", "/models/digits"]
@@ -59,6 +67,15 @@ def test_a_page_behind_a_prefix_refers_to_what_is_behind_it_too(shared):
     assert addresses
     assert all(address.startswith("/ntk/") for address in addresses)
     assert 'data-root="/ntk"' in found.text
+
+
+def test_a_report_is_asked_only_for_what_it_has():
+    script = (Path(pages.__file__).parent / "assets" / "report.js").read_text()
+    for name, kind in {"report": FitReport, "gram": GramReport, "solve": SolveReport}.items():
+        asked = set(re.findall(rf"\b{name}\.(\w+)", script))
+        assert asked
+        # The text of a status is a property, which goes with the fields of a solve.
+        assert asked <= {f.name for f in fields(kind)} | {"text"}
 
 
 # In the browser.
@@ -119,6 +136,9 @@ def test_a_finished_job_shows_its_way_and_its_report(visit):
     assert "The true residual of every target met the tolerance." in report
     assert "15 blocks of 80 rows" in report
     assert re.search(r"Condition of the matrix\s+at least", report)
+    assert "Damaged blocks" not in report
+    assert page.run("document.querySelector('#report-body details').open") is False
+    assert page.run("document.querySelector('#warnings').hidden")
     assert page.text("#gram-words").startswith("15 of 15 blocks stored")
     assert page.text("#troubles") == "None so far."
     page.click("#log-panel summary")
@@ -183,9 +203,15 @@ def test_a_model_of_tables_takes_rows_and_answers_numbers(visit, site):
     x = np.random.default_rng(2).normal(size=(20, 3))
     net = stax.serial(stax.Dense(1, 1.4, 0.1), stax.Relu(), stax.Dense(1))
     model = NTKRegressor(net).fit(x, x[:, 0])
+    found = model.report_
+    model.report_ = replace(found, gram=replace(found.gram, n_repaired=1200))
     model.save(str(site.workspace / "models" / "line" / "1"))
     page = visit("/models/line")
     assert page.run("document.querySelector('#picture').hidden")
+    page.click("#report-body summary")
+    report = page.text("#report-body")
+    assert re.search(r"Damaged blocks\s+1,200, computed again", report)
+    assert re.search(r"Ritz values\s+From \S+ to \S+: what", report)
     page.run(f"document.querySelector('#rows').value = '{' '.join(map(str, x[0]))}'")
     page.click("#ask")
     page.wait("document.querySelector('#answer td')")
@@ -193,12 +219,41 @@ def test_a_model_of_tables_takes_rows_and_answers_numbers(visit, site):
 
 
 def test_what_is_not_there_is_told(visit, browser, site):
-    told = {"/jobs/nothing": "expected the id of a job", "/models/nothing": "there are: digits"}
+    no_job = "There is no job of this id here: see all jobs."
+    told = {"/jobs/no": no_job, f"/jobs/{24 * '0'}": no_job, "/models/no": "there are: digits"}
     for address, words in told.items():
         page = browser.open(site.url + address)
         assert words in page.wait("document.querySelector('#notice').innerText")
         assert page.run("document.querySelector('#main').innerText.trim()") == ""
         assert [m.get("source") for m in page.mistakes()] == ["network"]  # the 404 itself
+        if words == no_job:
+            page.click("#notice a")
+            page.wait("location.pathname === '/' && document.querySelectorAll('.card').length > 1")
+        page.close()
+
+
+def test_a_service_without_jobs_says_where_jobs_and_models_come_from(
+    browser, serve_here, pretended_drivers, tmp_path, data_root, job
+):
+    app = create_app(
+        ServiceConfig(
+            workspace=str(tmp_path / "ws"),
+            is_open=True,
+            settings=ServiceSettings(
+                executors=("dask://host:8786", "local"), data_roots=(str(data_root),)
+            ),
+        )
+    )
+    with serve_here(tmp_path / "ws", app=app) as url:
+        page = browser.open(f"{url}/")
+        page.wait("!document.querySelector('#empty').hidden")
+        assert "Models fitted on the command line" in page.text("#empty")
+        assert page.run("document.querySelector('#empty a').pathname") == "/models"
+        made = httpx.post(f"{url}/v1/jobs", json={**job, "executor": "local"}).json()
+        page.goto(f"{url}/jobs/{made['id']}")
+        warned = page.wait("document.querySelector('#warnings').innerText")
+        assert warned == made["warnings"][0]
+        assert page.mistakes() == []
         page.close()
 
 

@@ -154,6 +154,7 @@ function show(found) {
   $("state").className = `state ${job.state}`;
   say($("state"), job.is_cancelling ? "cancelling" : job.state);
   say($("facts"), facts().filter(Boolean).join(" · "));
+  say($("warnings"), job.warnings.join(" "));
   $("cancel").hidden = isOver(job) || job.is_cancelling;
   $("resume").hidden = !job.is_resumable;
   say($("action-hint"), hint());
@@ -277,9 +278,16 @@ async function act(action) {
   }
 }
 
+function refuseJob(error) {
+  refuse(error);
+  if (error.status !== 404) return;
+  const link = element("a", { href: `${root}/` }, "all jobs");
+  $("notice").replaceChildren("There is no job of this id here: see ", link, ".");
+}
+
 $("cancel").addEventListener("click", () => act("cancel"));
 $("resume").addEventListener("click", () => act("resume"));
 $("log-panel").addEventListener("toggle", () => refreshLog().catch(refuse));
 whenColoursChange(showBlocks);
 addEventListener("resize", () => steps.length && showResiduals());
-follow().catch(refuse);
+follow().catch(refuseJob);

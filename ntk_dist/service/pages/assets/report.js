@@ -17,9 +17,10 @@ export function tellReport(body, report) {
     ["Training rows", rows(report)],
     ["Gram matrix", `${plural(gram.n_blocks, "block")} of ${plural(gram.block_rows, "row")}, ${bytes(gram.n_bytes)}`],
     ["Computed for it", `${plural(gram.n_computed, "block")}${gram.n_computed < gram.n_blocks ? "; the others were there" : ""}`],
-    ["Damaged blocks", gram.n_mended ? `${number(gram.n_mended)}, computed again` : null],
+    ["Damaged blocks", gram.n_repaired ? `${number(gram.n_repaired)}, computed again` : null],
     ["Preconditioner", preconditioner(solve)],
     ["Time", time(report)],
+    ["Of which compiling", report.compile_s ? seconds(report.compile_s) : null],
   ]);
   const spectrum = element("dl", { class: "facts" });
   tellFacts(spectrum, [
@@ -27,7 +28,6 @@ export function tellReport(body, report) {
     ["Largest eigenvalue", known(solve.norm_largest, "at least")],
     ["Smallest eigenvalue", known(solve.rayleigh_smallest, "at most")],
     ["Condition that the solver saw", known(solve.condition, "at least")],
-    ["Its Ritz values", ritz(solve)],
     ["Rounding may move predictions by", solve.rounding_share ? `${small(100 * solve.rounding_share)} % of the targets` : null],
   ]);
   const warnings = (solve.warnings ?? []).map((text) => element("li", { class: "trouble" }, text));
@@ -44,6 +44,7 @@ export function tellReport(body, report) {
         "steps the system takes, and the more digits of an answer depend on rounding. A preconditioner is there to make it smaller for the solver.",
     ),
     spectrum.children.length ? spectrum : element("p", { class: "hint" }, "Nothing is known of it."),
+    ...ritz(solve),
   );
 }
 
@@ -59,9 +60,12 @@ function preconditioner(solve) {
   return `${solve.preconditioner} of rank ${number(solve.preconditioner_rank)}, ${bytes(solve.preconditioner_bytes)}`;
 }
 
-function ritz(solve) {
-  const { ritz_smallest: low, ritz_largest: high } = solve;
-  return Number.isFinite(low) && Number.isFinite(high) ? `${small(low)} to ${small(high)}` : null;
+function ritz({ ritz_smallest: low, ritz_largest: high }) {
+  if (!Number.isFinite(low) || !Number.isFinite(high)) return [];
+  const words =
+    `From ${small(low)} to ${small(high)}: what the steps of the solver know of the eigenvalues of the matrix that it saw. ` +
+    "The largest of those is this large or larger, the smallest this small or smaller.";
+  return [element("details", {}, element("summary", {}, "Ritz values"), element("p", { class: "explain" }, words))];
 }
 
 function time({ seconds: phases, executor }) {
