@@ -287,7 +287,7 @@ class AbstractLowRankPreconditioner(AbstractPreconditioner):
         return inner
 
     def norm_at_least(self) -> float:
-        """The largest eigenvalue of F F^T + ridge, or somewhat less; that of K + ridge is more.
+        """The largest eigenvalue of F F^T + ridge, or less; that of K + ridge is no smaller.
 
         Two products with an n x rank matrix a turn.
         """
