@@ -8,6 +8,15 @@
     model = NTKClassifier(net).fit(X, y)
 
 Public names are loaded when first used, so that importing the package costs nothing.
+
+The folders, each of which imports only from those before it: ``kernels`` (a number for a pair of
+inputs), ``gram`` (how the matrix is cut), ``store`` and ``executors`` (where blocks live, who
+computes them), ``solver``, ``model``, ``analysis``, ``database``, ``jobs``, ``client``, ``service``
+and ``cli``. Beside them ``stax`` (architectures), ``tasks`` and ``shards`` (what is shipped to
+workers), ``events`` and ``standing`` (what happens, and where a job stands by it), ``wire`` (what
+service and client say to each other), ``job_file`` and ``options`` (what a fit can be told),
+``settings``, ``validation``, ``errors``, ``units`` (numbers for people) and ``screen`` (where
+people watch).
 """
 
 from __future__ import annotations

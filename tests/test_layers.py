@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 import ntk_dist
 from ntk_dist import kernels, service
 
@@ -44,7 +46,7 @@ HOMES = {
     "sqlalchemy": ["database/"],
     "starlette": ["service/"],
     "uvicorn": ["service/serve.py"],
-    "yaml": ["client/", "jobs/spec.py", "settings.py"],
+    "yaml": ["job_file.py", "settings.py"],
     "zarr": ["store/"],
 }
 
@@ -74,15 +76,25 @@ def test_there_are_no_drawers_for_everything():
     assert not banned & {path.stem for path in ROOT.rglob("*.py")}
 
 
-def test_the_page_of_the_kernels_names_every_file():
+def test_the_kernels_offer_every_file():
     stems = {path.stem for path in (ROOT / "kernels").glob("*.py")} - {"__init__"}
     assert set(kernels.__all__) == stems
-    assert stems - set(re.findall(r"``(\w+)``", kernels.__doc__)) == set()
 
 
-def test_the_page_of_the_service_names_every_file():
+def test_the_page_of_the_service_names_nothing_else():
     stems = {path.stem for path in (ROOT / "service").glob("*.py")} - {"__init__"}
     assert stems == set(re.findall(r"``(\w+)``", service.__doc__))
+
+
+@pytest.mark.parametrize(
+    "page", sorted(ROOT.rglob("__init__.py")), ids=lambda page: page.parent.name
+)
+def test_the_page_of_a_folder_names_every_file_in_it(page):
+    inside = {path.stem for path in page.parent.glob("[a-z]*.py")}
+    inside |= {path.parent.name for path in page.parent.glob("*/__init__.py")}
+    text = ast.get_docstring(ast.parse(page.read_text(encoding="utf-8"))).replace("``", "`")
+    named = set(re.findall(r"\w+", " ".join(text.split("`")[1::2])))
+    assert inside - named == set()
 
 
 def test_files_have_one_job():

@@ -6,8 +6,10 @@ and are called many times. One driving loop (:mod:`.drive`) owns the bounded win
 (:mod:`.retry` decides them from numbers alone), straggler duplicates, events and cancellation, so
 every engine behaves alike; an engine file only says how to submit, wait and cancel. What came of
 one try is told by :mod:`.outcome`; in which order the answers of shards are added, by
-:mod:`.tree`; how the workers of one machine divide it, by :mod:`.environment`. Engines are imported
-when they are named, so neither Dask nor Ray is needed by those who do not use it.
+:mod:`.tree`; how the workers of one machine divide it, by :mod:`.environment`. Engines are
+:mod:`.local`, :mod:`.dask` (workers of its own from :mod:`.dask_cluster`, what they run in
+:mod:`.dask_worker`) and :mod:`.ray`. They are imported when they are named, so neither Dask nor Ray
+is needed by those who do not use it.
 
 Choose ``local`` on one machine, ``dask`` or ``ray`` for several processes on it, and
 ``dask://host:port`` or ``ray://host:port`` for a cluster that is already there.

@@ -12,6 +12,11 @@ resumes them; :mod:`~ntk_dist.jobs.lifecycle` decides how they come from one sta
 the matter of :mod:`~ntk_dist.jobs.standings`, which of their blocks are stored that of
 :mod:`~ntk_dist.jobs.gram_map`. Where no service runs, :mod:`~ntk_dist.jobs.desk` does what one
 would.
+
+Before there is a job: :mod:`~ntk_dist.jobs.doctor` tells what this machine offers,
+:mod:`~ntk_dist.jobs.simulate` what a job would take on a cluster that is not there, and
+:mod:`~ntk_dist.jobs.demo` runs one on data that is already here. :mod:`~ntk_dist.jobs.describe`
+puts paths, plans and reports into words.
 """
 
 from ntk_dist.jobs.spec import JobSpec, load_job

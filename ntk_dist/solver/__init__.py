@@ -1,15 +1,22 @@
 """The linear system (K + ridge I) A = Y: operators that never form K, solvers that report truly.
 
-An *operator* multiplies, a *preconditioner* approximates the inverse, a *solver* puts them
-together; each is chosen apart from the others. Take :func:`~ntk_dist.solver.solve.solve` with
+An *operator* multiplies (``operators``), a *preconditioner* approximates the inverse, a *solver*
+puts them together; each is chosen apart from the others. Take :func:`~ntk_dist.solver.solve.solve` with
 :class:`~ntk_dist.solver.preconditioners.RPCholeskyPreconditioner` when K lives in blocks on
 workers: :func:`~ntk_dist.solver.cg.solve_cg` with one product per step, all targets together. Take
 :func:`~ntk_dist.solver.direct.solve_direct` when K fits one machine: it is the reference, and it
 gives the minimum-norm answer when K is singular, for which ``solve`` falls back on it. Where the
 rounding of stored blocks matters, :func:`~ntk_dist.solver.refinement.solve_refined` takes residuals
 from the kernel itself. Take :func:`~ntk_dist.solver.ridge_path.solve_ridge_path` to compare ridges:
-it answers for all of them in the passes that the smallest one needs. All answer with a
-:class:`~ntk_dist.solver.result.Solution`, whose report is told in true residuals.
+it answers for all of them in the passes that the smallest one needs; ``ridge_choice`` says which
+of them predicts best. All answer with a :class:`~ntk_dist.solver.result.Solution`, whose report is
+told in true residuals.
+
+Behind ``cg`` are its ``recurrence`` as a pure function, ``ritz`` (eigenvalues that it leaves
+behind), ``resume`` (its state, written down) and ``certificate`` (how far an answer can be
+trusted); behind ``ridge_path`` is ``block_lanczos``, behind ``direct`` one ``symmetric`` matrix in
+memory. A ``low_rank`` approximation comes from ``rpcholesky`` or ``nystrom`` and is ``tall``;
+``columns`` are right-hand sides as all of these want them.
 """
 
 from ntk_dist.solver.cg import solve_cg

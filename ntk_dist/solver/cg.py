@@ -109,7 +109,8 @@ def solve_cg(
     preconditioner = preconditioner or IdentityPreconditioner()
     # No eigenvalue is above the trace, and rounding every entry moves none by more than epsilon of
     # it, since an entry is no larger than the geometric mean of its two on the diagonal.
-    trace = float(np.abs(operator.diagonal()).sum())
+    diagonal = operator.diagonal()
+    trace = float(np.abs(diagonal).sum())
     rules = _rules(operator, trace, tol, max_steps, check_every, patience)
     y = as_columns(rhs, operator.n, "right-hand side")
     # Unit right-hand sides make absolute and relative residuals one number, at any scale of Y.
@@ -139,7 +140,7 @@ def solve_cg(
         x[:, 0] if np.ndim(rhs) == 1 else x,
         replace(
             _report(
-                state, operator, preconditioner, rules, y, trace, time.perf_counter() - started
+                state, operator, preconditioner, rules, y, diagonal, time.perf_counter() - started
             ),
             resumed_from_step=keeper.resumed_from_step,
         ),
@@ -152,13 +153,13 @@ def _report(
     preconditioner: AbstractPreconditioner,
     rules: CGRules,
     y: NDArray[np.float64],
-    trace: float,
+    diagonal: NDArray[np.float64],
     seconds: float,
 ) -> SolveReport:
     status = state.worst
     ritz = state.trace.extremes()
     rayleigh = min(state.rayleigh_smallest, rayleigh_of_answers(state.best_x, y, state.best))
-    largest = state.norm_largest
+    largest = _largest_known(state, preconditioner, rules, diagonal)
     if ritz and isinstance(preconditioner, IdentityPreconditioner):
         rayleigh, largest = min(rayleigh, ritz[0]), max(largest, ritz[1])
     seen = np.isfinite(rayleigh)
@@ -172,6 +173,7 @@ def _report(
             "answer depends on their rounding"
         )
     x_norms, y_norms = (np.linalg.norm(v, axis=0) for v in (state.best_x, y))
+    trace = float(np.abs(diagonal).sum())
     share = rounding_share(x_norms, y_norms, operator.n, trace, operator.dtype)
     warnings += warn_of_rounding(share, operator.dtype)
     floor = residual_floor(share, operator.dtype)
@@ -209,6 +211,22 @@ def _report(
         seconds=seconds,
         warnings=tuple(warnings),
     )
+
+
+def _largest_known(
+    state: CGState,
+    preconditioner: AbstractPreconditioner,
+    rules: CGRules,
+    diagonal: NDArray[np.float64],
+) -> float:
+    """A lower bound of the largest eigenvalue: the best of what directions, P and A itself say.
+
+    Of 709, on 1000 standardized digits and rank 125, directions say 6.5 and P says 703.
+    """
+    largest = float(np.max(diagonal, initial=state.norm_largest, where=np.isfinite(diagonal)))
+    if state.worst.is_breakdown:  # then A is no Gram matrix, and may have less than P
+        return largest
+    return max(largest, preconditioner.norm_at_least() - rules.rounding)
 
 
 def _rules(

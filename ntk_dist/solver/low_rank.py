@@ -31,7 +31,7 @@ TILES_BYTES = 2 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """K approximated by F F^T, which exceeds K by no more than rounding."""
+    """K approximated by F F^T, which exceeds K by no more than rounding and ``shift``."""
 
     factor: NDArray[Any]
     """F, of shape ``(n, rank)``, in the precision of the entries of K."""
@@ -41,6 +41,8 @@ class LowRank:
     """How often the blocks of K were gone through."""
     pivots: NDArray[np.intp]
     """Rows chosen, in order, where F comes from columns of K; otherwise none."""
+    shift: float = 0.0
+    """What K was shifted by before it was approximated: F F^T is at most K + shift I."""
 
     @property
     def rank(self) -> int:

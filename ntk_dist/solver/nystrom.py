@@ -82,7 +82,7 @@ def nystrom(operator: AbstractOperator, rank: int, generator: np.random.Generato
         y[rows] = fresh
         residual[rows] -= np.einsum("ij,ij->i", fresh, fresh)
     passes = -(-rank // group)
-    return LowRank(y, np.maximum(residual, 0.0), passes, np.empty(0, np.intp))
+    return LowRank(y, np.maximum(residual, 0.0), passes, np.empty(0, np.intp), shift)
 
 
 def _factorize(core: Array, overlap: Array, shift: float) -> tuple[Array, float]:

@@ -48,6 +48,9 @@ away once more. float32 entries stay below; float64 entries of low rank reach 1,
 left outside is rounding entirely."""
 ROUNDING = 10
 """Epsilons that projecting a vector twice may leave of one that lies within the range."""
+TURNS = 2
+"""Products that turn a vector towards the largest eigenvalue of F F^T + ridge. One finds it where
+the ridge is the same for all rows."""
 FAINT = 0.1
 """Directions of F with a singular value below this share of D's are left to D: one in a hundred of
 their curvature is lost, and dividing by it would cost digits."""
@@ -72,6 +75,14 @@ class AbstractPreconditioner(ABC):
     @abstractmethod
     def as_dense(self) -> Array:
         """P, of shape ``(n, n)``: ``solve`` is its inverse; for small n only."""
+
+    def norm_at_least(self) -> float:
+        """A lower bound, up to rounding, of the largest eigenvalue of K + ridge; 0 if unknown.
+
+        What was built from K knows it: directions of conjugate gradients do not, since a good
+        preconditioner takes the large eigenvalues out of them.
+        """
+        return 0.0
 
 
 class IdentityPreconditioner(AbstractPreconditioner):
@@ -187,6 +198,7 @@ class AbstractLowRankPreconditioner(AbstractPreconditioner):
         self.passes = approximation.passes
         diagonal = approximation.residual + np.einsum("ij,ij->i", factor, factor, dtype=np.float64)
         floor = max(precision, n * EPSILON) * float(diagonal.mean())
+        self._excess = approximation.shift
         self.shift = max(float(approximation.residual.mean()), floor)
         """Added to the ridge on the diagonal of P."""
         d = ridge_vector(ridge, n) + self.shift
@@ -273,6 +285,23 @@ class AbstractLowRankPreconditioner(AbstractPreconditioner):
         u = self._u * self._s
         inner: Array = (np.eye(len(u)) + u @ u.T) / (self._scale * self._scale.T)
         return inner
+
+    def norm_at_least(self) -> float:
+        """The largest eigenvalue of F F^T + ridge, or less; that of K + ridge is no smaller.
+
+        Two products with an n x rank matrix a turn.
+        """
+        if not self._s.size:
+            return 0.0
+        vector = self._u[:, [int(np.argmax(self._s))]] / self._scale
+        size = 0.0
+        for _ in range(TURNS):
+            vector /= np.linalg.norm(vector)
+            w = vector / self._scale
+            w += times(self._u, self._s[:, None] ** 2 * transposed_times(self._u, w))
+            vector = w / self._scale - self.shift * vector
+            size = float(np.linalg.norm(vector))
+        return size - self._excess
 
 
 class RPCholeskyPreconditioner(AbstractLowRankPreconditioner):

@@ -101,7 +101,9 @@ class SolveReport:
     preconditioner: an upper bound of the smallest eigenvalue of A = K + ridge itself (the
     eigenvalue where ``direct`` computed it)."""
     norm_largest: float | None = None
-    """Largest ||A p|| / ||p|| seen: a lower bound of the largest eigenvalue of A itself."""
+    """A lower bound of the largest eigenvalue of A itself: the largest ||A p|| / ||p|| seen, entry
+    of the diagonal, or eigenvalue of what a preconditioner of low rank found in K, whichever is
+    most; or Ritz value without a preconditioner."""
     matrix_condition: float | None = None
     """``norm_largest / rayleigh_smallest``: a lower bound of the condition number of A itself."""
     rounding_share: float | None = None

@@ -6,6 +6,8 @@ import pytest
 from ntk_dist.solver import (
     DenseOperator,
     IdentityPreconditioner,
+    JacobiPreconditioner,
+    NystromPreconditioner,
     RidgedOperator,
     RPCholeskyPreconditioner,
     SolveStatus,
@@ -13,6 +15,8 @@ from ntk_dist.solver import (
     solve_direct,
 )
 from ntk_dist.solver.certificate import residual_floor, rounding_share
+from ntk_dist.solver.nystrom import nystrom
+from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
 
 SINGLE = np.dtype(np.float32)
 
@@ -96,6 +100,46 @@ def test_a_ridge_is_part_of_what_is_bounded(systems):
     report = solve_cg(RidgedOperator(DenseOperator(matrix), 0.5), np.ones(40)).report
     assert report.rayleigh_smallest >= 0.5
     assert 1.0 < report.norm_largest <= 1.5 + 1e-12
+
+
+@pytest.mark.parametrize("kind", LOW_RANK_PRECONDITIONERS.values(), ids=lambda k: k.name)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("ridge", [0.0, 0.1, "by row"])
+def test_a_good_preconditioner_does_not_hide_the_large_eigenvalues(systems, kind, dtype, ridge):
+    n = 200
+    operator = DenseOperator(systems.kernel(n).astype(dtype))
+    added = 1e4 / np.arange(1, n + 1) if ridge == "by row" else np.full(n, ridge)
+    matrix = RidgedOperator(operator, added)
+    preconditioner = kind.of(operator, rank=20, ridge=added, generator=np.random.default_rng(0))
+    y = np.random.default_rng(1).standard_normal((n, 2))
+    report = solve_cg(matrix, y, preconditioner).report
+    values = np.linalg.eigvalsh(matrix.as_dense())
+    assert preconditioner.norm_at_least() <= values[-1] * (1 + 1e-6)
+    assert values[-1] / 2 < report.norm_largest <= values[-1] * (1 + 1e-12)
+    assert report.rayleigh_smallest >= values[0] * (1 - 1e-6)
+    condition = values[-1] / values[0]
+    assert condition / 5 < report.matrix_condition <= condition
+    within = np.linalg.eigvals(preconditioner.solve(matrix.as_dense())).real
+    assert report.condition <= within.max() / within.min() * (1 + 1e-6)
+
+
+def test_what_a_matrix_was_shifted_by_to_be_approximated_is_no_eigenvalue_of_it():
+    values = np.r_[-1e-4, np.ones(59)]
+    basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((60, 60)))
+    operator = DenseOperator((basis * values) @ basis.T)
+    approximation = nystrom(operator, 60, np.random.default_rng(0))
+    assert approximation.shift > 1e-4
+    preconditioner = NystromPreconditioner(approximation)
+    assert 0.5 < preconditioner.norm_at_least() <= 1.0 + 1e-9
+
+
+def test_rows_that_differ_in_size_bound_the_largest_eigenvalue_by_the_largest_of_them():
+    report = solve_cg(
+        operator := DenseOperator(np.diag(np.logspace(0, 6, 50))),
+        np.r_[np.ones(49), 0.0],
+        JacobiPreconditioner(operator),
+    ).report
+    assert report.norm_largest == 1e6
 
 
 def test_negative_curvature_is_named_with_its_size_and_that_of_rounding(systems):
