@@ -27,6 +27,7 @@ from pydantic_settings import SettingsError as NoJSONError
 from ntk_dist.errors import SettingsError
 
 __all__ = [
+    "MOST_CPUS",
     "ServiceSettings",
     "Settings",
     "available_memory",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 MIB = 2**20
+MOST_CPUS = 4096
+"""Of one machine: twice what the largest have; more is a slip of the pen."""
 
 GROUPS = Path("/sys/fs/cgroup")
 MEMORY_FILES = (
@@ -173,7 +176,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    threads: PositiveInt = Field(default_factory=cpu_count)
+    threads: PositiveInt = Field(default_factory=cpu_count, le=MOST_CPUS)
     """Threads to divide between the workers that are started on this machine."""
     block_max_bytes: PositiveInt = 256 * MIB
     """Working memory of one block, beyond its inputs and its output, in bytes."""

@@ -45,7 +45,8 @@ def test_a_file_is_read_and_variables_win(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("THREADS", "0"), ("THREADS", "many"), ("LOG_LEVEL", "loud")]
+    ("name", "value"),
+    [("THREADS", "0"), ("THREADS", "many"), ("THREADS", "1000000000"), ("LOG_LEVEL", "loud")],
 )
 def test_bad_values_are_named(monkeypatch, name, value):
     monkeypatch.setenv(f"NTK_DIST_{name}", value)

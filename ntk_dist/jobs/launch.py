@@ -25,7 +25,6 @@ import psutil
 
 from ntk_dist.database.records import JobRecord
 from ntk_dist.executors.environment import worker_environment
-from ntk_dist.jobs.spec import ResourcesSpec
 from ntk_dist.store.place import refusals
 
 __all__ = [
@@ -116,7 +115,8 @@ def driver_command(python: str, spec: str | Path, run: str) -> list[str]:
 
 def driver_variables(spec: Mapping[str, Any]) -> dict[str, str]:
     """Environment variables by which a driver keeps to the CPUs that its job asked for."""
-    cpus = ResourcesSpec.model_validate(spec.get("resources") or {}).driver_cpus
+    # As it was kept: one that an older version let in is for the driver to refuse.
+    cpus = (spec.get("resources") or {}).get("driver_cpus")
     return worker_environment(1, cpus) if cpus else {}
 
 

@@ -87,7 +87,12 @@ def test_what_is_an_address_is_left_for_the_store_to_judge(write, address):
         (
             "kernel: ntk",
             "resources: {driver_cpus: 0, gpus: 1}",
-            r"driver_cpus: .*greater than 0.*, got 0; resources.gpus: unknown key",
+            r"driver_cpus: .*greater than or equal to 1.*, got 0; resources.gpus: unknown key",
+        ),
+        (
+            "kernel: ntk",
+            "resources: {driver_cpus: 1000000000}",
+            r"driver_cpus: .*less than or equal to 4096, got 1000000000",
         ),
     ],
 )
