@@ -129,7 +129,7 @@ class ServiceSettings(BaseModel):
     the workspace."""
     data_roots: tuple[str, ...] = ()
     """Folders and ``s3://`` prefixes whose files a submitted job may read, as a JSON list."""
-    executors: tuple[str, ...] = ("local",)
+    executors: tuple[str, ...] = Field(default=("local",), min_length=1)
     """Executors that a submitted job may name, as a JSON list; the first is for those that name
     none."""
     ray_jobs_url: str | None = None

@@ -54,6 +54,12 @@ def test_bad_values_are_named(monkeypatch, name, value):
         get_settings()
 
 
+def test_a_service_has_an_executor_for_jobs_that_name_none(monkeypatch):
+    monkeypatch.setenv("NTK_DIST_SERVICE__EXECUTORS", "[]")
+    with pytest.raises(SettingsError, match=r"NTK_DIST_SERVICE__EXECUTORS: .*at least 1 item"):
+        get_settings()
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
