@@ -10,23 +10,24 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    YamlConfigSettingsSource,
 )
 from pydantic_settings import SettingsError as NoJSONError
 
 from ntk_dist.errors import SettingsError
+from ntk_dist.job_file import parse_yaml
 
 __all__ = [
+    "MOST_CPUS",
     "ServiceSettings",
     "Settings",
     "available_memory",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 MIB = 2**20
+MOST_CPUS = 4096
+"""Of one machine: twice what the largest have; more is a slip of the pen."""
 
 GROUPS = Path("/sys/fs/cgroup")
 MEMORY_FILES = (
@@ -173,7 +176,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    threads: PositiveInt = Field(default_factory=cpu_count)
+    threads: PositiveInt = Field(default_factory=cpu_count, le=MOST_CPUS)
     """Threads to divide between the workers that are started on this machine."""
     block_max_bytes: PositiveInt = 256 * MIB
     """Working memory of one block, beyond its inputs and its output, in bytes."""
@@ -206,11 +209,8 @@ class Settings(BaseSettings):
         path = os.environ.get("NTK_DIST_SETTINGS_FILE")
         if not path:
             return init_settings, env_settings
-        if not Path(path).is_file():
-            raise SettingsError(
-                f"NTK_DIST_SETTINGS_FILE: expected a YAML file, got {path!r}, which is no file"
-            )
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path)
+        file_settings = InitSettingsSource(settings_cls, _file_values(Path(path)))
+        return init_settings, env_settings, file_settings
 
 
 @cache
@@ -224,14 +224,30 @@ def get_settings() -> Settings:
     """
     try:
         return Settings()
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"NTK_DIST_SETTINGS_FILE: expected a YAML file: {error!r}") from error
     except NoJSONError as error:
         # What it comes from has the text, which may be a password.
         raise SettingsError(f"NTK_DIST_*: expected JSON for lists and mappings: {error}") from None
     except ValidationError as error:
         problems = "; ".join(map(_problem, error.errors()))
         raise SettingsError(f"settings do not validate: {problems}") from None
+
+
+def _file_values(path: Path) -> dict[str, Any]:
+    """What the settings file says; what it says is quoted nowhere, for it may be a password."""
+    expected = "NTK_DIST_SETTINGS_FILE: expected a YAML file with a mapping of settings, got"
+    if not path.is_file():
+        raise SettingsError(f"{expected} {str(path)!r}, which is no file")
+    try:
+        found = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{expected} {path}: {error}") from None
+    if found is None:  # nothing but comments
+        return {}
+    if not isinstance(found, dict):
+        raise SettingsError(f"{expected} {path}, which is a {type(found).__name__}")
+    if strange := [key for key in found if not isinstance(key, str)]:
+        raise SettingsError(f"{expected} {path}, where {strange[0]!r} is the name of none")
+    return found
 
 
 def _problem(found: ErrorDetails) -> str:

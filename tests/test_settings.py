@@ -45,7 +45,8 @@ def test_a_file_is_read_and_variables_win(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("THREADS", "0"), ("THREADS", "many"), ("LOG_LEVEL", "loud")]
+    ("name", "value"),
+    [("THREADS", "0"), ("THREADS", "many"), ("THREADS", "1000000000"), ("LOG_LEVEL", "loud")],
 )
 def test_bad_values_are_named(monkeypatch, name, value):
     monkeypatch.setenv(f"NTK_DIST_{name}", value)
@@ -88,6 +89,41 @@ def test_a_missing_file_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("NTK_DIST_SETTINGS_FILE", str(tmp_path / "none.yaml"))
     with pytest.raises(SettingsError, match="no file"):
         get_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"- threads", "a list"),
+        (b'"hush"', "a str"),
+        (b"&a [*a]", "a list"),
+        (b"[]", "a list"),
+        (b"1: 2", "1 is the name of none"),
+        (b"service: {1: 2}", "SERVICE"),
+        (b"threads: &a [*a]", "THREADS"),
+        (b"threads: [1,\nlog_level: hush", "line 2, column"),
+        (b"threads: 1\nthreads: 2", "the key 'threads' twice in line 2, column 1"),
+        (b"service:\n  database_url: 'postgresql://u:hush@h/n\n", "line 3"),
+        (b"\xff", "utf-8"),
+        (b"threads: \0", "special characters"),
+        (b"[" * 100_000, "nested too deep"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_told_on_one_line(monkeypatch, tmp_path, text, told):
+    file = tmp_path / "settings.yaml"
+    file.write_bytes(text)
+    monkeypatch.setenv("NTK_DIST_SETTINGS_FILE", str(file))
+    with pytest.raises(SettingsError, match=told) as refused:
+        get_settings()
+    assert "\n" not in str(refused.value)
+    assert "Error" not in str(refused.value), "a repr of Python's"
+    assert "hush" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_file_of_comments_alone_says_nothing(monkeypatch, tmp_path):
+    (tmp_path / "settings.yaml").write_text("# threads: 3\n")
+    monkeypatch.setenv("NTK_DIST_SETTINGS_FILE", str(tmp_path / "settings.yaml"))
+    assert get_settings().threads == cpu_count()
 
 
 def test_settings_are_frozen():

@@ -25,7 +25,7 @@ from ntk_dist.errors import InvalidInputError
 from ntk_dist.executors.base import AbstractExecutor, AbstractShards
 from ntk_dist.executors.retry import RetryPolicy
 
-__all__ = ["AbstractExecutor", "AbstractShards", "RetryPolicy", "make_executor"]
+__all__ = ["AbstractExecutor", "AbstractShards", "RetryPolicy", "make_executor", "parse_executor"]
 
 _CHOICES = (
     "'local', 'local:THREADS', 'dask', 'dask:WORKERS', 'dask://HOST:PORT', 'tcp://HOST:PORT', "
@@ -62,19 +62,7 @@ def make_executor(
     """
     if isinstance(spec, AbstractExecutor):
         return spec
-    text = spec if isinstance(spec, str) else ""
-    address, counted = _ADDRESS.fullmatch(text), _COUNTED.fullmatch(text)
-    is_inside = text == "ray:auto"
-    if address is None and counted is None and not is_inside:
-        raise InvalidInputError(f"executor: expected one of {_CHOICES}, got {spec!r}")
-    place: dict[str, Any]
-    if address is not None:
-        engine, place = address[1], {"address": spec}
-    elif is_inside:
-        engine, place = "ray", {"address": "auto"}
-    else:
-        assert counted is not None
-        engine, place = counted[1], {"n_workers": int(counted[2]) if counted[2] else None}
+    engine, place = parse_executor(spec)
     if engine == "local":
         from ntk_dist.executors.local import LocalExecutor
 
@@ -86,3 +74,21 @@ def make_executor(
     from ntk_dist.executors.dask import DaskExecutor
 
     return DaskExecutor(**place, env=env)
+
+
+def parse_executor(spec: str) -> tuple[str, dict[str, Any]]:
+    """``local``, ``dask`` or ``ray``, and what that is made with; nothing is started or imported.
+
+    Raises
+    ------
+    InvalidInputError
+        ``spec`` is none that :func:`make_executor` knows.
+    """
+    text = spec if isinstance(spec, str) else ""
+    if text == "ray:auto":
+        return "ray", {"address": "auto"}
+    if address := _ADDRESS.fullmatch(text):
+        return address[1], {"address": text}
+    if counted := _COUNTED.fullmatch(text):
+        return counted[1], {"n_workers": int(counted[2]) if counted[2] else None}
+    raise InvalidInputError(f"executor: expected one of {_CHOICES}, got {spec!r}")

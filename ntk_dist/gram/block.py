@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -231,8 +232,9 @@ def split_block(
         rows1 = -(-rows1 // 2) if square or rows1 == longer else rows1
         rows2 = -(-rows2 // 2) if square or rows2 == longer else rows2
     threads = get_settings().threads
-    while threads > room_for and needed(rows1, rows2, threads) > max_bytes:
-        threads -= 1
+    if threads > room_for:  # as many more as there is memory for, which grows with each
+        more = range(room_for + 1, threads + 1)
+        threads = room_for + bisect_right(more, max_bytes, key=lambda t: needed(rows1, rows2, t))
     if threads < get_settings().threads:
         log.info(
             "a block uses %d of %d threads: more need more than %s each; "

@@ -25,7 +25,6 @@ import psutil
 
 from ntk_dist.database.records import JobRecord
 from ntk_dist.executors.environment import worker_environment
-from ntk_dist.jobs.spec import ResourcesSpec
 from ntk_dist.store.place import refusals
 
 __all__ = [
@@ -42,7 +41,7 @@ DriverState = Literal["pending", "alive", "gone", "unknown"]
 STOP_S = 10.0
 """What a driver that was told to stop takes at most, in seconds: it waits for its workers."""
 SAME_PROCESS_S = 2.0
-"""The kernel counts from the start of the machine, and when that was is corrected by the clock."""
+"""Where only the time of creation is known: it is corrected with the clock."""
 LOG_BYTES = 4 * 2**20
 """Of a log, at one time."""
 SPEC_FILE = "job.json"
@@ -116,7 +115,8 @@ def driver_command(python: str, spec: str | Path, run: str) -> list[str]:
 
 def driver_variables(spec: Mapping[str, Any]) -> dict[str, str]:
     """Environment variables by which a driver keeps to the CPUs that its job asked for."""
-    cpus = ResourcesSpec.model_validate(spec.get("resources") or {}).driver_cpus
+    # As it was kept: one that an older version let in is for the driver to refuse.
+    cpus = (spec.get("resources") or {}).get("driver_cpus")
     return worker_environment(1, cpus) if cpus else {}
 
 
@@ -142,7 +142,7 @@ class ProcessLauncher(AbstractLauncher):
         """Nothing: this machine is there."""
 
     def launch(self, record: JobRecord) -> dict[str, Any]:
-        """Start the driver; its handle is pid, time of creation and host."""
+        """Start the driver; its handle is pid, host, and what tells it from others of that pid."""
         assert record.run is not None
         folder = self._attempt(record)
         with refusals(folder):
@@ -162,7 +162,7 @@ class ProcessLauncher(AbstractLauncher):
             created = psutil.Process(child.pid).create_time()
         except psutil.NoSuchProcess:
             created = time.time()  # it ended at once, and its place is taken by nobody so soon
-        return {"pid": child.pid, "created": created, "host": self._host}
+        return {"pid": child.pid, "created": created, "host": self._host, **_birth(child.pid)}
 
     def look(self, record: JobRecord) -> DriverState:
         """Whether the process is there; of another host's nothing is known."""
@@ -210,7 +210,7 @@ def _process(handle: Mapping[str, Any]) -> psutil.Process | None:
     pid = handle["pid"]
     try:
         process = psutil.Process(pid)
-        if abs(process.create_time() - handle["created"]) >= SAME_PROCESS_S:
+        if not _is_same(process, handle):
             return None
         has_ended = process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -221,3 +221,25 @@ def _process(handle: Mapping[str, Any]) -> psutil.Process | None:
         if has_ended:
             _children.pop(pid, None)
     return None if has_ended else process
+
+
+def _is_same(process: psutil.Process, handle: Mapping[str, Any]) -> bool:
+    if "ticks" in handle and (born := _birth(process.pid)):
+        return all(handle[key] == value for key, value in born.items())
+    # Not on Linux, or a record of a version that kept no ticks.
+    return bool(abs(process.create_time() - handle["created"]) < SAME_PROCESS_S)
+
+
+def _birth(pid: int) -> dict[str, Any]:
+    """When a process began, in ticks since the machine did; nothing where it is not Linux.
+
+    No clock is in it: a time of creation is ticks plus the time of boot, and that moves with every
+    step of the clock. Ticks are field 22 of ``/proc/PID/stat``, see ``proc_pid_stat(5)``.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return {}
+    # Field 2 is the name of the program in brackets, which may have blanks and brackets in it.
+    return {"boot": boot, "ticks": int(stat.rpartition(b")")[2].split()[19])}

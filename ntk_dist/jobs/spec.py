@@ -28,6 +28,7 @@ from ntk_dist.options import (
     Refine,
     SolverOptions,
 )
+from ntk_dist.settings import MOST_CPUS
 from ntk_dist.store.location import is_remote
 from ntk_dist.store.workspace import NAME_PATTERN
 from ntk_dist.validation import UNION_ARMS, describe_problems
@@ -72,7 +73,7 @@ class SolverSpec(SolverOptions):
 class ResourcesSpec(Record):
     """What the driver of a submitted job gets; its tasks are the matter of the executor."""
 
-    driver_cpus: PositiveInt | None = None
+    driver_cpus: Annotated[int, Field(ge=1, le=MOST_CPUS)] | None = None
     """CPUs of one machine, also for the tasks of a ``local`` executor. None takes what there is;
     on a Ray cluster that is the head node, beside what else runs there. The tasks of a ``ray``
     executor get the CPUs that are left, at least one."""

@@ -12,17 +12,19 @@ from pathlib import Path
 from ntk_dist.errors import (
     ArchitectureError,
     ForbiddenError,
+    InvalidInputError,
     JobSpecError,
     SettingsError,
     UnreadableDataError,
 )
+from ntk_dist.executors import parse_executor
 from ntk_dist.jobs.runner import self_contained
 from ntk_dist.jobs.spec import DataSpec, JobSpec
 from ntk_dist.service.uploads import SCHEME, Uploads
 from ntk_dist.settings import ServiceSettings
 from ntk_dist.store.location import is_remote
 
-__all__ = ["Roots", "admitted"]
+__all__ = ["Roots", "admitted", "require_executors"]
 
 
 class Roots:
@@ -93,6 +95,21 @@ def _is_below(name: str, folder: Path) -> bool:
     if not name.isprintable() or ".." in name.replace(":", "/").split("/"):
         return False
     return steps[: len(above)] == above and len(steps) > len(above)
+
+
+def require_executors(names: tuple[str, ...]) -> None:
+    """Refuse names of executors before a job is run on one, rather than then.
+
+    Raises
+    ------
+    SettingsError
+        One of them is none.
+    """
+    for name in names:
+        try:
+            parse_executor(name)
+        except InvalidInputError as error:
+            raise SettingsError(f"NTK_DIST_SERVICE__EXECUTORS: {error}") from error
 
 
 def admitted(

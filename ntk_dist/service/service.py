@@ -25,7 +25,7 @@ from ntk_dist.service.auth import Gate
 from ntk_dist.service.event_stream import EventStreams
 from ntk_dist.service.metrics import Metrics
 from ntk_dist.service.model_host import ModelHost
-from ntk_dist.service.places import Roots, admitted
+from ntk_dist.service.places import Roots, admitted, require_executors
 from ntk_dist.service.public_names import PublicNames
 from ntk_dist.service.uploads import Uploads
 from ntk_dist.settings import ServiceSettings, get_settings
@@ -70,6 +70,7 @@ class Service:
         settings = config.settings
         self.config = config
         self.is_stopping = False
+        require_executors(settings.executors)
         self._roots = Roots(settings.data_roots)
         workspace = Workspace(config.workspace)
         self.place = workspace.place

@@ -101,6 +101,19 @@ def test_threads_without_room_stay_idle_and_the_cut_stays(problem, monkeypatch):
     assert {(s.rows1, s.rows2) for s in splits} == {(9, 9)}
 
 
+def test_threads_are_not_counted_down_one_by_one(problem, monkeypatch):
+    kernel, x = problem["conv"]
+    shape, asked = x.shape[1:], []
+    budget = kernel.working_bytes(shape, 9, 9, 700)
+    assert kernel.working_bytes(shape, 9, 9, 701) > budget
+    monkeypatch.setenv("NTK_DIST_THREADS", "4096")
+    get_settings.cache_clear()
+    plain = Kernel.working_bytes
+    monkeypatch.setattr(Kernel, "working_bytes", lambda *a: asked.append(a) or plain(*a))
+    assert split_block(kernel, shape, 9, 9, max_bytes=budget, square=False).threads == 700
+    assert len(asked) < 30
+
+
 def test_a_ragged_grid_compiles_nothing_that_its_first_block_did_not(problem, rng):
     kernel = Kernel(NOT_FUSED, ("ntk",))
     x = rng.normal(size=(37, 5))

@@ -233,6 +233,34 @@ def test_who_has_the_pid_of_a_driver_now_is_left_alone(tmp_path: Path) -> None:
     assert launcher.look(record_of(tmp_path)) == "unknown", "launched by somebody who was killed"
 
 
+SLEEPS = """
+import time
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="times of creation are all it has")
+def test_a_step_of_the_clock_ends_no_driver(
+    tmp_path: Path, stand_in: Callable[[str], None]
+) -> None:
+    stand_in(SLEEPS)
+    launcher = ProcessLauncher(tmp_path)
+    record = record_of(tmp_path)
+    handle = launcher.launch(record)
+    try:
+        # What a clock that was set back or forth since makes of the time of creation.
+        for step_s in (-5.0, 5.0, 86_400.0):
+            stepped = {**handle, "created": handle["created"] + step_s}
+            assert launcher.look(replace(record, handle=stepped)) == "alive", step_s
+        for other in ({"ticks": handle["ticks"] + 1}, {"boot": "another"}):
+            assert launcher.look(replace(record, handle={**handle, **other})) == "gone", other
+        kept_by_an_older_version = {key: handle[key] for key in ("pid", "created", "host")}
+        assert launcher.look(replace(record, handle=kept_by_an_older_version)) == "alive"
+    finally:
+        os.killpg(handle["pid"], signal.SIGKILL)
+    until(lambda: launcher.look(replace(record, handle=handle)) == "gone")
+
+
 def test_a_state_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnreachableError, match="file"):

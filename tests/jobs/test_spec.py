@@ -87,7 +87,12 @@ def test_what_is_an_address_is_left_for_the_store_to_judge(write, address):
         (
             "kernel: ntk",
             "resources: {driver_cpus: 0, gpus: 1}",
-            r"driver_cpus: .*greater than 0.*, got 0; resources.gpus: unknown key",
+            r"driver_cpus: .*greater than or equal to 1.*, got 0; resources.gpus: unknown key",
+        ),
+        (
+            "kernel: ntk",
+            "resources: {driver_cpus: 1000000000}",
+            r"driver_cpus: .*less than or equal to 4096, got 1000000000",
         ),
     ],
 )
@@ -102,6 +107,33 @@ def test_every_mistake_is_named_with_its_place(write, line, instead, words):
 def test_what_is_no_mapping_is_refused(write, text, name):
     with pytest.raises(JobSpecError, match=name):
         load_job(write(text, name))
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "key"),
+    [
+        ("name: digits", "name: digits\nname: letters", "'name' twice in line 3"),
+        ("tol: 1.0e-6", "tol: 1.0e-3, tol: 1.0e-6", "'tol' twice in line 9"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_named(write, line, instead, key):
+    with pytest.raises(JobSpecError, match=key):
+        load_job(write(JOB.replace(line, instead)))
+
+
+def test_a_key_that_is_twice_in_json_is_named(write):
+    with pytest.raises(JobSpecError, match="the key 'tol' twice"):
+        load_job(write('{"name": "a", "solver": {"tol": 1e-3, "tol": 1e-6}}', "job.json"))
+
+
+def test_what_is_merged_may_be_said_again(write):
+    text = JOB.replace("data: {", "data: &data {")
+    text += "test: &test {<<: *data, y: data.npz:y_test}\ngram: {<<: {dtype: float32}}\n"
+    text = text.replace("gram: {block_rows: 1000, dtype: float32}\n", "")
+    job = load_job(write(text))
+    assert job.test is not None
+    assert job.test.y.endswith("data.npz:y_test")
+    assert job.test.x == job.data.x
 
 
 def test_a_missing_file_is_named(tmp_path):

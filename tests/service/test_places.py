@@ -3,7 +3,7 @@
 import pytest
 
 from ntk_dist.errors import ForbiddenError, SettingsError, UnreadableDataError
-from ntk_dist.service.places import Roots
+from ntk_dist.service.places import Roots, require_executors
 
 
 @pytest.fixture
@@ -85,3 +85,12 @@ def test_a_file_that_is_not_there(root, name):
 def test_roots_that_make_no_sense(root):
     with pytest.raises(SettingsError, match="DATA_ROOTS"):
         Roots((root,))
+
+
+@pytest.mark.parametrize("name", ["bogus", "", "local:0", "dask://nowhere", "Ray"])
+def test_executors_that_there_are_not_are_refused_before_any_job(name):
+    with pytest.raises(SettingsError, match=r"SERVICE__EXECUTORS: .*'local', .*'dask', .*got"):
+        require_executors(("local", name))
+    require_executors(
+        ("local", "local:4", "dask", "dask://h:1", "ray:auto", "ray://h:1", "tls://h:1")
+    )
