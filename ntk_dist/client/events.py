@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ntk_dist.client.exchange import Terms, failure_of
+from ntk_dist.client.exchange import Terms, failure_of, foreign
 from ntk_dist.client.flow import (
     Answer,
     Item,
@@ -18,11 +18,14 @@ from ntk_dist.client.flow import (
     Stream,
     Unanswered,
 )
+from ntk_dist.client.patience import Failure
+from ntk_dist.errors import ServiceUnreachableError
 from ntk_dist.events import Event, event_of
 from ntk_dist.wire import LAST_EVENT_ID
 
 __all__ = ["Message", "MessageReader", "TimedEvent", "follow", "read_event"]
 
+EVENT_STREAM = "text/event-stream"
 END = "end"
 """Kind of the message after which nothing follows."""
 AGAIN_S = 0.5
@@ -60,6 +63,8 @@ class MessageReader:
         self._rest = b""
         self._fields: dict[str, list[str]] = {}
         self._id = ""
+        self.is_alive = False
+        """Whether a comment or a ``retry`` came: all that a job says that waits for its turn."""
 
     def feed(self, chunk: bytes) -> list[Message]:
         """The messages that ``chunk`` completes."""
@@ -75,6 +80,7 @@ class MessageReader:
         found, self._fields = self._fields, {}
         self._id = found.get("id", [self._id])[-1]
         if "data" not in found:
+            self.is_alive = self.is_alive or not found.keys().isdisjoint({"", "retry"})
             return None
         kind = found.get("event", ["message"])[-1]
         return Message(id=self._id, kind=kind, data="\n".join(found["data"]))
@@ -88,7 +94,7 @@ def read_event(message: Message) -> TimedEvent | None:
         return TimedEvent(
             id=message.id, time=time, event=event_of({"kind": message.kind, **record})
         )
-    except (LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError):
         return None
 
 
@@ -106,15 +112,20 @@ def follow(terms: Terms, request: Request, after: str | None) -> Stream[TimedEve
         What opens the stream.
     after
         Id of the last event that is known; None for all of them.
+
+    Raises
+    ------
+    ServiceUnreachableError
+        What answers sends no events, or stream after stream without a new one.
     """
     failures, since = 0, 0.0
     while True:
         known = {LAST_EVENT_ID: after} if after else {}
-        headers = {**request.headers, "Accept": "text/event-stream", **known}
+        headers = {**request.headers, "Accept": EVENT_STREAM, **known}
         attempt = Request(method=request.method, path=request.path, headers=headers)
         reply: Answer | Unanswered = yield Listen(attempt)
-        failure = failure_of(terms.url, attempt, reply)
-        reader = MessageReader()
+        failure = failure_of(terms.url, attempt, reply) or _no_stream(terms.url, attempt, reply)
+        reader, is_told = MessageReader(), False
         while failure is None:
             chunk: bytes | Unanswered | None = yield NextChunk()
             if chunk is None:
@@ -125,13 +136,23 @@ def follow(terms: Terms, request: Request, after: str | None) -> Stream[TimedEve
             for message in reader.feed(chunk):
                 if message.kind == END:
                     return
-                failures, after = 0, message.id or after
+                if message.id and message.id != after:
+                    failures, after, is_told = 0, message.id, True
                 if (event := read_event(message)) is not None:
                     yield Item(event)
-        if failure is None:
-            # A service that is stopped ends its streams so, and says nothing.
+        if failure is None and (is_told or reader.is_alive):
+            # A service that is stopped ends its streams so.
+            failures = 0
             yield Pause(AGAIN_S)
             continue
+        if failure is None:
+            failure = Failure(
+                error=ServiceUnreachableError(
+                    f"{attempt.method} {terms.url}{attempt.path}: expected the events of a job, "
+                    "got a stream that ended without any; check what stands before the service"
+                ),
+                may_repeat=True,
+            )
         now = terms.clock()
         failures, since = failures + 1, since if failures else now
         pause_s = terms.patience.pause_s(
@@ -140,3 +161,10 @@ def follow(terms: Terms, request: Request, after: str | None) -> Stream[TimedEve
         if pause_s is None:
             raise failure.error
         yield Pause(pause_s)
+
+
+def _no_stream(url: str, request: Request, reply: Answer | Unanswered) -> Failure | None:
+    """What is wrong with a good answer that is no stream of events."""
+    assert isinstance(reply, Answer)
+    kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return None if kind == EVENT_STREAM else Failure(error=foreign(url, request, reply))

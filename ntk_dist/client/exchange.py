@@ -24,7 +24,7 @@ from ntk_dist.errors import (
     ServiceUnreachableError,
 )
 
-__all__ = ["Terms", "ask", "exchange", "failure_of", "path_of"]
+__all__ = ["Terms", "ask", "exchange", "failure_of", "foreign", "path_of"]
 
 JSON = "application/json"
 NO_SERVICE = {301, 302, 303, 307, 308, 404, 405, 502, 503, 504}
@@ -107,7 +107,7 @@ def ask(terms: Terms, kind: type[Record], request: Request) -> Flow[Record]:
             f"{_what(terms.url, request)}: {error}; are service and client of one version?"
         ) from error
     except ValueError as error:  # no JSON; RequestError is a ValueError too
-        raise _foreign(terms.url, request, answer) from error
+        raise foreign(terms.url, request, answer) from error
 
 
 def failure_of(url: str, request: Request, reply: Answer | Unanswered) -> Failure | None:
@@ -145,11 +145,12 @@ def _stranger(url: str, request: Request, answer: Answer) -> NTKDistError:
             "bytes"
         )
     if answer.status in NO_SERVICE:
-        return _foreign(url, request, answer)
+        return foreign(url, request, answer)
     return wire.error_of(answer.status, answer.body[:EXCERPT].decode(errors="replace"))
 
 
-def _foreign(url: str, request: Request, answer: Answer) -> ServiceUnreachableError:
+def foreign(url: str, request: Request, answer: Answer) -> ServiceUnreachableError:
+    """The error behind an answer that none of our services gives."""
     to = answer.headers.get("location")
     hint = f"it points to {to}" if to else "check the address, and what stands before the service"
     return ServiceUnreachableError(

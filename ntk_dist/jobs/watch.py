@@ -94,7 +94,8 @@ def read_part(
     """Events behind a position, of one part at most, and the position behind them.
 
     Each comes with its own position and the seconds since 1970 it came at. What is no event of
-    this version, and what of the journal is not kept any more, is passed over.
+    this version, and what of the journal is not kept any more, is passed over. A position within a
+    line stands for the beginning of that line, so that its event is not lost.
 
     Raises
     ------
@@ -106,7 +107,13 @@ def read_part(
         if number < start.number or events:
             continue
         offset = start.offset if number == start.number else 0
-        data = parts.read(number, offset)
+        data = parts.read(number, max(0, offset - 1))
+        if offset and data[:1] == b"\n":
+            data = data[1:]
+        elif offset:
+            data = parts.read(number, 0)
+            offset = data.rfind(b"\n", 0, offset) + 1
+            data = data[offset:]
         for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
             offset += len(line)
             with suppress(*_NONE):

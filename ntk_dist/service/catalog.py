@@ -26,6 +26,8 @@ FRESH_S = 1.0
 A look takes 0.5 ms in a folder, and some requests in object storage."""
 SHOWN = 20
 """Names in a message, at most."""
+LONGEST_NAME = 255
+"""Bytes of the name of a folder: a longer one is nowhere, and a file system complains of it."""
 
 _NAME = re.compile(NAME_PATTERN)
 
@@ -114,7 +116,7 @@ class Catalog:
         return found
 
     def _versions(self, name: str) -> tuple[int, ...]:
-        if not _NAME.fullmatch(name):
+        if len(name) > LONGEST_NAME or not _NAME.fullmatch(name):
             return ()
         return (self._workspace.place / "models" / name).versions()
 

@@ -17,14 +17,14 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from ntk_dist.errors import OverloadedError
+from ntk_dist.errors import AuthenticationError, ForbiddenError, OverloadedError
 from ntk_dist.jobs.queue import JobQueue, News
 from ntk_dist.jobs.watch import POLL_S
 from ntk_dist.wire import to_json
@@ -35,6 +35,9 @@ MAX_STREAMS = 100
 """Each asks the database as often as drivers write: twice a second where there are folders."""
 HEARTBEAT_S = 15.0
 """Proxies cut connections on which nothing came for a minute, or half of one."""
+
+ADMIT_S = 5.0
+"""A stream may last for days: whoever reads it is asked for again in so many seconds."""
 
 
 class EventStreams:
@@ -58,16 +61,28 @@ class EventStreams:
         as_json: Callable[[object], Any] = to_json,
         max_streams: int = MAX_STREAMS,
         heartbeat_s: float = HEARTBEAT_S,
+        admit_s: float = ADMIT_S,
     ) -> None:
         self._queue = queue
         self._is_stopping = is_stopping
         self._as_json = as_json
         self._max_streams = max_streams
         self._heartbeat_s = heartbeat_s
+        self._admit_s = admit_s
         self._open = 0
 
-    async def respond(self, job_id: str, after: str | None) -> StreamingResponse:
+    async def respond(
+        self, job_id: str, after: str | None, admit: Callable[[], Awaitable[object]]
+    ) -> StreamingResponse:
         """The events of a job behind the one of id ``after``.
+
+        Parameters
+        ----------
+        job_id, after
+            Which ones.
+        admit
+            Raises what whoever asked is refused by; the stream then ends without a word, and who
+            opens it again hears why.
 
         Raises
         ------
@@ -84,14 +99,19 @@ class EventStreams:
                 "itself now and then"
             )
         first = await run_in_threadpool(self._queue.news, job_id, after)
-        return StreamingResponse(self._stream(job_id, first), media_type="text/event-stream")
+        return StreamingResponse(self._stream(job_id, first, admit), media_type="text/event-stream")
 
-    async def _stream(self, job_id: str, news: News) -> AsyncIterator[bytes]:
+    async def _stream(
+        self, job_id: str, news: News, admit: Callable[[], Awaitable[object]]
+    ) -> AsyncIterator[bytes]:
         self._open += 1
         try:
             yield b"retry: 2000\n\n"
-            told = time.monotonic()
+            told = admitted = time.monotonic()
             while True:
+                if time.monotonic() - admitted >= self._admit_s:
+                    await admit()
+                    admitted = time.monotonic()
                 for event_id, moment, event in news.events:
                     at = datetime.fromtimestamp(moment, UTC)
                     yield self._told(event_id, event.kind, {"time": at, **event.to_dict()})
@@ -108,6 +128,8 @@ class EventStreams:
                         told = time.monotonic()
                     await self._wait()
                 news = await run_in_threadpool(self._queue.news, job_id, news.after)
+        except (AuthenticationError, ForbiddenError):
+            return
         finally:
             self._open -= 1
 

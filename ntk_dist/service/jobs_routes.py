@@ -227,6 +227,7 @@ def get_job_logs(
 )
 async def get_job_events(
     _: Reader,
+    request: Request,
     service: ServiceHere,
     job_id: JobId,
     last_event_id: Annotated[
@@ -234,7 +235,11 @@ async def get_job_events(
     ] = None,
 ) -> Response:
     """Follow a job by server-sent events, from its beginning to its end."""
-    return await service.event_streams.respond(job_id, last_event_id or None)
+
+    async def admit() -> None:
+        (await service.gate.caller(request)).require("read")
+
+    return await service.event_streams.respond(job_id, last_event_id or None, admit)
 
 
 @router.get(

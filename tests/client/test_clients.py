@@ -50,7 +50,9 @@ def answers(make_job, model):
             httpx.Response(200, text="a line\n", headers={"x-next-start": "10"}),
             httpx.Response(200),
         ],
-        "GET /v1/jobs/j1/events": httpx.Response(200, content=events),
+        "GET /v1/jobs/j1/events": httpx.Response(
+            200, headers={"content-type": "text/event-stream"}, content=events
+        ),
         "GET /v1/models": ModelList(items=(model,)),
         "GET /v1/models/digits": model,
         "GET /v1/models/digits/versions/2": model,

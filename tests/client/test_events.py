@@ -45,6 +45,7 @@ def line(id, record, time="2026-01-02T03:04:05Z"):
     return f"id: {id}\nevent: {kind}\ndata: {json.dumps(told)}\n\n".encode()
 
 
+EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 FIRST = PhaseEvent(phase="solve", state="started", total=3)
 LAST = b'id: 5\nevent: end\ndata: {"kind": "end", "state": "succeeded"}\n\n'
 SECOND = StepEvent(step=1, residuals=(0.5, float("nan")), tol=1e-6)
@@ -90,13 +91,15 @@ def test_a_stream_that_breaks_is_opened_again_where_it_broke(side, make_job):
         opened.append(request.headers.get("last-event-id"))
         assert request.headers["accept"] == "text/event-stream"
         if len(opened) == 1:
-            return httpx.Response(200, stream=Cut(line(1, FIRST) + b"id: 2\nevent: st"))
+            return httpx.Response(
+                200, headers=EVENTS, stream=Cut(line(1, FIRST) + b"id: 2\nevent: st")
+            )
         if len(opened) == 2:
             return httpx.Response(502, text="no service")
         if len(opened) == 3:
             unknown = b"id: 3\nevent: of-tomorrow\ndata: {}\n\n"
-            return httpx.Response(200, content=line(2, SECOND) + unknown)
-        return httpx.Response(200, content=line(4, FIRST) + LAST)
+            return httpx.Response(200, headers=EVENTS, content=line(2, SECOND) + unknown)
+        return httpx.Response(200, headers=EVENTS, content=line(4, FIRST) + LAST)
 
     found = side.run(answer, collected)
     assert opened == [None, "1", "1", "3"]
@@ -115,7 +118,7 @@ def test_what_a_job_said_while_its_service_was_started_again_is_heard(side, make
         opened.append(request.headers.get("last-event-id"))
         # A service that is stopped ends its streams, and by the next one the job is over.
         content = line(1, FIRST) if len(opened) == 1 else line(2, SECOND) + LAST
-        return httpx.Response(200, content=content)
+        return httpx.Response(200, headers=EVENTS, content=content)
 
     found = side.run(answer, collected)
     assert opened == [None, "1"]
@@ -141,3 +144,38 @@ def test_without_retries_a_broken_stream_is_an_error(side, make_job):
 
     with pytest.raises(ServiceUnreachableError, match="got 503"):
         side.run(answer, collected, retries=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("text/html", b"<html>"),
+        ("application/json", b"{}"),
+        ("text/event-stream", b""),
+        ("text/event-stream", b"data: {\n\n\xff\xfe\n\n"),
+        ("text/event-stream", b"id: 1\ndata: " + b"[" * 100_000 + b"\n\n"),
+    ],
+)
+def test_what_is_no_stream_of_events_is_not_followed_for_ever(side, make_job, kind, content):
+    opened = []
+
+    def answer(request):
+        if not request.url.path.endswith("/events"):
+            return httpx.Response(200, json=to_json(make_job()))
+        assert len(opened) < 3
+        opened.append(request)
+        return httpx.Response(200, headers={"content-type": kind}, content=content)
+
+    with pytest.raises(ServiceUnreachableError, match="expected"):
+        side.run(answer, collected, retries=0)
+
+
+def test_a_job_that_waits_for_its_turn_is_followed_however_often_its_stream_ends(side, make_job):
+    contents = [b"retry: 2000\n\n"] * 3 + [b": nothing new\n\n", line(1, FIRST) + LAST]
+
+    def answer(request):
+        if not request.url.path.endswith("/events"):
+            return httpx.Response(200, json=to_json(make_job()))
+        return httpx.Response(200, headers=EVENTS, content=contents.pop(0))
+
+    assert [one.id for one in side.run(answer, collected, retries=0)] == ["1"]

@@ -215,6 +215,7 @@ def test_a_driver_gets_its_cpus_and_no_secret_of_the_service(
     record = replace(record, handle=launcher.launch(record))
     until(lambda: launcher.look(record) == "gone")
     told = json.loads(launcher.logs(record))
+    assert all(launcher.logs(record, far) == b"" for far in (10**6, 2**62, 2**63 - 1))
     assert "hush" not in str(told)
     assert (told["NTK_DIST_THREADS"], told["NTK_DIST_BLOCK_MAX_BYTES"]) == ("3", "12345")
 

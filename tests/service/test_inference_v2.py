@@ -219,6 +219,7 @@ def test_errors_have_the_shape_of_the_protocol(address):
     for answer, status in [
         (httpx.post(f"{address}/v2/models/sum/infer", content=b"{"), 400),
         (httpx.get(f"{address}/v2/models/nothing"), 404),
+        (httpx.get(f"{address}/v2/models/{'n' * 256}/ready"), 404),
         (httpx.get(f"{address}/v2/models/sum/versions/x"), 400),
         (httpx.get(f"{address}/v2/nothing"), 404),
         (

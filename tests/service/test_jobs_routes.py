@@ -1,6 +1,7 @@
 """Jobs over HTTP: what goes well, and every way in which it does not."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -298,3 +299,25 @@ def test_streams_say_that_they_live_and_are_bounded(callers, job, error_of, monk
     assert len(looks) == 2
     service.event_streams = EventStreams(service.queue, lambda: True, max_streams=0)
     assert error_of(client.get(f"{place}/events"))[:2] == (429, "overloaded")
+
+
+def test_a_stream_ends_when_its_token_does(callers, job, error_of):
+    service, moment, looks = callers.service, [100.0], []
+    service.gate._clock = lambda: moment[0]
+    place = callers.may("submit").post("/v1/jobs", json=job).headers["Location"]
+    token = callers.new_token(["read"])
+
+    def is_stopping():
+        looks.append(moment[0])
+        if len(looks) == 3:
+            service.database.tokens.revoke(token.split("_")[1], datetime.now(UTC))
+            moment[0] += 60  # what the gate remembers is old
+        return len(looks) > 9
+
+    service.event_streams = EventStreams(service.queue, is_stopping, heartbeat_s=0.0, admit_s=0.0)
+    told = callers.anyone(token).get(f"{place}/events")
+    assert told.status_code == 200
+    assert ": nothing new" in told.text
+    assert "event: end" not in told.text
+    assert len(looks) < 9
+    assert error_of(callers.anyone(token).get(f"{place}/events"))[:2] == (401, "unauthenticated")
