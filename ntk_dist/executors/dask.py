@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
+import logging
 import threading
 import time
 import uuid
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError, MissingDependencyError
-from ntk_dist.events import EventSink, ignore
+from ntk_dist.events import EventSink, TaskEvent, ignore
 from ntk_dist.executors.base import AbstractExecutor, AbstractShards, ShardCall
 from ntk_dist.executors.drive import Handle
 from ntk_dist.executors.outcome import AttemptFailed, Outcome, WorkerLostError
@@ -43,6 +44,8 @@ from ntk_dist.executors.dask_worker import (
 )
 
 __all__ = ["DaskExecutor"]
+
+log = logging.getLogger(__name__)
 
 Assignment = TypeVar("Assignment")
 
@@ -131,6 +134,8 @@ class DaskExecutor(AbstractExecutor):
         self._threads_seen: dict[str, int] = {}
         self._expected = 0
         """Workers there are when none is being restarted: the most seen, or what came back."""
+        self._told = 0
+        """How many of those that are gone now somebody has been told of."""
         try:
             if address is None:
                 self._cluster = start_cluster(n_workers, env or {})
@@ -214,6 +219,7 @@ class DaskExecutor(AbstractExecutor):
         except (OSError, RuntimeError) as error:
             raise self._disconnected() from error
         self._expected = max(self._expected, len(self._threads_seen))
+        self._told = min(self._told, self._expected - len(self._threads_seen))
         return self._threads_seen
 
     def _disconnected(self) -> ExecutorUnreachableError:
@@ -381,10 +387,42 @@ class _DaskShards(AbstractShards):
             home = min(sorted(alive), key=lambda worker: load[worker])
             if load[home] < -(-len(self) // self._dask._expected):
                 return home
+            self._tell_of_loss(index, len(alive), is_known=before is not None)
             if time.monotonic() > deadline:
+                log.warning("nobody came: %d Dask workers take what the others held", len(alive))
                 # The lost worker does not come back: wait for it once, not once per shard.
                 self._dask._expected = len(alive)
             time.sleep(0.1)
+
+    def _tell_of_loss(self, index: int, n_alive: int, *, is_known: bool) -> None:
+        """Say once what a shard waits for: a worker may die while no task that we know is there.
+
+        Parameters
+        ----------
+        index
+            The shard.
+        n_alive
+            Workers left.
+        is_known
+            The shard lived with a worker that is gone: then a task of it has failed, and the
+            driving loop has told that.
+        """
+        expected, told = self._dask._expected, self._dask._told
+        self._dask._told = missing = expected - n_alive
+        if missing <= told:
+            return
+        text = f"{missing} of {expected} Dask workers gone, waiting up to {_RESTART_S:g} s for more"
+        log.warning("%s: then those left take what the others held", text)
+        for _ in range(0 if is_known else missing - told):
+            self._on_event(
+                TaskEvent(
+                    state="retried",
+                    item=f"shard {index}",
+                    attempt=1,
+                    error=f"WorkerLostError: {text}",
+                    worker_lost=True,
+                )
+            )
 
     def _free(self) -> None:
         self._homes.clear()

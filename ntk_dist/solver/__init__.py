@@ -1,7 +1,8 @@
 """The linear system (K + ridge I) A = Y: operators that never form K, solvers that report truly.
 
 An *operator* multiplies (``operators``), a *preconditioner* approximates the inverse, a *solver*
-puts them together; each is chosen apart from the others. Take :func:`~ntk_dist.solver.solve.solve` with
+puts them together; each is chosen apart from the others. Take
+:func:`~ntk_dist.solver.solve.solve` with
 :class:`~ntk_dist.solver.preconditioners.RPCholeskyPreconditioner` when K lives in blocks on
 workers: :func:`~ntk_dist.solver.cg.solve_cg` with one product per step, all targets together. Take
 :func:`~ntk_dist.solver.direct.solve_direct` when K fits one machine: it is the reference, and it

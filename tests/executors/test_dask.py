@@ -150,6 +150,10 @@ class Housed:
         return self.name, os.getpid()
 
 
+def here(item: int) -> int:
+    return os.getpid()
+
+
 def test_a_shard_moves_in_with_another_when_its_worker_does_not_come_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -165,6 +169,33 @@ def test_a_shard_moves_in_with_another_when_its_worker_does_not_come_back(
         (left,) = {home for home in homes.values() if home != gone.pid}
         assert shards.call("ask") == [(name, left) for name in "abcd"]
         assert executor.n_workers == 1
+
+
+@pytest.mark.parametrize("is_housed", [False, True], ids=["before it has a shard", "with a shard"])
+def test_a_worker_that_is_gone_is_told_of_once_while_its_shard_waits(
+    is_housed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ntk_dist.executors.dask._RESTART_S", 0.5)
+    events: list[Any] = []
+    with (
+        DaskExecutor(n_workers=2) as executor,
+        executor.shards(Housed, ["a", "b"], on_event=events.append) as shards,
+    ):
+        homes = shards.call("ask") if is_housed else executor.map_unordered(here, range(2))
+        gone = psutil.Process(next(iter(homes))[1])
+        gone.parent().kill()  # the nanny, which would start another worker
+        gone.kill()
+        while not is_housed and len(executor._alive()) > 1:
+            time.sleep(0.05)
+        (left,) = {home for _, home in shards.call("ask")}
+        assert left != gone.pid
+        shards.call("ask")
+        assert executor.n_workers == 1
+    (told,) = events
+    assert (told.state, told.worker_lost) == ("retried", True)
+    waiting, over = (r.message for r in caplog.records if r.name == "ntk_dist.executors.dask")
+    assert "1 of 2 Dask workers gone, waiting up to 0.5 s" in waiting
+    assert over == "nobody came: 1 Dask workers take what the others held"
 
 
 def test_a_shard_of_which_only_the_name_is_here_counts_as_lost(cluster: DaskExecutor) -> None:
