@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ntk_dist.cli.options import COUNT, OK, json_option, require_workspace, show
+from ntk_dist.cli.options import OK, json_option, require_workspace, show
 from ntk_dist.errors import MissingDependencyError
 from ntk_dist.wire import SCOPES, Scope, to_json
 
@@ -32,6 +32,8 @@ database_option = click.option(
     help="postgresql+psycopg://USER:PASSWORD@HOST/NAME instead of a file in the workspace; better "
     "in NTK_DIST_SERVICE__DATABASE_URL, where other users of this machine do not see it.",
 )
+MOST_DAYS = 36_500
+"""Of a token, which nobody looks after for longer; the calendar of Python ends in the year 9999."""
 _pem = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -99,7 +101,11 @@ def token() -> None:
     type=click.Choice(SCOPES),
     help="What it is good for; several times for several. admin is all of them.",
 )
-@click.option("--days", type=COUNT, help="How long it is good; without it, until it is revoked.")
+@click.option(
+    "--days",
+    type=click.IntRange(1, MOST_DAYS),
+    help="How long it is good; without it, until it is revoked.",
+)
 @workspace_option
 @database_option
 @json_option

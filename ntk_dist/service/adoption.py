@@ -55,7 +55,7 @@ def adopt(
     Raises
     ------
     InvalidInputError
-        The text is no token.
+        The text is no token, or the name is none.
     ConflictError
         One of its id is here with another secret, of another name, revoked or expired. What
         somebody revoked never becomes good again by a restart.

@@ -19,6 +19,7 @@ from ntk_dist.errors import (
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
+from ntk_dist.job_file import no_key_twice
 from ntk_dist.units import format_bytes
 from ntk_dist.validation import UNION_ARMS, describe_problems
 from ntk_dist.wire import to_json
@@ -71,7 +72,7 @@ async def read_document(
     RequestTooLargeError
         It is longer than 1 MiB; no more of it is read.
     RequestError
-        It is not JSON, or has text or numbers in it that nothing can be kept as.
+        It is not JSON, has a key twice, or text or numbers in it that nothing can be kept as.
     """
     given = request.headers.get("content-type", "nothing")
     if given.partition(";")[0].strip().lower() != JSON:
@@ -103,7 +104,12 @@ def _require_fits(n_bytes: int) -> None:
 
 def _document(body: bytes, kind: type[Kind], refusal: type[InvalidInputError]) -> Document[Kind]:
     try:
-        found = json.loads(body, parse_float=_finite, parse_constant=_no_number)
+        found = json.loads(
+            body,
+            parse_float=_finite,
+            parse_constant=_no_number,
+            object_pairs_hook=no_key_twice,
+        )
         canonical = json.dumps(found, sort_keys=True, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise RequestError("expected text in Unicode, got half a surrogate pair") from error

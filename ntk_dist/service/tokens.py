@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from ntk_dist.database.records import TokenRecord
-from ntk_dist.errors import AuthenticationError
+from ntk_dist.errors import AuthenticationError, InvalidInputError
 from ntk_dist.wire import Scope
 
 __all__ = [
@@ -35,7 +35,7 @@ _UNKNOWN = "expected a token of this service, got one that is not known here, or
 def new_token(
     name: str, scopes: Sequence[Scope], now: datetime, lifetime: timedelta | None = None
 ) -> tuple[str, TokenRecord]:
-    """A token, which nobody can tell again, and what is kept of it."""
+    """A token, which nobody can tell again, and what is kept of it; see :func:`record_of`."""
     text = f"ntkd_{secrets.token_hex(6)}_{secrets.token_urlsafe(32)}"
     return text, record_of(text, name, scopes, now, lifetime)
 
@@ -53,7 +53,15 @@ def record_of(
     ------
     AuthenticationError
         The text is no token.
+    InvalidInputError
+        The name is none.
     """
+    # One beginning with "@" is of no caller: jobs that were submitted beside a service have such.
+    if not name.strip() or not name.isprintable() or name.startswith("@"):
+        raise InvalidInputError(
+            "name of a token: expected some text on one line, without control characters and not "
+            f"beginning with '@', got {name!r}"
+        )
     return TokenRecord(
         id=token_id_of(token),
         name=name,

@@ -114,6 +114,13 @@ def test_a_token_of_somebody_else_or_one_that_has_ended_is_refused(tokens):
         adopt(tokens, text, name="anna", scopes=["read"], now=NOW)
 
 
+@pytest.mark.parametrize("name", ["", "@desk", "boot\nstrap"])
+def test_a_name_that_is_none_is_refused(tokens, name):
+    with pytest.raises(InvalidInputError, match="name of a token"):
+        adopt(tokens, made(), name=name, scopes=["admin"], now=NOW)
+    assert tokens.all() == []
+
+
 def test_the_command_takes_it_from_the_environment(database_url, monkeypatch, capsys):
     command = ["token", "adopt", "--name", "bootstrap", "--scope", "admin"]
     command += ["--database", database_url]

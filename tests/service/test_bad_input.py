@@ -243,6 +243,7 @@ def test_a_body_that_is_too_long(send, check, operation):
         (b"{}", None, UnsupportedMediaTypeError, "got 'nothing'"),
         (b'{"n_bytes": 3', JSON, RequestError, "expected a JSON document"),
         (b'{"n_bytes": NaN}', JSON, RequestError, "NaN"),
+        (b'{"n_bytes": 3, "n_bytes": 4}', JSON, RequestError, "the key 'n_bytes' twice"),
         (b'{"filename": "\\u0000"}', JSON, RequestError, "NUL"),
     ],
 )

@@ -45,6 +45,24 @@ def test_a_token_from_its_making_to_its_end(run, tmp_path):
     assert "expected the id of a token, got 'nobody'" in told
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--days", "99999999999"], "99999999999 is not in the range 1<=x<=36500"),
+        (["--name", "anna\nbert"], r"got 'anna\nbert'"),
+        (["--name", "anna\x1b[2J"], "without control characters"),
+        (["--name", ""], "expected some text"),
+        (["--name", "  "], "expected some text"),
+        (["--name", "@desk"], "not beginning with '@', got '@desk'"),
+    ],
+)
+def test_a_token_that_makes_no_sense_is_not_made(run, tmp_path, options, words):
+    code, _, told = run("token", "create", "--scope", "read", *options, "--workspace", tmp_path)
+    assert (code, len(told.strip().splitlines())) == (2, 1), told
+    assert words in told
+    assert run("token", "list", "--workspace", tmp_path)[1] == "no tokens"
+
+
 @pytest.mark.parametrize("command", [["list"], ["revoke", "a1"]])
 def test_a_mistyped_workspace_is_not_made(run, tmp_path, command):
     code, _, told = run("token", *command, "--workspace", tmp_path / "wss")
