@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import io
 import math
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -310,7 +311,7 @@ def of_json(kind: type[Record], found: object) -> Record:
     """
     try:
         value: Record = _of_json(kind, found)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise RequestError(f"expected a {kind.__name__}, got {error}") from error
     return value
 
@@ -333,8 +334,9 @@ def _of_json(kind: Any, found: Any) -> Any:
         return kind(**{name: _of_json(hints[name], found[name]) for name in hints if name in found})
     if kind is datetime:
         return datetime.fromisoformat(found)
-    if kind is float and isinstance(found, int):
-        return float(found)
+    plain = {int, float} if kind is float else {kind}  # bool("false") would be true
+    if kind in {bool, int, float, str} and type(found) not in plain:
+        raise TypeError(f"{type(found).__name__} in place of {kind.__name__}")
     return kind(found)
 
 
@@ -368,8 +370,14 @@ def error_of(status: int, body: object) -> NTKDistError:
     error = _CLASSES.get(str(told.get("code")), DefectError)(told["message"])
     if request_id := told.get("request_id"):
         error.add_note(f"request {request_id}")
-    if isinstance(error, OverloadedError):
-        error.retry_after_s = float(told.get("retry_after_s", error.retry_after_s))
+    after_s = told.get("retry_after_s")
+    # NaN, too, is not at least 0; an integer may be larger than any float.
+    if (
+        isinstance(error, OverloadedError)
+        and isinstance(after_s, int | float)
+        and 0 <= after_s <= sys.float_info.max
+    ):
+        error.retry_after_s = float(after_s)
     return error
 
 

@@ -84,6 +84,12 @@ def test_keys_of_a_later_version_are_passed_over():
         {**wire.to_json(JOB), "state": "asleep"},
         {**wire.to_json(JOB), "created": "yesterday"},
         {**wire.to_json(JOB), "progress": 3},
+        {**wire.to_json(JOB), "attempt": float("inf")},
+        {**wire.to_json(JOB), "attempt": 1.5},
+        {**wire.to_json(JOB), "is_cancelling": "false"},
+        {**wire.to_json(JOB), "score": "0.5"},
+        {**wire.to_json(JOB), "score": 10**400},
+        {**wire.to_json(JOB), "name": 5},
     ],
 )
 def test_what_is_no_record_is_refused(found):
@@ -106,6 +112,12 @@ def test_an_overloaded_service_says_when_to_come_back():
     raised.retry_after_s = 2.5
     again = wire.error_of(429, wire.problem_of(raised, "r-1"))
     assert again.retry_after_s == 2.5
+
+
+@pytest.mark.parametrize("after_s", ["abc", None, [1], -1, float("nan"), float("inf"), 10**400])
+def test_a_time_to_come_back_that_is_none_is_passed_over(after_s):
+    told = {"code": "overloaded", "message": "later", "retry_after_s": after_s}
+    assert wire.error_of(429, {"error": told}).retry_after_s == OverloadedError("").retry_after_s
 
 
 @pytest.mark.parametrize(

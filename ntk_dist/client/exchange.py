@@ -106,7 +106,7 @@ def ask(terms: Terms, kind: type[Record], request: Request) -> Flow[Record]:
         raise DefectError(
             f"{_what(terms.url, request)}: {error}; are service and client of one version?"
         ) from error
-    except ValueError as error:  # no JSON; RequestError is a ValueError too
+    except (ValueError, RecursionError) as error:  # no JSON; RequestError is a ValueError too
         raise foreign(terms.url, request, answer) from error
 
 
@@ -170,7 +170,7 @@ def _who(answer: Answer) -> str:
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

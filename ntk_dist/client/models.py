@@ -150,9 +150,15 @@ class ModelHandle(Bound[Driver]):
             found = wire.from_npy(answer.body)
         except RequestError as error:
             raise DefectError(f"{self!r}: the service answered with no array: {error}") from error
-        if len(found) != len(rows):
+        n, n_targets = len(rows), self._model.n_targets
+        # A regressor of one target answers as its targets were given: (n,) or (n, 1).
+        shapes: list[tuple[int, ...]] = [(n,)] if wanted == "label" or n_targets == 1 else []
+        shapes += [(n, n_targets)] if wanted == "y" else []
+        kinds = "f" if wanted == "y" else "biufU"
+        if found.shape not in shapes or found.dtype.kind not in kinds:
             raise DefectError(
-                f"{self!r}: expected {len(rows)} predictions, got shape {found.shape}"
+                f"{self!r}: expected {n} predictions of shape {' or '.join(map(str, shapes))}, got "
+                f"shape {found.shape} of {found.dtype}"
             )
         return [found]
 

@@ -102,7 +102,7 @@ def model() -> Model:
         architecture=[],
         row_shape=(3,),
         n_rows=10,
-        n_targets=2,
+        n_targets=1,
         dtype="float32",
         classes=("no", "yes"),
         n_bytes=1000,

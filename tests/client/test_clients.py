@@ -11,7 +11,7 @@ import pytest
 
 import ntk_dist
 from ntk_dist import AsyncClient, Client
-from ntk_dist.errors import InvalidInputError
+from ntk_dist.errors import DefectError, InvalidInputError, ServiceUnreachableError
 from ntk_dist.wire import NPY, JobPage, ModelList, Upload, Version, to_json, to_npy
 
 SPEC = {"name": "digits", "task": "classification", "data": {"x": "x.npy", "y": "y.npy"}}
@@ -155,6 +155,15 @@ def test_names_stay_one_part_of_the_path(side, script):
     with pytest.raises(ntk_dist.errors.DefectError):
         side.run(answer, lambda client: type(client).model(client, "../a b?c#d/ä"))
     assert seen == [b"/v1/models/..%2Fa%20b%3Fc%23d%2F%C3%A4"]
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_answer_that_is_nested_without_end_is_no_riddle(side, status):
+    def answer(request):
+        return httpx.Response(status, content=b"[" * 200_000)
+
+    with pytest.raises((ServiceUnreachableError, DefectError), match=f"{status}"):
+        side.run(answer, lambda client: type(client).version(client))
 
 
 def test_a_service_may_live_below_a_path(side):

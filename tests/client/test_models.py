@@ -143,7 +143,14 @@ def test_a_regressor_has_no_scores(side, model):
         side.run(service.answer, asked("predict", np.ones((1, 3)), rows_per_request=0))
 
 
-@pytest.mark.parametrize("body", [b"<html>", to_npy(np.ones(3))])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>",
+        *map(to_npy, (np.ones(3), np.ones((2, 0)), np.ones((2, 7, 9)), np.float64(3))),
+        to_npy(np.array([b"yes", b"no"])),
+    ],
+)
 def test_answers_that_are_no_predictions_are_refused(body, side, model):
     def answer(request):
         if request.method == "GET":
@@ -152,6 +159,20 @@ def test_answers_that_are_no_predictions_are_refused(body, side, model):
 
     with pytest.raises(errors.DefectError, match="<model digits version 2: classification>"):
         side.run(answer, asked("predict", np.ones((2, 3))))
+
+
+def test_scores_have_a_column_for_every_class(side, model):
+    def answer(request):
+        if request.method == "GET":
+            return httpx.Response(200, json=to_json(replace(model, n_targets=3)))
+        return httpx.Response(200, content=to_npy(found[-1]))
+
+    found = [np.ones((2, 3))]
+    np.testing.assert_array_equal(side.run(answer, asked("scores", np.ones((2, 3)))), found[0])
+    for wrong in (np.ones(2), np.ones((2, 2)), np.array([["a", "b", "c"]] * 2)):
+        found.append(wrong)
+        with pytest.raises(errors.DefectError, match=r"predictions of shape \(2, 3\), got shape"):
+            side.run(answer, asked("scores", np.ones((2, 3))))
 
 
 def test_a_slow_answer_says_that_fewer_rows_are_faster(side, model):
