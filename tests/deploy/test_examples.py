@@ -235,7 +235,7 @@ def test_the_batch_script_is_a_script_with_options_of_sbatch():
 def test_its_workers_get_what_those_that_we_start_get():
     text = BATCH.read_text()
     exported = dict(re.findall(r"^export (\w+)=(.*)$", text, re.MULTILINE))
-    ours = {k: v for k, v in dask_cluster._WORKER_CONFIG.items() if "LOGGING" not in k}
+    ours = dask_cluster.WORKER_VARIABLES
     assert ours.items() <= exported.items()
     assert f"for name in {' '.join(_THREAD_VARIABLES)}; do" in text
 

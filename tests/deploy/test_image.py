@@ -107,7 +107,7 @@ def test_python_packages_come_from_the_stage_that_installs_them():
 
 
 def test_dask_workers_get_what_those_that_we_start_get():
-    ours = {k: v for k, v in dask_cluster._WORKER_CONFIG.items() if "LOGGING" not in k}
+    ours = dask_cluster.WORKER_VARIABLES
     assert ours.items() <= IMAGE.environment("cpu").items()
 
 

@@ -244,14 +244,16 @@ def test_object_storage_keeps_the_parts_whole(bucket, monkeypatch):
     monkeypatch.setattr(ObjectParts, "part_bytes", 1000)
     heard, place = [], open_place(f"{bucket}/ws")
     with journaled(f"{bucket}/ws", "waves", heard.append) as events:
-        for k in range(100):
-            events(done(k))
+        sent = last = 0
+        while last < 5:  # parts are longer where the machine has other things to do
+            events(done(sent))
+            sent += 1
             time.sleep(0.002)
-    assert [event for event in heard if isinstance(event, TaskEvent)] == list(map(done, range(100)))
+            runs = runs_of(place).get("waves", ())
+            last = max((number for run in runs for number in parts_of(run).numbers()), default=0)
+    assert [event for event in heard if isinstance(event, TaskEvent)] == list(map(done, range(sent)))
     (run,) = runs_of(place)["waves"]
-    numbers = parts_of(run).numbers()
-    assert 2 <= len(numbers) <= 4
-    assert numbers[-1] >= 4
+    assert 2 <= len(parts_of(run).numbers()) <= 4
     standing = latest(place)["waves"]
     assert standing.state == "finished"
 

@@ -9,7 +9,6 @@ import pytest
 from ntk_dist.wire import JobState
 
 DAYS = 30
-NOW = datetime.now(UTC)
 CONTENT = b"a file"
 
 
@@ -37,7 +36,7 @@ def upload(callers):
 
 
 def after(days):
-    return NOW + timedelta(days=days, minutes=5)
+    return datetime.now(UTC) + timedelta(days=days, minutes=5)
 
 
 def test_a_file_that_no_job_reads_is_removed_in_the_end(callers, upload):
