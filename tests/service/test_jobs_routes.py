@@ -119,7 +119,7 @@ def test_a_full_disk_is_507(callers, job, error_of):
     refused = callers.may("submit").post("/v1/jobs", json={**job, "architecture": deep})
     status, code, message = error_of(refused)
     assert (status, code) == (507, "store_full"), message
-    assert "free some space" in message
+    assert "No space is left" in message  # what to free is the operator's, and in the log
 
 
 def test_a_full_queue_says_when_to_come_back(callers, job, error_of):
