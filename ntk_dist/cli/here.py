@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from ntk_dist.cli.options import (
-    COUNT,
+    MANY,
     NOT_CONVERGED,
     OK,
     as_size,
@@ -88,11 +88,11 @@ def predict(
 @click.command()
 @job_argument
 @click.option("--plan", is_flag=True, help="Say what there is to do, and do nothing.")
-@click.option("--workers", type=COUNT, help="With --plan: what it takes on so many workers.")
-@click.option("--n", "n_rows", type=COUNT, help="With --workers: if there were so many rows.")
-@click.option("--targets", type=COUNT, help="With --workers: right-hand sides [10].")
-@click.option("--steps", type=COUNT, help="With --workers: of the solver [100].")
-@click.option("--predictions", type=COUNT, help="With --workers: new rows [10000].")
+@click.option("--workers", type=MANY, help="With --plan: what it takes on so many workers.")
+@click.option("--n", "n_rows", type=MANY, help="With --workers: if there were so many rows.")
+@click.option("--targets", type=MANY, help="With --workers: right-hand sides [10].")
+@click.option("--steps", type=MANY, help="With --workers: of the solver [100].")
+@click.option("--predictions", type=MANY, help="With --workers: new rows [10000].")
 @click.option(
     "--worker-memory",
     callback=as_size,

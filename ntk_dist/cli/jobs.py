@@ -122,6 +122,8 @@ def show_jobs(
         raise click.UsageError("expected --cancel or --resume, got both")
     if where["address"] and not resume:
         raise click.UsageError("--address: expected --resume with it")
+    if job_id is not None and state is not None:
+        raise click.UsageError("--state: expected no ID with it, for it chooses from the list")
     if not where["service"]:
         require_workspace(workspace, instead="that of the jobs, or --service")
     with _office(workspace, **where) as office:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BAD_INPUT",
-    "COUNT",
     "DEFECT",
     "INTERRUPTED",
+    "MANY",
     "NOT_CONVERGED",
     "OK",
     "as_size",
@@ -33,7 +33,8 @@ __all__ = [
 
 OK, DEFECT, BAD_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 1, 2, 3, 130
 
-COUNT = click.IntRange(min=1)
+MANY = click.IntRange(1, 10**9)
+"""Of whatever is simulated: no matrix of more rows would fit all disks there are."""
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output."
 )

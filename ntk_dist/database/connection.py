@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, create_engine
@@ -23,6 +24,7 @@ from ntk_dist.errors import (
     MissingDependencyError,
     RequestError,
     SettingsError,
+    StoreFullError,
     StoreUnreachableError,
 )
 from ntk_dist.store.place import refusals
@@ -78,6 +80,8 @@ class Connector:
 
         Raises
         ------
+        StoreFullError
+            No space is left for what is to be written.
         StoreUnreachableError
             The database does not answer, or refuses.
         RequestError
@@ -95,6 +99,11 @@ class Connector:
             ) from error
         except (DBAPIError, PoolTimeoutError) as error:
             cause = getattr(error, "orig", None) or error
+            if _is_full(cause):
+                raise StoreFullError(
+                    f"no space is left for the database {self.place} ({_first_line(cause)}); what "
+                    "was written before is kept: free some space and do the same again"
+                ) from error
             raise StoreUnreachableError(
                 f"expected an answer of the database {self.place}, got: {_first_line(cause)}; "
                 "check that it runs and that this user may read and write it"
@@ -114,7 +123,7 @@ class Connector:
 
         Raises
         ------
-        StoreUnreachableError, RequestError
+        StoreFullError, StoreUnreachableError, RequestError
             As for :meth:`connect`.
         """
         with self.connect() as connection:
@@ -128,7 +137,8 @@ class Connector:
             try:
                 yield connection
             except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
+                with suppress(DBAPIError):  # on a full disk SQLite has done it by itself
+                    connection.exec_driver_sql("ROLLBACK")
                 raise
             connection.exec_driver_sql("COMMIT")
 
@@ -167,6 +177,13 @@ def _prepare(url: URL) -> None:
 
 def _json_text(value: object) -> str:
     return json.dumps(to_json(value), allow_nan=False)
+
+
+def _is_full(cause: BaseException) -> bool:
+    code = getattr(cause, "sqlite_errorcode", None)
+    # The low byte is the kind of an error of SQLite; 53100 is disk_full in PostgreSQL's appendix A.
+    is_sqlite_full = code is not None and code & 0xFF == sqlite3.SQLITE_FULL
+    return is_sqlite_full or getattr(cause, "sqlstate", None) == "53100"
 
 
 def _first_line(error: BaseException) -> str:

@@ -39,6 +39,7 @@ __all__ = [
     "cancel",
     "claim",
     "give_back",
+    "is_held",
     "launched",
     "new_job",
     "not_launched",
@@ -49,6 +50,10 @@ __all__ = [
     "run_name",
     "view",
 ]
+
+LONGEST_LEASE_S = 60.0
+"""No claim is for longer, so one that seems to be was made by a clock that was wrong: it would hold
+for as long as that was ahead. Clocks of two replicas may differ by the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +202,13 @@ def give_back(record: JobRecord, now: datetime) -> JobRecord:
     return _queued(record, now)
 
 
+def is_held(record: JobRecord, now: datetime) -> bool:
+    """Whether somebody has a claim on a job that holds now."""
+    if record.lease_until is None:
+        return False
+    return now < record.lease_until <= now + timedelta(seconds=LONGEST_LEASE_S)
+
+
 def renew(record: JobRecord, holder: str, now: datetime, lease_s: float) -> JobRecord:
     """A running job that replica ``holder`` goes on looking after, or takes over.
 
@@ -206,8 +218,7 @@ def renew(record: JobRecord, holder: str, now: datetime, lease_s: float) -> JobR
         It does not run any more, or another replica looks after it.
     """
     _require(record, {JobState.RUNNING}, "looked after")
-    held = record.lease_until is not None and record.lease_until > now
-    if held and record.lease_holder != holder:
+    if is_held(record, now) and record.lease_holder != holder:
         raise ConflictError(
             f"job {record.id}: expected nobody else to look after it, got {record.lease_holder} "
             f"until {record.lease_until}; leave it alone until then"

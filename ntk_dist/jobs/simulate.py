@@ -34,6 +34,9 @@ TRIAL_ROWS = 2048
 """Of the block that products are measured on: 16 MB of float32, more than fits most caches."""
 TRIAL_BYTES = 4 * 2**20
 """Of the rows that hashing is measured on."""
+TRIAL_TARGETS = 256
+"""Of a product that is measured, at most; beyond them time goes with their number, and memory too:
+so many vectors of twice the rows are 8 MB."""
 DRIVER_ROWS = 1024
 """Of the matrices that the driver's arithmetic is measured on."""
 
@@ -113,8 +116,9 @@ def product_rate(n_targets: int, dtype: str) -> float:
     grid = BlockGrid(2 * TRIAL_ROWS, 2 * TRIAL_ROWS, TRIAL_ROWS, symmetric=True)
     block = rng.random((TRIAL_ROWS, TRIAL_ROWS), np.float32).astype(dtype)
     shard = GramShard(lambda index: block, grid, [next(b for b in grid if b.i < b.j)], block.nbytes)
-    v = rng.standard_normal((grid.n_rows, n_targets))
-    return block.nbytes / _seconds(lambda: shard.matmat(v))
+    measured = min(n_targets, TRIAL_TARGETS)
+    v = rng.standard_normal((grid.n_rows, measured))
+    return block.nbytes / _seconds(lambda: shard.matmat(v)) * measured / n_targets
 
 
 def hash_rate(input_shape: tuple[int, ...], dtype: np.dtype[Any]) -> float:

@@ -56,7 +56,8 @@ class Supervisor:
     max_resumes
         How often in a row a job whose driver is gone is queued again without being asked to.
     lease_s
-        Seconds for which a claim holds unless it is renewed; 0 for one who looks only now and then
+        Seconds for which a claim holds unless it is renewed, far below
+        :data:`~ntk_dist.jobs.lifecycle.LONGEST_LEASE_S`; 0 for one who looks only now and then
         and leaves jobs to whoever asks next.
     clock
         This moment in UTC; a test may bring its own.
@@ -146,8 +147,8 @@ class Supervisor:
 
     def is_ours(self, record: JobRecord) -> bool:
         """Whether this supervisor looks after a job, or may: no other has a claim that holds."""
-        is_free = record.lease_until is None or record.lease_until <= self._clock()
-        return is_free or record.lease_holder == self.holder
+        is_held = lifecycle.is_held(record, self._clock())
+        return not is_held or record.lease_holder == self.holder
 
     def look_after(self, record: JobRecord) -> JobRecord:
         """A job after what can be seen of its driver; unchanged where somebody was faster.
@@ -276,7 +277,9 @@ class Supervisor:
         """Whether half of the lease is over."""
         half = timedelta(seconds=self._lease_s / 2)
         is_running = record.state is JobState.RUNNING and self._lease_s > 0
-        return is_running and (record.lease_until is None or record.lease_until - now < half)
+        if not is_running or record.lease_until is None:
+            return is_running
+        return record.lease_until - now < half or not lifecycle.is_held(record, now)
 
     def _advance(self, claimed: JobRecord, step: Callable[[JobRecord], JobRecord]) -> JobRecord:
         """The job after a step of the attempt that was claimed.

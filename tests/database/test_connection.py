@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from ntk_dist.database import TokenRecord, connection, database_url, open_database
 from ntk_dist.errors import (
@@ -17,6 +19,7 @@ from ntk_dist.errors import (
     MissingDependencyError,
     RequestError,
     SettingsError,
+    StoreFullError,
     StoreUnreachableError,
 )
 
@@ -100,6 +103,42 @@ def test_readers_do_not_wait_for_a_writer_and_writers_say_that_they_did(
         other.close()
         changed = replace(new_record(1), revision=8)
         assert database.jobs.swap(new_record(1), changed)
+
+
+def test_a_full_disk_is_told_as_one(tmp_path, new_record):
+    with open_database(f"sqlite:///{tmp_path / 'state.db'}") as database:
+        database.jobs.insert(new_record(1))
+
+        @event.listens_for(database._connector.engine, "checkout")
+        def fill(opened, *_):
+            opened.execute("PRAGMA max_page_count = 1")  # as many pages as there are
+
+        large = new_record(2, spec={"text": "x" * 100_000})
+        with pytest.raises(StoreFullError, match=r"state\.db \(database or disk is full\)") as full:
+            database.jobs.insert(large)
+        assert "free some space" in str(full.value)
+        assert "this user may" not in str(full.value)
+        with pytest.raises(StoreFullError), database._connector.alone(7) as together:
+            together.exec_driver_sql("CREATE TABLE large AS SELECT zeroblob(100000)")
+        assert database.jobs.get(new_record(1).id) == new_record(1)
+        event.remove(database._connector.engine, "checkout", fill)
+        with database._connector.connect() as opened:
+            opened.exec_driver_sql("PRAGMA max_page_count = 100000")
+        database.jobs.insert(large)
+        assert database.jobs.get(large.id) == large
+
+
+def test_a_full_disk_of_a_server_is_told_as_one(tmp_path):
+    class DiskFull(Exception):
+        sqlstate = "53100"
+
+    refused = OperationalError("INSERT", {}, DiskFull("could not extend file"))
+    with (
+        open_database(f"sqlite:///{tmp_path / 'state.db'}") as database,
+        pytest.raises(StoreFullError, match="could not extend file"),
+        database._connector.connect(),
+    ):
+        raise refused
 
 
 def test_the_file_is_made_and_only_its_owner_reads_it(tmp_path):

@@ -123,12 +123,22 @@ def test_a_cluster_is_simulated_on_paper(job, tmp_path, run):
     assert not (tmp_path / "ws").exists()
 
 
+def test_a_simulation_holds_nothing_of_the_size_of_what_is_simulated(job, run):
+    options = [f"--{what}" for what in ("workers", "targets", "steps", "predictions")]
+    most = [word for name in options for word in (name, "1000000000")]
+    told = run("gram", job, "--plan", "--n", "1000000", *most)
+    assert told.returncode == 0, told.stderr
+    assert "simulated 1,000,000 rows, 1000000000 targets" in " ".join(told.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--n", "7"], "--n: expected --plan and --workers with it"),
         (["--plan", "--read-rate", "1GB"], "--read-rate: expected --plan and --workers with it"),
-        (["--plan", "--workers", "0"], "0 is not in the range x>=1"),
+        (["--plan", "--workers", "0"], "0 is not in the range 1<=x<=1000000000"),
+        (["--plan", "--workers", "2", "--steps", "9" * 400], "in the range 1<=x<=1000000000"),
+        (["--plan", "--workers", "2", "--targets", "9" * 12], "in the range 1<=x<=1000000000"),
         (["--plan", "--workers", "2", "--link-rate", "fast"], "expected a size such as 32GB"),
         (["--plan", "--workers", "2", "--read-rate", "0GB"], "read_rate: expected a finite"),
     ],

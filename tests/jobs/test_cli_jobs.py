@@ -231,6 +231,7 @@ def test_following_a_job_ends_as_fit_would_have(
         (["jobs", "--follow", "--workspace", "."], 2, "expected the ID of a job"),
         (["jobs"], 2, "--workspace: expected a workspace, got ./ws, where there is none"),
         (["jobs", "x", "--cancel", "--resume"], 2, "--cancel or --resume"),
+        (["jobs", "x", "--state", "failed"], 2, "--state: expected no ID with it"),
         (["jobs", "x", "--address", "http://h"], 2, "--resume with it"),
         (["jobs", "--service", "http://h:1", "--database", "sqlite://"], 2, "--database"),
         (["jobs", "--state", "asleep"], 2, "asleep"),

@@ -382,6 +382,23 @@ def test_another_one_takes_over_when_the_lease_has_run_out(scene: Scene) -> None
     assert scene.drivers.launched == [("a", 1)]
 
 
+def test_a_claim_made_by_a_clock_that_was_wrong_is_not_waited_for(scene: Scene) -> None:
+    first, second = scene.supervisor(), scene.supervisor()
+    scene.submit("a")
+    scene.later(86_400)
+    first.tick()
+    scene.later(-86_400)  # the clock was set right, and the first one is gone
+    second.tick()
+    record = scene.job("a")
+    assert record.lease_holder == second.holder
+    assert record.lease_until == scene.now + timedelta(seconds=LEASE_S)
+    # Clocks of two machines that differ by less than a lease take nothing from each other.
+    scene.later(-LEASE_S)
+    first.tick()
+    assert scene.job("a").lease_holder == second.holder
+    assert scene.drivers.launched == [("a", 1)]
+
+
 def test_supervisors_that_share_a_database_start_each_job_once(scene: Scene) -> None:
     names = [f"job{k}" for k in range(12)]
     scene.submit(*names)

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import event
 
 from ntk_dist.jobs import lifecycle
 from ntk_dist.service.documents import MAX_DOCUMENT_BYTES
@@ -126,6 +127,18 @@ def test_without_tokens_everybody_is_an_admin(make_callers, callers, job):
     place = callers.may("submit").post("/v1/jobs", json=job).headers["Location"]
     anyone = make_callers(is_open=True).anyone()
     assert anyone.post(f"{place}:cancel").status_code == 202
+
+
+def test_a_full_disk_is_507(callers, job, error_of):
+    @event.listens_for(callers.service.database._connector.engine, "checkout")
+    def fill(opened, *_):
+        opened.execute("PRAGMA max_page_count = 1")  # as many pages as there are
+
+    deep = ["serial", *[["Dense", {"W_std": 1.4}], ["Relu"]] * 100, ["Dense"]]
+    refused = callers.may("submit").post("/v1/jobs", json={**job, "architecture": deep})
+    status, code, message = error_of(refused)
+    assert (status, code) == (507, "store_full"), message
+    assert "No space is left" in message  # what to free is the operator's, and in the log
 
 
 def test_a_full_queue_says_when_to_come_back(callers, job, error_of):
