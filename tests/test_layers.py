@@ -43,7 +43,7 @@ HOMES = {
     "sklearn": ["cli/here.py", "jobs/demo.py", "model/"],
     "sqlalchemy": ["database/"],
     "starlette": ["service/"],
-    "uvicorn": ["service/serve.py"],
+    "uvicorn": ["service/connections.py", "service/serve.py"],
     "yaml": ["client/", "jobs/spec.py", "settings.py"],
     "zarr": ["store/"],
 }
