@@ -45,8 +45,8 @@ HOMES = {
     "sklearn": ["cli/here.py", "jobs/demo.py", "model/"],
     "sqlalchemy": ["database/"],
     "starlette": ["service/"],
-    "uvicorn": ["service/serve.py"],
-    "yaml": ["job_file.py", "settings.py"],
+    "uvicorn": ["service/connections.py", "service/serve.py"],
+    "yaml": ["job_file.py"],
     "zarr": ["store/"],
 }
 

@@ -1,6 +1,7 @@
 """The HTTP service: submit jobs, watch them, and ask the models that they leave behind.
 
-``app`` puts the application together, ``serve`` runs it with uvicorn or hands it to Ray Serve.
+``app`` puts the application together, ``serve`` runs it with uvicorn, over the ``connections``
+that may be open, or hands it to Ray Serve.
 Routes are in ``jobs_routes``, ``uploads_routes``, ``models_routes``, ``predict_routes``,
 ``service_routes`` and, for the Open Inference Protocol, ``inference_v2``; what they share, from the
 database to the counters, is in ``service``.

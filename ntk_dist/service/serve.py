@@ -21,6 +21,7 @@ from ntk_dist.errors import (
 )
 from ntk_dist.service.app import create_app
 from ntk_dist.service.auth import is_loopback
+from ntk_dist.service.connections import Connection
 from ntk_dist.service.limits import MAX_REQUESTS
 from ntk_dist.service.service import Service, ServiceConfig
 
@@ -82,6 +83,7 @@ def serve(
             access_log=False,  # our own has the id of the request, and no query
             server_header=False,
             proxy_headers=False,
+            http=Connection,
             ws="none",
             lifespan="on",
             backlog=BACKLOG,

@@ -165,11 +165,35 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name():
         ("workspace.pvc.size", "fifty", "workspace.pvc.size"),
         ("engine.ray.workerGroups", [{"name": "A_B"}], "engine.ray.workerGroups.0"),
         ("engine.ray.workerGroups", [{"name": "cpu", "gpu": 1}], "gpu"),
+        ("workspace.pvc.size", "-5Gi", "workspace.pvc.size"),
+        ("workspace.pvc.size", -5, "workspace.pvc.size"),
+        ("scratch.tmpSize", -1, "scratch.tmpSize"),
+        ("commonLabels", {"team": "a\nb: c"}, "commonLabels.team"),
+        ("commonLabels", {"team": "a" * 64}, "commonLabels.team"),
+        ("serving.nodeSelector", {"zone": "a\nb"}, "serving.nodeSelector.zone"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(path, value, named):
     said = refusal(nested(path, value))
     assert is_named(named, said) if "." in named else named in said
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_a_section_that_is_emptied_is_missed_by_name(depth):
+    """Null takes a default away, and a template would stumble over what is not there."""
+    optional = {"settings.log_level"}  # what is not given there is the package's own default
+    paths = [
+        path.split(".")
+        for path, value in leaves(charts.defaults())
+        if value is not None and path not in optional
+    ]
+    keys = {".".join(path[:depth]) for path in paths if len(path) >= depth}
+    given: Object = {}
+    for path in keys:
+        given = charts.merged(given, nested(path, None))
+    said = refusal(given)
+    assert "nil pointer" not in said
+    assert [path for path in keys if f"'{path.rpartition('.')[2]}'" not in said] == []
 
 
 def test_the_readme_has_the_table_of_values():

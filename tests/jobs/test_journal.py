@@ -251,7 +251,8 @@ def test_object_storage_keeps_the_parts_whole(bucket, monkeypatch):
             time.sleep(0.002)
             runs = runs_of(place).get("waves", ())
             last = max((number for run in runs for number in parts_of(run).numbers()), default=0)
-    assert [event for event in heard if isinstance(event, TaskEvent)] == list(map(done, range(sent)))
+    told = [event for event in heard if isinstance(event, TaskEvent)]
+    assert told == list(map(done, range(sent)))
     (run,) = runs_of(place)["waves"]
     assert 2 <= len(parts_of(run).numbers()) <= 4
     standing = latest(place)["waves"]
