@@ -58,8 +58,8 @@ def test_a_mapping_is_left_as_it_was():
     ("content", "words"),
     [
         ("- 1\n", "expected a mapping with name, task, data and architecture"),
-        ("a: [", "is not YAML"),
-        ("\x00", "is not YAML"),
+        ("a: [", "expected YAML, got: "),
+        ("\x00", "expected YAML, got: "),
         ("architecture: gone.json\n", "expected its JSON, or a file with it, got .*gone.json"),
         ("architecture: '[1, '\n", "architecture: expected JSON"),
     ],
