@@ -113,11 +113,11 @@ def test_a_job_is_changed_by_whoever_made_it_and_by_admins(callers, job, error_o
 
 
 def test_a_job_of_nobody_is_for_admins_only(callers, make_callers, job, error_of):
-    # Made where no token was asked for; a token may have no name either.
+    # Made where no token was asked for.
     place = make_callers(is_open=True, data_roots=("/",)).anyone()
     place = place.post("/v1/jobs", json=job).headers["Location"]
-    nameless = callers.anyone(callers.new_token(["submit"], name=""))
-    refused = error_of(nameless.post(f"{place}:cancel"))
+    submitter = callers.anyone(callers.new_token(["submit"], name="nobody"))
+    refused = error_of(submitter.post(f"{place}:cancel"))
     assert refused[:2] == (403, "forbidden")
     assert "expected a token with scope 'admin'" in refused[2]
     assert callers.may("admin").post(f"{place}:cancel").status_code == 202
