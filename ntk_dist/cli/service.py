@@ -86,7 +86,7 @@ def serve(
 
 @click.group()
 def token() -> None:
-    """Make, list and revoke what callers of the service show to be let in."""
+    """Make, adopt, list and revoke what callers of the service show to be let in."""
 
 
 @token.command()
