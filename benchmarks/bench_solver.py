@@ -102,12 +102,10 @@ def measure(path: str, rows: int, folder: Path) -> tuple[str, bool]:
     return f"{line}{merged:>8}  {quality(model, values, xt, yt)}", good
 
 
-def measure_full(
-    path: str, rows: int | None, folder: Path, rank: int | str = "auto"
-) -> tuple[str, bool]:
-    """Two lines, without a ridge and with one chosen, and whether every check held."""
+def measure_full(path: str, rows: int | None, folder: Path, rank: int | str = "auto") -> bool:
+    """Print a line without a ridge and two with one chosen; whether every check held."""
     (x, y, xt, yt), labels = load(path, rows)
-    lines, good = [], True
+    good = True
     for ridge in (0.0, RIDGES):
         start = time.perf_counter()
         model = fit(labels, folder, x, y, ridge=ridge, rank=rank)
@@ -121,18 +119,22 @@ def measure_full(
             for name in ("gram", "ridge", "precondition", "solve")
             if name in report.seconds
         )
-        lines.append(
+        print(
             f"{Path(path).stem:<10}{len(x):>7} rows, {len(x) - report.n_unique} merged, ridge "
             f"{report.solve.ridge:<6g}{' (chosen)' if report.ridge_scores else '         '}  {told}"
             f"  {report.iterations:>4} steps{'' if held else '!'} rank "
             f"{report.solve.preconditioner_rank}  {max(report.residuals):.1e}  {seconds:6.1f} s "
             f"({phases})  Gram {report.gram.n_bytes / 1e9:.2f} GB, factor "
-            f"{report.solve.preconditioner_bytes / 1e6:.0f} MB"
+            f"{report.solve.preconditioner_bytes / 1e6:.0f} MB",
+            flush=True,
         )
         if report.ridge_scores:
-            scores = ", ".join(f"{s.ridge:g}: {s.error:.4f}" for s in report.ridge_scores)
-            lines.append(f"{'':<10}held-out error {scores}")
-    return "\n".join(lines), good
+            scores = ", ".join(
+                f"{s.ridge:g}: {s.error:.4f}{'' if s.has_converged else f' ({s.residual:.0e})'}"
+                for s in report.ridge_scores
+            )
+            print(f"{'':<10}held-out error (residual where not converged) {scores}", flush=True)
+    return good
 
 
 def main() -> int:
@@ -151,11 +153,11 @@ def main() -> int:
     for path in arguments.data:
         with tempfile.TemporaryDirectory() as folder:
             if arguments.full:
-                measured = measure_full(path, rows, Path(folder), arguments.rank or "auto")
+                good &= measure_full(path, rows, Path(folder), arguments.rank or "auto")
             else:
-                measured = measure(path, rows, Path(folder))
-        print(measured[0], flush=True)
-        good &= measured[1]
+                line, held = measure(path, rows, Path(folder))
+                print(line, flush=True)
+                good &= held
     print("all checks held" if good else "CHECK FAILED: runs marked ! missed a check")
     return 0 if good else 1
 
