@@ -17,6 +17,7 @@ import argparse
 import io
 import math
 import multiprocessing
+import os
 import sys
 import tempfile
 import threading
@@ -51,6 +52,8 @@ threads ends in a segmentation fault (OpenBLAS 0.3.30). Our own solver 'direct' 
 and goes on to what memory holds, but it is no peer to compare with."""
 SHARE_OF_MEMORY = 0.85
 SAMPLE_EVERY_S = 0.05
+SHARD_BYTES = 2**31
+"""Memory for blocks, unless ``NTK_DIST_SHARD_MAX_BYTES`` says another: less than they take."""
 
 
 @dataclass
@@ -215,6 +218,7 @@ def main() -> int:
     parser.add_argument("--executor", default="local")
     parser.add_argument("--workspace", help="folder for the blocks, kept; else a temporary one")
     arguments = parser.parse_args()
+    os.environ.setdefault("NTK_DIST_SHARD_MAX_BYTES", str(SHARD_BYTES))
     print(describe_machine(get_settings().threads))
     most = math.isqrt(int(SHARE_OF_MEMORY * available_memory() / DENSE_BYTES))
     fits = min(DENSE_ROWS, most // 1000 * 1000)

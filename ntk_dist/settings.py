@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 MIB = 2**20
+SHARD_BYTES_ELSEWHERE = 2048 * MIB
+"""Memory for blocks of a worker whose machine is not known here, unless a setting says more."""
 MOST_CPUS = 4096
 """Of one machine: twice what the largest have; more is a slip of the pen."""
 
@@ -180,9 +182,10 @@ class Settings(BaseSettings):
     """Threads to divide between the workers that are started on this machine."""
     block_max_bytes: PositiveInt = 256 * MIB
     """Working memory of one block, beyond its inputs and its output, in bytes."""
-    shard_max_bytes: PositiveInt = 2048 * MIB
+    shard_max_bytes: PositiveInt | None = None
     """Memory of one shard for blocks, in bytes: those that stay, and some that are read ahead of
-    each product. Workers on one machine get less where half of what is free there is not enough."""
+    each product. Workers on this machine share half of what is free there, and have no more than
+    that; None is :data:`SHARD_BYTES_ELSEWHERE` for workers on others."""
     preconditioner_max_bytes: PositiveInt = 1024 * MIB
     """Memory of the driver that building the preconditioner may take, in bytes."""
     checkpoint_every_s: float = Field(default=10.0, ge=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import click
@@ -38,14 +37,11 @@ def fit(
 
     Run it again after an interruption: finished blocks are found and used.
     """
-    from sklearn.exceptions import ConvergenceWarning
-
     from ntk_dist.jobs.progress import ProgressDisplay
     from ntk_dist.jobs.runner import run_job
 
     spec = open_job(job, executor=executor, workspace=workspace)
-    with ProgressDisplay(Console(stderr=True)) as display, warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the report and exit code say it
+    with ProgressDisplay(Console(stderr=True)) as display:
         result = run_job(spec, on_event=display, run=run)
     score = f"\nscore on the test data: {result.score:.4f}" if result.score is not None else ""
     text = f"{result.report}{score}\nmodel {result.name} version {result.version}: {result.model}"

@@ -137,8 +137,7 @@ def _fit_and_publish(
     # Read before the work starts: a typo in a file name must not show after hours.
     held_out = _held_out(job.test, x, y) if job.test else None
     with programs_kept_in(workspace.compilation_cache):
-        model.fit(x, y, on_event=on_event)
-        with workspace.new_model(job.name) as draft:
+        with model.fitting(x, y, on_event), workspace.new_model(job.name) as draft:
             write_artifact(draft.place, pack(model))
         score = float(model.score(*held_out)) if held_out else None
     return model, draft, score

@@ -19,7 +19,7 @@ from ntk_dist.gram.simulation import Cluster, Simulation, Work, simulate
 from ntk_dist.jobs.runner import job_network, plan_job
 from ntk_dist.jobs.spec import JobSpec
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.settings import get_settings
+from ntk_dist.settings import SHARD_BYTES_ELSEWHERE, get_settings
 from ntk_dist.solver.low_rank import affordable_rank, building_bytes
 from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
 from ntk_dist.store.dataset import collapse, fingerprint
@@ -53,7 +53,8 @@ class Scale:
     predictions: int = 10_000
     """New rows."""
     worker_memory: int | None = None
-    """Blocks that one worker keeps; None: ``NTK_DIST_SHARD_MAX_BYTES``."""
+    """Blocks that one worker keeps; None: ``NTK_DIST_SHARD_MAX_BYTES``, or what workers of other
+    machines have without it."""
     read_rate: int = READ_RATE
     link_rate: int = LINK_RATE
 
@@ -88,7 +89,7 @@ def simulate_job(job: JobSpec, scale: Scale) -> Simulation:
     if preconditioner.type in LOW_RANK_PRECONDITIONERS:
         wanted, most = preconditioner.rank, settings.preconditioner_max_bytes
         rank = affordable_rank(n, most, dtype) if wanted == "auto" else min(n, wanted)
-    resident = settings.shard_max_bytes if scale.worker_memory is None else scale.worker_memory
+    resident = scale.worker_memory or settings.shard_max_bytes or SHARD_BYTES_ELSEWHERE
     cluster = Cluster(
         n_workers=scale.workers,
         resident_bytes=resident,

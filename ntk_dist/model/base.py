@@ -187,6 +187,19 @@ class AbstractNTKEstimator(BaseEstimator):
         BreakdownError
             The Gram matrix is indefinite or not finite.
         """
+        with self.fitting(X, y, on_event):
+            pass
+        if not self.report_.solve.status.is_success:
+            warnings.warn(self.report_.solve.text, ConvergenceWarning, stacklevel=2)
+        return self
+
+    @contextmanager
+    def fitting(self, X: Any, y: Any, on_event: EventSink = ignore) -> Iterator[Self]:
+        """Like :meth:`fit`, for a block that takes the model to a safe place.
+
+        What the solve ended with stays in the workspace until the block ends without an error: if
+        it does not, or the process is killed in it, the same fit goes on from there.
+        """
         parameters = self._parameters()
         earlier, kept = self._earlier(), self._kept_preprocessor()
         self._forget()
@@ -210,9 +223,9 @@ class AbstractNTKEstimator(BaseEstimator):
         self.dual_coef_: np.ndarray = fitted.dual_coef
         self.report_ = fitted.report
         self.ridge_ = fitted.report.solve.ridge
-        if not fitted.report.solve.status.is_success:
-            warnings.warn(fitted.report.solve.text, ConvergenceWarning, stacklevel=2)
-        return self
+        yield self
+        for checkpoint in fitted.checkpoints:
+            checkpoint.delete()
 
     def plan(self, X: Any) -> GramPlan:
         """What :meth:`fit` would have to compute for these inputs; nothing is started or written.

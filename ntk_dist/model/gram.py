@@ -24,7 +24,7 @@ from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.growth import find_ancestor, side_of_ancestor
 from ntk_dist.model.report import GramReport
-from ntk_dist.settings import Settings, available_memory
+from ntk_dist.settings import SHARD_BYTES_ELSEWHERE, Settings, available_memory
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows, AbstractStatisticsStore
 from ntk_dist.store.dataset import Collapsed, MemoryRows, collapse
 from ntk_dist.store.location import Location
@@ -67,25 +67,25 @@ class Resources:
         """Memory of one shard for blocks, in bytes.
 
         What the settings say, but workers of this machine together get no more than half of what
-        is free: the rest is for the driver, and for what comes up. It is logged where so many
-        ``stored_bytes`` of all shards would have been kept and are not.
+        is free: the rest is for the driver, and for what comes up. It is logged where that keeps
+        some of the ``stored_bytes`` of all shards out of memory.
         """
         most, n = self.settings.shard_max_bytes, self.executor.n_workers
         if not self.executor.runs_here:
-            return most
+            return SHARD_BYTES_ELSEWHERE if most is None else most
         free = available_memory()
-        share = min(most, free // (2 * n))
-        if share < min(most, stored_bytes // n):
+        half = free // (2 * n)
+        wanted = stored_bytes // n if most is None else min(most, stored_bytes // n)
+        if half < wanted:
             log.warning(
-                "%s of memory for blocks on each of %d workers, not %s "
-                "(NTK_DIST_SHARD_MAX_BYTES), because %s are free here: the blocks that do not fit "
-                "are read again for every product",
-                format_bytes(share),
+                "%s of memory for blocks on each of %d workers, where %s would be used, because %s "
+                "are free here: the blocks that do not fit are read again for every product",
+                format_bytes(half),
                 n,
-                format_bytes(most),
+                format_bytes(wanted),
                 format_bytes(free),
             )
-        return share
+        return half if most is None else min(most, half)
 
 
 def plan_rows(

@@ -33,6 +33,7 @@ from ntk_dist.model.warm_start import EarlierFit
 from ntk_dist.settings import Settings
 from ntk_dist.shards import ShardFactory
 from ntk_dist.store.base import AbstractRows
+from ntk_dist.store.checkpoint import Checkpoint
 from ntk_dist.store.dataset import MemoryRows, average_targets
 from ntk_dist.tasks import PredictTask, RowBatch
 
@@ -50,6 +51,8 @@ class DualFit:
     dual_coef: np.ndarray
     """Shape ``(n_unique, n_targets)``, float64."""
     report: FitReport
+    checkpoints: tuple[Checkpoint, ...]
+    """Where the same fit would go on from: for its caller to delete when the answer is safe."""
 
 
 def fit_dual(
@@ -128,6 +131,8 @@ def fit_dual(
             # The blocks were in a temporary folder, which goes now.
             statistics = MemoryRows(statistics.read(slice(0, len(rows))))
     if solution.report.status.is_breakdown:
+        for checkpoint in solved.checkpoints:
+            checkpoint.delete()
         raise BreakdownError(solution.report.text)
     told = replace(solution.report, warnings=(*warnings, *solution.report.warnings))
     report = FitReport(
@@ -141,7 +146,7 @@ def fit_dual(
         seconds=phases.seconds,
         compile_s=compiling.seconds,
     )
-    return DualFit(rows, statistics, solution.x, report)
+    return DualFit(rows, statistics, solution.x, report, solved.checkpoints)
 
 
 def predict_dual(

@@ -15,6 +15,7 @@ from ntk_dist.executors import RetryPolicy
 from ntk_dist.gram.plan import assign_blocks
 from ntk_dist.model.gram import Resources
 from ntk_dist.model.parameters import Parameters
+from ntk_dist.model.ridge import RidgeChoice, choose_ridge
 from ntk_dist.settings import Settings, available_memory
 from ntk_dist.shards import RecomputedShardFactory, ShardFactory
 from ntk_dist.solver import (
@@ -28,16 +29,15 @@ from ntk_dist.solver import (
     ScaledOperator,
     Solution,
     StoredGramOperator,
-    best_ridge,
     require_dense_room,
     require_room_to_choose,
-    score_ridges,
     solve,
     solve_direct,
     solve_refined,
 )
 from ntk_dist.solver.low_rank import affordable_rank, require_room
 from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
+from ntk_dist.store.checkpoint import Checkpoint
 from ntk_dist.store.dataset import fingerprint
 
 __all__ = ["DualSystem", "Solved", "precision_warnings", "require_room_to_solve", "solve_dual"]
@@ -85,6 +85,8 @@ class Solved:
     """With the coefficients A."""
     scores: tuple[RidgeScore, ...]
     """How the ridges did, where there were several to choose from."""
+    checkpoints: tuple[Checkpoint, ...]
+    """Where the same fit would go on from: for its caller to delete when the answer is safe."""
 
 
 def solve_dual(
@@ -122,22 +124,29 @@ def solve_dual(
     with executor.shards(factory, assignments, retry=retry, on_event=phases.on_event) as shards:
         dtype = factory.compute.kernel.dtype
         gram = system.scaled(StoredGramOperator(shards, system.n_rows, dtype))
-        y, ridge = system.scale * system.targets, parameters.ridge
-        scores: tuple[RidgeScore, ...] = ()
-        if isinstance(ridge, tuple):
-            scores = _ridge_scores(gram, y, system.counts, ridge, parameters, resources, phases)
-            ridge = best_ridge(scores)
+        y = system.scale * system.targets
+        identity = _identity(system, y)
+        choice = choose_ridge(
+            gram,
+            y,
+            system.counts,
+            identity=identity,
+            parameters=parameters,
+            resources=resources,
+            phases=phases,
+        )
+        ridge = choice.ridge
         if parameters.solver == "direct":
             with phases.phase("solve"):
                 solution = solve_direct(gram, y, ridge, tol=parameters.tol)
-            return _solved(system, solution, scores)
+            return _solved(system, solution, choice)
         with phases.phase("precondition"):
             preconditioner = _preconditioner(gram, ridge, parameters, rank, resources.settings)
         operator = RidgedOperator(gram, ridge) if ridge else gram
         # The preconditioner is not kept: its seed gives the same one again in a pass or two over
         # the blocks, and of n x 1000 numbers it would be most of the bytes.
         checkpoint = resources.workspace.checkpoint(
-            _identity(system, y, ridge, preconditioner, parameters)
+            identity | _rules(system, ridge, preconditioner, parameters)
         )
         with phases.phase("solve"), ExitStack() as stack:
             options: dict[str, Any] = {
@@ -165,14 +174,17 @@ def solve_dual(
                 )
             else:
                 solution = solve(operator, y, preconditioner, **options)
-        # Not as soon as conjugate gradients end: what comes after them may be cut off, too.
-        if checkpoint is not None:
-            checkpoint.delete()
-        return _solved(system, solution, scores)
+        return _solved(system, solution, choice, checkpoint)
 
 
-def _solved(system: DualSystem, solution: Solution, scores: tuple[RidgeScore, ...]) -> Solved:
-    return Solved(replace(solution, x=system.scale * solution.x), scores)
+def _solved(
+    system: DualSystem,
+    solution: Solution,
+    choice: RidgeChoice,
+    checkpoint: Checkpoint | None = None,
+) -> Solved:
+    there = tuple(one for one in (choice.checkpoint, checkpoint) if one is not None)
+    return Solved(replace(solution, x=system.scale * solution.x), choice.scores, there)
 
 
 def precision_warnings(parameters: Parameters) -> tuple[str, ...]:
@@ -228,54 +240,29 @@ def require_room_to_solve(
     return rank
 
 
-def _identity(
-    system: DualSystem,
-    y: np.ndarray,
-    ridge: float,
-    preconditioner: AbstractPreconditioner,
-    parameters: Parameters,
-) -> dict[str, str]:
-    """Everything that the state of a solve depends on."""
+def _identity(system: DualSystem, y: np.ndarray) -> dict[str, str]:
+    """What is solved."""
     return {
         "gram": system.factory.compute.store.manifest.key,
         "kernel": system.factory.kernel_name,
         "targets": fingerprint(y),
         "counts": fingerprint(system.counts),
+        "package": __version__,
+    }
+
+
+def _rules(
+    system: DualSystem,
+    ridge: float,
+    preconditioner: AbstractPreconditioner,
+    parameters: Parameters,
+) -> dict[str, str]:
+    """How it is solved: everything else that the state of a solve depends on."""
+    return {
         "start": "" if system.start is None else fingerprint(system.start),
         "ridge": repr(ridge),
         "preconditioner": f"{preconditioner.name} {preconditioner.rank}",
-        "package": __version__,
     } | {name: str(getattr(parameters, name)) for name in SOLVE_PARAMETERS}
-
-
-def _ridge_scores(
-    gram: AbstractOperator,
-    y: np.ndarray,
-    counts: np.ndarray,
-    ridges: tuple[float, ...],
-    parameters: Parameters,
-    resources: Resources,
-    phases: Phases,
-) -> tuple[RidgeScore, ...]:
-    """The error of every ridge on rows held out; a ridge that could not be judged is logged."""
-    with phases.phase("ridge"):
-        scores = score_ridges(
-            gram,
-            y,
-            ridges,
-            counts=counts,
-            generator=np.random.default_rng(parameters.random_state),
-            max_bytes=resources.settings.preconditioner_max_bytes,
-            on_step=phases.on_event,
-        )
-    for score in scores:
-        if not score.has_converged:
-            log.warning(
-                "ridge %g is not among the choices: on the rows kept its residual was still %.1e",
-                score.ridge,
-                score.residual,
-            )
-    return scores
 
 
 def _preconditioner(

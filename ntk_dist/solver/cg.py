@@ -78,10 +78,10 @@ def solve_cg(
     x0 : same shape as rhs
         Where to start; zero if None, and for targets that it leaves with a larger residual.
     checkpoint
-        Where the state is written down now and then, and when the matrix fails. One that is there
-        already is where the solve goes on, with the same bytes as if it had not been cut off; its
-        identity has to cover all the other arguments. It is there afterwards, too: whoever gave it
-        deletes it when the answer is safe.
+        Where the state is written down now and then, when the matrix fails, and at the end of a
+        solve that took long enough. One that is there already is where the solve goes on, with the
+        same bytes as if it had not been cut off; its identity has to cover all the other arguments.
+        It is there afterwards, too: whoever gave it deletes it when the answer is safe.
     checkpoint_every_s
         Seconds between checkpoints, at least; they take 1 % of the time at most.
     on_step
@@ -135,6 +135,7 @@ def solve_cg(
     except BaseException:  # workers lost, or a person's interruption: the same call goes on
         keeper.save(state)
         raise
+    keeper.after_last_pass(state)
     x = state.best_x * unit
     return Solution(
         x[:, 0] if np.ndim(rhs) == 1 else x,

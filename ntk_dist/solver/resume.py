@@ -39,7 +39,7 @@ class StateKeeper:
     def __init__(self, checkpoint: Checkpoint | None, every_s: float, on_event: EventSink) -> None:
         self._checkpoint, self._every_s, self._on_event = checkpoint, every_s, on_event
         self._cost_s: float | None = None
-        self._saved_at = time.perf_counter()
+        self._began_at = self._saved_at = time.perf_counter()
         self._saved_passes = 0
         self.resumed_from_step: int | None = None
         """Step of the state that :meth:`find` found."""
@@ -61,11 +61,11 @@ class StateKeeper:
 
     def after_pass(self, state: CGState) -> None:
         """Write ``state`` down if it is time to."""
-        if self._checkpoint is None:
-            return
-        cost_s = state.n_bytes / BYTES_PER_S if self._cost_s is None else self._cost_s
-        if time.perf_counter() - self._saved_at >= max(self._every_s, cost_s / SHARE):
-            self.save(state)
+        self._save_if_worth_it(state, self._saved_at)
+
+    def after_last_pass(self, state: CGState) -> None:
+        """Write the answer down, if the whole solve took as long as is between checkpoints."""
+        self._save_if_worth_it(state, self._began_at)
 
     def save(self, state: CGState) -> None:
         """Write ``state`` down unless it was before.
@@ -84,3 +84,10 @@ class StateKeeper:
             self._on_event(CheckpointEvent(state="saved", step=state.step))
         self._saved_at = time.perf_counter()
         self._cost_s = self._saved_at - started
+
+    def _save_if_worth_it(self, state: CGState, since: float) -> None:
+        if self._checkpoint is None:
+            return
+        cost_s = state.n_bytes / BYTES_PER_S if self._cost_s is None else self._cost_s
+        if time.perf_counter() - since >= max(self._every_s, cost_s / SHARE):
+            self.save(state)

@@ -10,9 +10,10 @@ import sys
 import numpy as np
 import psutil
 import pytest
+from sklearn.base import clone
 
 from ntk_dist import NTKRegressor, cli, stax
-from ntk_dist.errors import ExecutorError
+from ntk_dist.errors import ExecutorError, StoreFullError
 from ntk_dist.events import CheckpointEvent, StepEvent
 
 NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
@@ -43,6 +44,26 @@ def show(self, event):
 progress.ProgressDisplay.__call__ = show
 sys.exit(cli.run(["fit", sys.argv[1], "--json"]))
 """
+# The same, but dies with the answer in its hands.
+DIES_PUBLISHING = """
+import os, sys
+from ntk_dist import cli
+from ntk_dist.jobs import runner
+from ntk_dist.solver import resume
+
+resume.SHARE = 1e9  # so short a solve is not worth a checkpoint otherwise
+
+def write(place, artifact):
+    os.kill(os.getpid(), 9)
+
+runner.write_artifact = write
+sys.exit(cli.run(["fit", sys.argv[1], "--json"]))
+"""
+
+
+def _run(program, job):
+    environment = {**os.environ, "NTK_DIST_CHECKPOINT_EVERY_S": "0"}
+    return subprocess.run([sys.executable, "-c", program, str(job)], env=environment, check=False)
 
 
 @pytest.fixture(name="cut", scope="module")
@@ -54,9 +75,7 @@ def _cut(tmp_path_factory):
     np.savez(folder / "data.npz", x=x, y=y)
     (folder / "arch.json").write_text(NET.to_json())
     (folder / "job.yaml").write_text(JOB)
-    environment = {**os.environ, "NTK_DIST_CHECKPOINT_EVERY_S": "0"}
-    command = [sys.executable, "-c", FIT, str(folder / "job.yaml")]
-    died = subprocess.run(command, env=environment, check=False)
+    died = _run(FIT, folder / "job.yaml")
     assert died.returncode == -signal.SIGKILL
     return folder, NTKRegressor(NET, **SETTINGS).fit(x, y)
 
@@ -104,6 +123,53 @@ def test_another_ridge_does_not_go_on_from_it(again):
     report, _, left = again(job=JOB.replace("{tol:", "{ridge: 0.5, tol:"))
     assert report["solve"]["resumed_from_step"] is None
     assert len(left) == 1
+
+
+def test_a_driver_killed_after_the_solve_has_only_to_publish(cut, tmp_path, capsys):
+    job = shutil.copytree(cut[0], tmp_path / "copy") / "job.yaml"
+    shutil.rmtree(job.parent / "ws/solves")
+    died = _run(DIES_PUBLISHING, job)
+    assert died.returncode == -signal.SIGKILL
+    assert not list(job.parent.glob("ws/models/waves/1"))
+    assert cli.run(["fit", str(job), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["report"]["solve"]
+    assert report["resumed_from_step"] == report["steps"] == cut[1].report_.iterations
+    model = NTKRegressor.load(job.parent / "ws/models/waves/1")
+    assert model.dual_coef_.tobytes() == cut[1].dual_coef_.tobytes()
+    assert not list(job.parent.glob("ws/solves/*"))
+
+
+def test_a_model_that_could_not_be_kept_is_not_solved_for_again(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr("ntk_dist.solver.resume.SHARE", 1e9)
+    monkeypatch.setenv("NTK_DIST_CHECKPOINT_EVERY_S", "0")
+    x, y = rng.normal(size=(80, 4)), rng.normal(size=80)
+    model = NTKRegressor(NET, workspace=tmp_path, ridge=(0.0, 0.1, 1.0), **SETTINGS)
+    events = []
+    with pytest.raises(StoreFullError), model.fitting(x, y, on_event=events.append):
+        raise StoreFullError("no space left")
+    assert [e for e in events if isinstance(e, StepEvent)]
+    again = []
+    repeated = clone(model).fit(x, y, on_event=again.append)
+    assert not [e for e in again if isinstance(e, StepEvent)]
+    assert repeated.report_.solve.resumed_from_step == model.report_.iterations
+    assert repeated.report_.ridge_scores == model.report_.ridge_scores
+    assert len(repeated.report_.ridge_scores) == 3
+    assert repeated.dual_coef_.tobytes() == model.dual_coef_.tobytes()
+    assert not list(tmp_path.glob("solves/*"))
+
+
+def test_scores_of_ridges_that_are_damaged_are_made_again(tmp_path, rng):
+    x, y = rng.normal(size=(80, 4)), rng.normal(size=80)
+    model = NTKRegressor(NET, workspace=tmp_path, ridge=(0.1, 1.0), block_rows=60)
+    with pytest.raises(StoreFullError), model.fitting(x, y):
+        raise StoreFullError("no space left")
+    (scores,) = tmp_path.glob("solves/*")  # the solve took no time worth a checkpoint
+    scores.write_bytes(scores.read_bytes()[:-9])
+    events = []
+    repeated = clone(model).fit(x, y, on_event=events.append)
+    assert [e for e in events if isinstance(e, StepEvent)]
+    assert repeated.report_.ridge_scores == model.report_.ridge_scores
+    assert not list(tmp_path.glob("solves/*"))
 
 
 def test_a_fit_cut_off_in_a_refinement_keeps_its_first_solve(tmp_path, rng, monkeypatch):

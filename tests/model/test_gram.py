@@ -32,17 +32,19 @@ def memory(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("executor", "free", "expected"),
+    ("executor", "free", "most", "expected"),
     [
-        (LocalExecutor(4), 16 * GIB, 2 * GIB),
-        (LocalExecutor(4), 8 * GIB, GIB),
-        (LocalExecutor(64), 8 * GIB, GIB // 16),
-        (Elsewhere(64), 8 * GIB, 2 * GIB),
+        (LocalExecutor(4), 64 * GIB, None, 8 * GIB),
+        (LocalExecutor(4), 16 * GIB, 3 * GIB, 2 * GIB),
+        (LocalExecutor(4), 64 * GIB, 3 * GIB, 3 * GIB),
+        (LocalExecutor(64), 8 * GIB, None, GIB // 16),
+        (Elsewhere(64), 8 * GIB, None, 2 * GIB),
+        (Elsewhere(64), 8 * GIB, 5 * GIB, 5 * GIB),
     ],
 )
-def test_shards_of_one_machine_share_half_of_what_is_free(memory, executor, free, expected):
+def test_shards_of_one_machine_share_half_of_what_is_free(memory, executor, free, most, expected):
     memory(free)
-    resources = Resources(MemoryWorkspace(), executor, Settings())
+    resources = Resources(MemoryWorkspace(), executor, Settings(shard_max_bytes=most))
     assert resources.shard_bytes(10**12) == expected
 
 
@@ -50,10 +52,12 @@ def test_a_smaller_share_is_told_where_it_costs_something(memory, caplog):
     memory(8 * GIB)
     resources = Resources(MemoryWorkspace(), LocalExecutor(4), Settings())
     resources.shard_bytes(4 * GIB)
+    asked = Resources(MemoryWorkspace(), LocalExecutor(4), Settings(shard_max_bytes=GIB))
+    asked.shard_bytes(100 * GIB)
     assert not caplog.records
-    resources.shard_bytes(5 * GIB)
-    assert "1.0 GiB of memory for blocks on each of 4 workers, not 2.0 GiB" in caplog.text
-    assert "8.0 GiB are free here" in caplog.text
+    resources.shard_bytes(6 * GIB)
+    assert "1.0 GiB of memory for blocks on each of 4 workers" in caplog.text
+    assert "1.5 GiB would be used, because 8.0 GiB are free here" in caplog.text
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
