@@ -125,12 +125,11 @@ def product_rate(n_targets: int, dtype: str) -> float:
 def hash_rate(input_shape: tuple[int, ...], dtype: np.dtype[Any]) -> float:
     """Bytes of such rows a second that are hashed as a fit does.
 
-    Each row by itself, to find those that are equal, and all of them twice: for the name of the
-    data set, and once more when it is written.
+    Each row by itself, to find those that are equal, and all of them for the data set's name.
     """
     n = max(1, TRIAL_BYTES // (math.prod(input_shape) * dtype.itemsize))
     x = np.random.default_rng(0).random((n, *input_shape), np.float32).astype(dtype)
-    return x.nbytes / _seconds(lambda: (collapse(x), fingerprint(x), fingerprint(x)))
+    return x.nbytes / _seconds(lambda: (collapse(x), fingerprint(x)))
 
 
 def _driver_flops() -> float:

@@ -106,17 +106,26 @@ class ZarrRows(AbstractRows):
         return f"ZarrRows({self.location!r})"
 
 
-def write_rows(location: Location, x: np.ndarray) -> ZarrRows:
+def write_rows(location: Location, x: np.ndarray, mark: str | None = None) -> ZarrRows:
     """The rows of ``x`` at ``location``; nothing is written when they are there already.
 
     Several processes may write the same rows at once.
+
+    Parameters
+    ----------
+    location
+        Where to.
+    x
+        An array of at least one axis.
+    mark
+        Its :func:`fingerprint`, from whoever knows it already.
 
     Raises
     ------
     StoreFullError, StoreUnreachableError
         The location cannot be written; what is there so far is not taken for rows.
     """
-    x, mark = _native(x), fingerprint(x)
+    x, mark = _native(x), mark or fingerprint(x)
     store = open_zarr_store(location, create=True)
     with suppress(UnreadableDataError):  # then they are written, again where need be
         rows = ZarrRows(location)

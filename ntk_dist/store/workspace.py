@@ -141,9 +141,9 @@ class Workspace(AbstractWorkspace):
 
     def rows(self, x: np.ndarray) -> AbstractRows:
         """The rows of ``x``, stored once per fingerprint."""
-        datasets = self.place / "datasets"
+        datasets, mark = self.place / "datasets", fingerprint(x)
         datasets.sweep_orphans()
-        return write_rows(datasets / fingerprint(x), x)
+        return write_rows(datasets / mark, x, mark)
 
     def checkpoint(self, identity: Mapping[str, str]) -> Checkpoint:
         """Where the state of the solve of this identity is written down."""

@@ -158,23 +158,33 @@ def job(data_root: Path) -> dict:
     }
 
 
+@pytest.fixture(scope="session")
+def make_slow_job() -> Callable[[Path, int], dict]:
+    """A function: 150 images in a folder, and a job on them with blocks of so many rows."""
+
+    def make(folder: Path, block_rows: int) -> dict:
+        images = np.random.default_rng(5).normal(size=(150, 8, 8, 1))
+        place = folder / "images.npz"
+        np.savez(place, x=images, y=images.sum(axis=(1, 2, 3)))
+        conv = stax.Conv(1, (3, 3), padding="SAME")
+        net = stax.serial(conv, stax.Relu(), conv, stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1))
+        return {
+            "name": "slow",
+            "task": "regression",
+            "data": {"x": f"{place}:x", "y": f"{place}:y"},
+            "architecture": json.loads(net.to_json()),
+            "gram": {"block_rows": block_rows},
+        }
+
+    return make
+
+
 @pytest.fixture
-def slow_job(tmp_path: Path, rng: np.random.Generator) -> dict:
-    """55 blocks of images, in a folder ``data`` that only this job reads."""
+def slow_job(tmp_path: Path, make_slow_job: Callable[[Path, int], dict]) -> dict:
+    """55 blocks, of images in a folder ``data`` that only this job reads."""
     folder = tmp_path / "data"
     folder.mkdir()
-    images = rng.normal(size=(150, 8, 8, 1))
-    np.savez(folder / "images.npz", x=images, y=images.sum(axis=(1, 2, 3)))
-    conv = stax.Conv(1, (3, 3), padding="SAME")
-    net = stax.serial(conv, stax.Relu(), conv, stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1))
-    place = folder / "images.npz"
-    return {
-        "name": "slow",
-        "task": "regression",
-        "data": {"x": f"{place}:x", "y": f"{place}:y"},
-        "architecture": json.loads(net.to_json()),
-        "gram": {"block_rows": 15},
-    }
+    return make_slow_job(folder, 15)
 
 
 @pytest.fixture(scope="session")

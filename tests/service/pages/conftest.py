@@ -232,24 +232,8 @@ def digits_job(folder):
     }
 
 
-def slow_job(folder):
-    """120 blocks of images."""
-    images = np.random.default_rng(5).normal(size=(150, 8, 8, 1))
-    np.savez(folder / "images.npz", x=images, y=images.sum(axis=(1, 2, 3)))
-    conv = stax.Conv(1, (3, 3), padding="SAME")
-    net = stax.serial(conv, stax.Relu(), conv, stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1))
-    place = folder / "images.npz"
-    return {
-        "name": "slow",
-        "task": "regression",
-        "data": {"x": f"{place}:x", "y": f"{place}:y"},
-        "architecture": json.loads(net.to_json()),
-        "gram": {"block_rows": 10},
-    }
-
-
 @pytest.fixture(scope="module")
-def site(browser, start_lasting_server, tmp_path_factory):
+def site(browser, start_lasting_server, make_slow_job, tmp_path_factory):
     """A service without tokens, a job that is done, and one whose driver is held in its middle."""
     data = tmp_path_factory.mktemp("data")
     roots = json.dumps([str(data)])
@@ -269,7 +253,7 @@ def site(browser, start_lasting_server, tmp_path_factory):
         wait_for(lambda: state(done) not in {"queued", "running"})
         assert state(done) == "succeeded", server.log.read_text()
         before = set(workspace.glob("grams/*"))
-        running = submitted(slow_job(data))
+        running = submitted(make_slow_job(data, 10))  # 120 blocks
 
         def blocks():
             new = set(workspace.glob("grams/*")) - before
