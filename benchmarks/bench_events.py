@@ -26,7 +26,8 @@ from rich.console import Console
 
 from ntk_dist import NTKRegressor, stax
 from ntk_dist.events import Event, FanOut, TaskEvent, ignore
-from ntk_dist.jobs.journal import FolderParts, Journal, new_run
+from ntk_dist.jobs.journal import Journal, new_run
+from ntk_dist.jobs.parts import FolderParts
 from ntk_dist.jobs.progress import ProgressDisplay
 from ntk_dist.settings import process_bytes
 from ntk_dist.store.location import open_place

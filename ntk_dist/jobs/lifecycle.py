@@ -30,8 +30,8 @@ from typing import Any, Literal
 
 from ntk_dist.database.records import JobRecord
 from ntk_dist.errors import ConflictError, JobLostError
-from ntk_dist.standing import SILENT_S, Standing
-from ntk_dist.wire import Failure, Job, JobState, Progress
+from ntk_dist.standing import SILENT_S
+from ntk_dist.wire import Failure, JobState
 
 __all__ = [
     "Observation",
@@ -48,7 +48,6 @@ __all__ = [
     "requeue",
     "resume",
     "run_name",
-    "view",
 ]
 
 LONGEST_LEASE_S = 60.0
@@ -297,85 +296,6 @@ def requeue(record: JobRecord, now: datetime, max_resumes: int) -> JobRecord:
     if record.state is not JobState.LOST or record.resumes >= max_resumes:
         return record
     return _queued(record, now, resumes=record.resumes + 1)
-
-
-def view(
-    record: JobRecord, standing: Standing | None, now: datetime, usual_executor: str = "local"
-) -> Job:
-    """A job as a caller sees it.
-
-    Parameters
-    ----------
-    record, standing
-        What is kept of it, and what the journal of its run adds up to.
-    now
-        This moment.
-    usual_executor
-        That of jobs that name none.
-    """
-    executor = str(record.spec.get("executor", "local"))
-    return Job(
-        id=record.id,
-        name=record.name,
-        state=record.state,
-        attempt=record.attempt,
-        created=record.created,
-        updated=record.updated,
-        started=record.started,
-        finished=record.finished,
-        launcher=record.launcher,
-        executor=executor,
-        warnings=_executor_warnings(executor, usual_executor),
-        is_cancelling=record.is_cancelling,
-        is_resumable=record.state.is_resumable,
-        progress=None if standing is None else _progress(standing, now),
-        failure=record.failure,
-        model_version=record.model_version,
-        score=record.score,
-        report=record.report,
-        spec=record.spec,
-    )
-
-
-def _executor_warnings(executor: str, usual: str) -> tuple[str, ...]:
-    if not _is_local(executor) or _is_local(usual):
-        return ()
-    return (
-        f"executor {executor}: all blocks are computed where the driver is, and the workers of "
-        f"{usual} have nothing to do: leave executor out of the job to use them",
-    )
-
-
-def _is_local(executor: str) -> bool:
-    return executor.partition(":")[0] == "local"
-
-
-def _progress(standing: Standing, now: datetime) -> Progress:
-    seconds = now.timestamp()
-    residual = standing.residual
-    updated = standing.updated
-    return Progress(
-        phase=standing.phase,
-        label=standing.label,
-        note=standing.note(seconds),
-        done=standing.done,
-        total=standing.total,
-        step=standing.step,
-        residual=residual if residual is not None and math.isfinite(residual) else None,
-        tol=standing.tol,
-        fraction=standing.fraction,
-        rate=standing.rate,
-        eta_s=standing.eta_s(seconds),
-        driver_bytes=standing.driver_bytes,
-        resident_bytes=standing.resident_bytes,
-        retries=standing.retries,
-        lost=standing.lost,
-        duplicates=standing.duplicates,
-        failures=standing.failures,
-        repairs=standing.repairs,
-        seconds=dict(standing.seconds),
-        updated=None if updated is None else datetime.fromtimestamp(updated, UTC),
-    )
 
 
 def _is_gone(record: JobRecord, seen: Observation, now: datetime) -> bool:

@@ -17,9 +17,10 @@ from ntk_dist.errors import IdempotencyError, OverloadedError, RequestError, Ser
 from ntk_dist.events import Event
 from ntk_dist.jobs import lifecycle
 from ntk_dist.jobs.gram_map import GramMaps
-from ntk_dist.jobs.journal import parts_of
+from ntk_dist.jobs.parts import parts_of
 from ntk_dist.jobs.spec import JobSpec
 from ntk_dist.jobs.standings import Standings
+from ntk_dist.jobs.view import view_job
 from ntk_dist.jobs.watch import Position, read_part
 from ntk_dist.settings import ServiceSettings
 from ntk_dist.standing import Standing
@@ -315,7 +316,7 @@ class JobQueue:
     def _view(self, record: JobRecord, *, only_running: bool = False) -> Job:
         shown = record.state is JobState.RUNNING or not only_running
         standing = self._standing(record) if shown else None
-        return lifecycle.view(record, standing, self._clock(), self._usual_executor)
+        return view_job(record, standing, self._clock(), self._usual_executor)
 
     def _standing(self, record: JobRecord) -> Standing | None:
         return None if record.run is None else self._standings.of(self._run(record, record.run))

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ntk_dist.jobs.journal import parts_of
+from ntk_dist.jobs.parts import parts_of
 from ntk_dist.jobs.watch import Follower
 from ntk_dist.standing import Standing
 from ntk_dist.store.place import AbstractPlace

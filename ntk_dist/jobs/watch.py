@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ntk_dist.events import Event, event_of
-from ntk_dist.jobs.journal import SCHEMA, Parts, parts_of, runs_of
+from ntk_dist.jobs.journal import SCHEMA, runs_of
+from ntk_dist.jobs.parts import Parts, parts_of
 from ntk_dist.standing import Standing, advance
 from ntk_dist.store.place import AbstractPlace
 

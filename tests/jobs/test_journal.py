@@ -17,16 +17,14 @@ from ntk_dist.jobs import journal as journal_module
 from ntk_dist.jobs.journal import (
     KEPT_PARTS,
     KEPT_RUNS,
-    FolderParts,
     Journal,
-    ObjectParts,
     journaled,
     new_run,
-    parts_of,
     runs_of,
 )
 from ntk_dist.jobs.lifecycle import Outcome
 from ntk_dist.jobs.outcome import write_outcome
+from ntk_dist.jobs.parts import FolderParts, ObjectParts, parts_of
 from ntk_dist.jobs.watch import Follower, latest
 from ntk_dist.standing import Standing
 from ntk_dist.store.location import open_place

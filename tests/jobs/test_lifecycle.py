@@ -13,6 +13,7 @@ from ntk_dist.errors import ConflictError
 from ntk_dist.jobs import lifecycle
 from ntk_dist.jobs.journal import runs_of
 from ntk_dist.jobs.lifecycle import Observation, Outcome
+from ntk_dist.jobs.view import view_job
 from ntk_dist.standing import SILENT_S, Standing
 from ntk_dist.store.location import open_place
 from ntk_dist.wire import Failure, Job, JobState, Progress, of_json, to_json
@@ -163,7 +164,7 @@ def test_whatever_happens_in_whatever_order_the_record_makes_sense(names):
         assert found.attempt - record.attempt == (name == "claim")
         assert record.state is not JobState.SUCCEEDED or found is record
         assert [getattr(found, key) for key in KEPT] == [getattr(record, key) for key in KEPT]
-        told = lifecycle.view(found, None, later(found))
+        told = view_job(found, None, later(found))
         assert of_json(Job, to_json(told)) == told
         record = found
 
@@ -298,7 +299,7 @@ def test_a_view_shows_what_the_journal_adds_up_to():
         seconds={"gram": 1.5},
         retries=2,
     )
-    job = lifecycle.view(record, standing, START + timedelta(seconds=6))
+    job = view_job(record, standing, START + timedelta(seconds=6))
     assert {f.name for f in fields(Progress)} == set(vars(job.progress))
     assert job.progress == Progress(
         phase="solve",
@@ -314,9 +315,9 @@ def test_a_view_shows_what_the_journal_adds_up_to():
         updated=START + timedelta(seconds=5),
     )
     assert (job.executor, job.is_resumable, job.attempt) == ("dask", False, 1)
-    assert lifecycle.view(after("claim", "gone"), None, START).is_resumable
+    assert view_job(after("claim", "gone"), None, START).is_resumable
     broken = replace(standing, residuals=(1.0, math.nan))
-    assert lifecycle.view(record, broken, START).progress.residual is None  # JSON has no NaN
+    assert view_job(record, broken, START).progress.residual is None  # JSON has no NaN
 
 
 @pytest.mark.parametrize(
@@ -334,7 +335,7 @@ def test_a_job_that_leaves_workers_idle_is_warned(executor, usual, is_warned):
     record = lifecycle.new_job(
         name="waves", spec={"executor": executor}, launcher="process", now=START
     )
-    warnings = lifecycle.view(record, None, START, usual).warnings
+    warnings = view_job(record, None, START, usual).warnings
     assert len(warnings) == is_warned
     for text in warnings:
         assert text.startswith(f"executor {executor}: ")

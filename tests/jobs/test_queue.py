@@ -21,8 +21,9 @@ from ntk_dist.events import JobEvent, PhaseEvent, StepEvent, TaskEvent
 from ntk_dist.gram.grid import BlockGrid
 from ntk_dist.jobs import JobSpec, lifecycle
 from ntk_dist.jobs.gram_map import GramMaps, positions
-from ntk_dist.jobs.journal import Journal, parts_of
+from ntk_dist.jobs.journal import Journal
 from ntk_dist.jobs.lifecycle import Observation, Outcome
+from ntk_dist.jobs.parts import parts_of
 from ntk_dist.jobs.queue import JobQueue, utc_now
 from ntk_dist.jobs.standings import Standings
 from ntk_dist.jobs.watch import POLL_S

@@ -10,7 +10,8 @@ from ntk_dist import NTKRegressor, cli, stax
 from ntk_dist.errors import UnreadableDataError
 from ntk_dist.events import JobEvent, MemoryEvent, PhaseEvent, RepairEvent, StepEvent, TaskEvent
 from ntk_dist.jobs import describe
-from ntk_dist.jobs.journal import new_run, parts_of, runs_of
+from ntk_dist.jobs.journal import new_run, runs_of
+from ntk_dist.jobs.parts import parts_of
 from ntk_dist.jobs.runner import run_job
 from ntk_dist.jobs.spec import JobSpec
 from ntk_dist.jobs.watch import Follower

@@ -6,8 +6,9 @@ import pytest
 
 from ntk_dist.events import JobEvent, TaskEvent
 from ntk_dist.jobs import lifecycle
-from ntk_dist.jobs.journal import Journal, parts_of, run_place
+from ntk_dist.jobs.journal import Journal, run_place
 from ntk_dist.jobs.lifecycle import Observation, Outcome
+from ntk_dist.jobs.parts import parts_of
 from ntk_dist.jobs.queue import utc_now
 from ntk_dist.service.public_names import PublicNames
 from ntk_dist.store.location import open_place

@@ -7,7 +7,8 @@ import pytest
 
 from ntk_dist.events import JobEvent, PhaseEvent, StepEvent
 from ntk_dist.jobs import JobSpec
-from ntk_dist.jobs.journal import Journal, parts_of
+from ntk_dist.jobs.journal import Journal
+from ntk_dist.jobs.parts import parts_of
 from ntk_dist.service.app import create_app
 from ntk_dist.service.event_stream import EventStreams
 from ntk_dist.service.service import ServiceConfig
