@@ -14,12 +14,8 @@ ROOT = Path(ntk_dist.__file__).parent
 HOMES = {
     "alembic": ["database/"],
     "click": ["cli/"],
-    "dask": ["executors/dask.py", "executors/dask_cluster.py"],
-    "distributed": [
-        "executors/dask.py",
-        "executors/dask_cluster.py",
-        "executors/dask_worker.py",
-    ],
+    "dask": ["executors/dask"],
+    "distributed": ["executors/dask"],
     "fastapi": ["service/"],
     "httpx": ["client/"],
     "jax": ["kernels/", "stax.py"],
@@ -42,7 +38,7 @@ HOMES = {
     ],
     "ray": ["executors/ray.py", "jobs/ray_jobs.py", "service/serve.py"],
     "rich": ["cli/", "client/", "jobs/", "screen.py"],
-    "sklearn": ["cli/here.py", "jobs/demo.py", "model/"],
+    "sklearn": ["jobs/demo.py", "model/"],
     "sqlalchemy": ["database/"],
     "starlette": ["service/"],
     "uvicorn": ["service/connections.py", "service/serve.py"],

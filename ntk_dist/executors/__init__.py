@@ -7,9 +7,10 @@ and are called many times. One driving loop (:mod:`.drive`) owns the bounded win
 every engine behaves alike; an engine file only says how to submit, wait and cancel. What came of
 one try is told by :mod:`.outcome`; in which order the answers of shards are added, by
 :mod:`.tree`; how the workers of one machine divide it, by :mod:`.environment`. Engines are
-:mod:`.local`, :mod:`.dask` (workers of its own from :mod:`.dask_cluster`, what they run in
-:mod:`.dask_worker`) and :mod:`.ray`. They are imported when they are named, so neither Dask nor Ray
-is needed by those who do not use it.
+:mod:`.local`, :mod:`.dask` and :mod:`.ray`. Of Dask, :mod:`.dask_cluster` starts workers here,
+:mod:`.dask_workers` knows which are there, :mod:`.dask_shards` which of them has what, and
+:mod:`.dask_worker` is what they run. Engines are imported when they are named, so neither Dask nor
+Ray is needed by those who do not use it.
 
 Choose ``local`` on one machine, ``dask`` or ``ray`` for several processes on it, and
 ``dask://host:port`` or ``ray://host:port`` for a cluster that is already there.

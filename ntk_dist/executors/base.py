@@ -147,6 +147,10 @@ class AbstractExecutor(ABC):
     def outcome(self, handle: Handle) -> Outcome:
         """What a handle that :meth:`wait` returned came to."""
 
+    def take_losses(self) -> Collection[str]:
+        """Workers that went and that no outcome has told of: none, where outcomes tell of all."""
+        return ()
+
     @abstractmethod
     def cancel(self, handles: Sequence[Handle], *, by_force: bool) -> None:
         """Forget these tries; ``by_force``: free the worker that hangs on one, at any price."""

@@ -22,7 +22,7 @@ from ntk_dist.events import EventSink, TaskEvent, ignore
 from ntk_dist.executors.outcome import Outcome, WorkerLostError
 from ntk_dist.executors.retry import RetryPolicy, is_straggler
 
-__all__ = ["Engine", "Handle", "drive"]
+__all__ = ["Engine", "Handle", "drive", "loss_of"]
 
 Handle = Any
 """What an engine knows a try by: hashable, and nothing else is asked of it."""
@@ -48,6 +48,9 @@ class Engine(Protocol):
 
     def outcome(self, handle: Handle) -> Outcome:
         """What a handle that :meth:`wait` returned came to."""
+
+    def take_losses(self) -> Collection[str]:
+        """Workers that went and that no outcome has told of; each is told once."""
 
     def cancel(self, handles: Sequence[Handle], *, by_force: bool) -> None:
         """Forget these tries; ``by_force``: free the worker that hangs on one, at any price."""
@@ -193,6 +196,8 @@ class _Loop(Generic[Item]):
             self.finished_s.append(now - finished.since)
             self._emit("done", entry, finished.number, seconds=now - finished.submitted)
             yield entry.item, outcome.value
+        for worker in self.engine.take_losses():
+            self.on_event(loss_of(worker))
 
     def end_overdue(self) -> None:
         """Count tries that exceeded the time limit as lost."""
@@ -278,6 +283,17 @@ class _Loop(Generic[Item]):
                 worker_lost=isinstance(error, WorkerLostError),
             )
         )
+
+
+def loss_of(worker: str) -> TaskEvent:
+    """The event of a worker that is gone, with whatever it had to do."""
+    return TaskEvent(
+        state="retried",
+        item=f"whatever {worker} had to do",
+        attempt=1,
+        error=_in_words(WorkerLostError("it is gone")),
+        worker_lost=True,
+    )
 
 
 def _in_words(error: BaseException) -> str:

@@ -6,7 +6,8 @@
 :mod:`~ntk_dist.model.pipeline` is the main job without the estimator: merge repeated rows, solve,
 predict; :mod:`~ntk_dist.model.gram` plans and computes the Gram matrix for it, less what
 :mod:`~ntk_dist.model.growth` finds of a smaller data set, and :mod:`~ntk_dist.model.solving` goes
-from there to dual coefficients, from those of an earlier fit by :mod:`~ntk_dist.model.warm_start`.
+from there to dual coefficients, with a ridge of :mod:`~ntk_dist.model.ridge`, from those of an
+earlier fit by :mod:`~ntk_dist.model.warm_start`.
 :mod:`~ntk_dist.model.preprocess` holds the steps applied to inputs first,
 :mod:`~ntk_dist.model.targets` brings targets into columns, and :mod:`~ntk_dist.model.report` says
 how good the answer is and what it cost.

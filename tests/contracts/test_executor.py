@@ -406,7 +406,7 @@ def test_a_lost_shard_is_built_again_on_a_live_worker(
     if processes.name == "dask":
         # With twelve times as many busy processes as CPUs a worker takes longer than its shard
         # waits for it; that it moves in with another one then is a test of its own.
-        monkeypatch.setattr("ntk_dist.executors.dask._RESTART_S", 200.0)
+        monkeypatch.setattr("ntk_dist.executors.dask_shards.RESTART_S", 200.0)
     events: list[Any] = []
     with processes.shards(Tally, ["a", "b"], on_event=events.append) as shards:
         before = [answer[3] for answer in shards.call("ask")]

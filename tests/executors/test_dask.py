@@ -25,6 +25,7 @@ from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError
 from ntk_dist.executors import make_executor
 from ntk_dist.executors.dask import DaskExecutor
 from ntk_dist.executors.dask_worker import call_shard
+from ntk_dist.executors.dask_workers import DaskWorkers
 from ntk_dist.gram.grid import BlockGrid, BlockIndex
 from ntk_dist.gram.plan import assign_blocks
 from ntk_dist.gram.shard import GramShard
@@ -65,13 +66,13 @@ def test_a_product_is_less_than_two_tasks_per_worker_however_many_blocks(
 ) -> None:
     grid = BlockGrid(60, 60, block_rows, symmetric=True)
     submitted: list[str] = []
-    plain = cluster._client.submit
+    plain = cluster._workers.client.submit
 
     def counted(*args: Any, **options: Any) -> Any:
         submitted.append(options["key"])
         return plain(*args, **options)
 
-    monkeypatch.setattr(cluster._client, "submit", counted)
+    monkeypatch.setattr(cluster._workers.client, "submit", counted)
     with cluster.shards(partial(shard_of_ones, grid=grid), assign_blocks(grid, 2)) as shards:
         operator = StoredGramOperator(shards, 60)
         operator.diagonal()  # which has the shards built
@@ -130,7 +131,7 @@ with make_executor(sys.argv[1]) as executor:
 
 def test_shards_go_with_a_driver_that_is_killed(cluster: DaskExecutor, tmp_path: Path) -> None:
     marks = [str(tmp_path / name) for name in "ab"]
-    command = [sys.executable, "-c", DRIVER, cluster._address, *marks]
+    command = [sys.executable, "-c", DRIVER, cluster._workers.address, *marks]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline() == "2\n"
@@ -157,7 +158,7 @@ def here(item: int) -> int:
 def test_a_shard_moves_in_with_another_when_its_worker_does_not_come_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ntk_dist.executors.dask._RESTART_S", 0.5)
+    monkeypatch.setattr("ntk_dist.executors.dask_shards.RESTART_S", 0.5)
     with (
         DaskExecutor(n_workers=2) as executor,
         executor.shards(Housed, ["a", "b", "c", "d"]) as shards,
@@ -175,7 +176,7 @@ def test_a_shard_moves_in_with_another_when_its_worker_does_not_come_back(
 def test_a_worker_that_is_gone_is_told_of_once_while_its_shard_waits(
     is_housed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ntk_dist.executors.dask._RESTART_S", 0.5)
+    monkeypatch.setattr("ntk_dist.executors.dask_shards.RESTART_S", 0.5)
     events: list[Any] = []
     with (
         DaskExecutor(n_workers=2) as executor,
@@ -185,7 +186,7 @@ def test_a_worker_that_is_gone_is_told_of_once_while_its_shard_waits(
         gone = psutil.Process(next(iter(homes))[1])
         gone.parent().kill()  # the nanny, which would start another worker
         gone.kill()
-        while not is_housed and len(executor._alive()) > 1:
+        while not is_housed and len(executor._workers.alive()) > 1:
             time.sleep(0.05)
         (left,) = {home for _, home in shards.call("ask")}
         assert left != gone.pid
@@ -193,7 +194,7 @@ def test_a_worker_that_is_gone_is_told_of_once_while_its_shard_waits(
         assert executor.n_workers == 1
     (told,) = events
     assert (told.state, told.worker_lost) == ("retried", True)
-    waiting, over = (r.message for r in caplog.records if r.name == "ntk_dist.executors.dask")
+    waiting, over = (r.message for r in caplog.records if r.name.endswith(".dask_shards"))
     assert "1 of 2 Dask workers gone, waiting up to 0.5 s" in waiting
     assert over == "nobody came: 1 Dask workers take what the others held"
 
@@ -223,7 +224,7 @@ def test_workers_keep_the_memory_of_one_block_for_the_next(cluster: DaskExecutor
 
 
 def test_a_running_cluster_is_joined_and_left_running(cluster: DaskExecutor) -> None:
-    address = cluster._address.replace("tcp://", "dask://")
+    address = cluster._workers.address.replace("tcp://", "dask://")
     with make_executor(address) as guest:
         assert guest.n_workers == 2
         assert sorted(guest.map_unordered(abs, [-1, -2])) == [(-2, 2), (-1, 1)]
@@ -231,15 +232,15 @@ def test_a_running_cluster_is_joined_and_left_running(cluster: DaskExecutor) -> 
 
 
 def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ntk_dist.executors.dask._CONNECT_S", 1.0)
+    monkeypatch.setattr("ntk_dist.executors.dask_workers.CONNECT_S", 1.0)
     address = f"dask://127.0.0.1:{free_port()}"
     with pytest.raises(ExecutorUnreachableError, match=f"{address} within 1 s .*check host"):
         make_executor(address)
 
 
 def test_a_scheduler_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ntk_dist.executors.dask._CONNECT_S", 1.0)
-    with DaskExecutor(n_workers=1) as host, DaskExecutor(host._address) as guest:
+    monkeypatch.setattr("ntk_dist.executors.dask_workers.CONNECT_S", 1.0)
+    with DaskExecutor(n_workers=1) as host, DaskExecutor(host._workers.address) as guest:
         shards = guest.shards(dict, [()])
         shards.call("keys")
         results = guest.map_unordered(lambda x: time.sleep(0.05), range(10_000))
@@ -278,7 +279,7 @@ def test_a_plain_script_without_a_guard_runs_once_and_leaves_nothing(tmp_path: P
     [
         (distributed.SpecCluster, "wait_for_workers", KeyboardInterrupt, KeyboardInterrupt),
         (distributed, "Client", OSError, ExecutorUnreachableError),
-        (DaskExecutor, "_alive", KeyboardInterrupt, KeyboardInterrupt),
+        (DaskWorkers, "alive", KeyboardInterrupt, KeyboardInterrupt),
     ],
     ids=["while workers start", "while it connects", "while it looks for workers"],
 )

@@ -30,6 +30,8 @@ class Scripted:
     cancelled: list[tuple[tuple[int, int], bool]] = field(default_factory=list)
     running: dict[tuple[int, int], float] = field(default_factory=dict)
     """Seconds still to run, in order of submission."""
+    lost: list[str] = field(default_factory=list)
+    """Workers whose tasks the engine gives to others by itself."""
 
     def clock(self) -> float:
         return self.now
@@ -57,6 +59,10 @@ class Scripted:
         if handle in self.errors:
             return Outcome.failed(self.errors[handle], "worker 1")
         return Outcome(value=handle[0] ** 2, where="worker 1")
+
+    def take_losses(self) -> Collection[str]:
+        lost, self.lost = self.lost, []
+        return lost
 
     def cancel(self, handles: Sequence[Any], *, by_force: bool) -> None:
         for handle in handles:
@@ -102,6 +108,9 @@ class Instant:
 
     def outcome(self, handle: Any) -> Outcome:
         return Outcome(value=handle)
+
+    def take_losses(self) -> Collection[str]:
+        return ()
 
     def cancel(self, handles: Sequence[Any], *, by_force: bool) -> None:
         assert not handles
@@ -217,6 +226,13 @@ def test_an_error_of_the_items_themselves_reaches_the_caller() -> None:
     with pytest.raises(KeyError):
         engine.run(items())
     assert not engine.running
+
+
+def test_a_worker_whose_tasks_the_engine_repeats_itself_is_told_of_once() -> None:
+    found, events = (engine := Scripted(lost=["tcp://there:1"])).run(range(5))
+    assert len(found) == len(engine.submissions) == 5
+    (told,) = (e for e in events if e.state == "retried")
+    assert (told.item, told.worker_lost) == ("whatever tcp://there:1 had to do", True)
 
 
 def test_a_try_that_went_with_its_worker_is_told_from_one_that_failed() -> None:

@@ -123,19 +123,21 @@ class Counted:
 def gram(executor: AbstractExecutor, victim: Victim, folder: Path) -> dict[str, int]:
     """All blocks, with a kill in the middle of one: how many were begun, how many ended."""
     kernel, settings = Kernel(NET.layer, ("ntk",), "float32"), get_settings()
+    events: list[Event] = []
     resources = Resources(Workspace(folder / "gram"), executor, settings)
     rows = resources.workspace.rows(data()[0])
     with open_gram(kernel, rows, BLOCK_ROWS, resources) as store:
         task = Counted(gram_task(kernel, rows, store, settings), folder / "marks")
         hit = threading.Thread(target=_kill_in_a_task, args=(task, victim))
         hit.start()
-        stored = list(executor.map_unordered(task, store.grid))
+        stored = list(executor.map_unordered(task, store.grid, on_event=events.append))
         hit.join()
     return {
         "stored": len(stored),
         "begun": len(list(task.begun.iterdir())),
         "ended": len(list(task.ended.iterdir())),
         "slots": executor.n_slots,
+        "lost": sum(isinstance(e, TaskEvent) and e.worker_lost for e in events),
     }
 
 

@@ -58,6 +58,7 @@ def run(scenario: str, engine: str, folder: Path) -> dict[str, int]:
 def test_killed_in_the_gram_costs_a_few_blocks(engine: str, quiet: Any, tmp_path: Path) -> None:
     found = run("gram", engine, tmp_path)
     assert found["stored"] == N_BLOCKS
+    assert 1 <= found["lost"] <= WINDOW_PER_SLOT
     assert found["ended"] < found["begun"] <= N_BLOCKS + WINDOW_PER_SLOT * found["slots"]
     disturbed, undisturbed = (
         ZarrBlockStore.open(next(folder.glob("grams/*")))

@@ -201,7 +201,7 @@ def test_every_worker_killed_in_the_solve_leaves_a_state_to_go_on_from(tmp_path,
     pytest.importorskip("distributed")
     from ntk_dist.executors.dask import DaskExecutor
 
-    monkeypatch.setattr("ntk_dist.executors.dask._FIRST_WORKER_S", 2.0)
+    monkeypatch.setattr("ntk_dist.executors.dask_workers.FIRST_WORKER_S", 2.0)
 
     x, y = rng.normal(size=(180, 4)), rng.normal(size=(180, 2))
     events = []
