@@ -40,7 +40,8 @@ __all__ = [
 
 MIB = 2**20
 SHARD_BYTES_ELSEWHERE = 2048 * MIB
-"""Memory for blocks of a worker whose machine is not known here, unless a setting says more."""
+"""Memory for blocks of a worker whose machine is not known here, or that shares it with a service,
+unless a setting says otherwise."""
 MOST_CPUS = 4096
 """Of one machine: twice what the largest have; more is a slip of the pen."""
 

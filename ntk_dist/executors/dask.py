@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ntk_dist.errors import InvalidInputError, MissingDependencyError
+from ntk_dist.errors import ExecutorUnreachableError, InvalidInputError, MissingDependencyError
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.executors.base import AbstractExecutor, AbstractShards
 from ntk_dist.executors.drive import Handle
@@ -97,6 +97,8 @@ class DaskExecutor(AbstractExecutor):
         self._cluster: Any = None
         self._finished = threading.Condition()
         self._looked = time.monotonic()
+        self._needed: frozenset[str] = frozenset()
+        """Workers that tries in flight cannot do without."""
         with ExitStack() as started:
             if address is None:
                 self._cluster = start_cluster(n_workers, env or {})
@@ -163,12 +165,13 @@ class DaskExecutor(AbstractExecutor):
 
     def wait(self, handles: Sequence[Handle], timeout_s: float) -> Collection[Handle]:
         """Those that are done, and those that need a worker that is gone."""
+        self._needed = frozenset().union(*(h.needs for h in handles))
         with self._finished:
             done = [h for h in handles if h.future.done()]
             if not done:
                 self._finished.wait(timeout_s)
                 done = [h for h in handles if h.future.done()]
-        if done or not any(h.needs for h in handles):
+        if done or not self._needed:
             return done
         alive = self._workers.alive()
         return [h for h in handles if not h.needs <= alive.keys()]
@@ -207,11 +210,15 @@ class DaskExecutor(AbstractExecutor):
         return Outcome.failed(WorkerLostError("its worker is gone"), where)
 
     def take_losses(self) -> Collection[str]:
-        """Workers that went while tasks ran that any worker can do."""
+        """Workers that went while tasks ran that any worker can do.
+
+        One that a cluster has taken back looks the same.
+        """
         if time.monotonic() - self._looked >= LOOK_S:
-            self._workers.alive()
+            with suppress(ExecutorUnreachableError):  # whoever needs an answer will meet it
+                self._workers.alive()
             self._looked = time.monotonic()
-        return self._workers.take_losses()
+        return self._workers.take_losses(self._needed)
 
     def cancel(self, handles: Sequence[Handle], *, by_force: bool) -> None:
         """Take queued tries back; by force, restart the worker processes that run one."""

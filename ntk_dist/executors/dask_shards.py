@@ -124,7 +124,7 @@ class DaskShards(AbstractShards):
                 RESTART_S,
             )
         self._said = n_missing
-        for worker in self._workers.take_losses():
+        for worker in self._executor.take_losses():
             self._on_event(loss_of(worker))
 
     def _free(self) -> None:

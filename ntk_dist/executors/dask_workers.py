@@ -58,8 +58,9 @@ class DaskWorkers:
         """Workers there are when none is being restarted: the most seen, or what came back."""
         self._on_done = on_done
         self._lost: set[str] = set()
-        self._ended: set[str] = set()
-        """Those that were ended from here, which is no loss."""
+        """Those that are gone and that nobody was told of."""
+        self._known: set[str] = set()
+        """Those whose going is no news: they were ended from here, or a try has failed of it."""
         self._keys = (f"ntk_dist-{uuid.uuid4().hex}-{k}" for k in itertools.count())
         try:
             self.client = distributed.Client(
@@ -78,7 +79,9 @@ class DaskWorkers:
             now = dict(self.client.nthreads())
         except (OSError, RuntimeError) as error:
             raise self.disconnected() from error
-        self._lost |= self.threads.keys() - now.keys() - self._ended
+        gone = self.threads.keys() - now.keys()
+        self._lost |= gone - self._known
+        self._known -= gone  # another one may come under the same address
         self.threads = now
         self.expected = max(self.expected, len(now))
         return now
@@ -101,18 +104,23 @@ class DaskWorkers:
             time.sleep(0.1)
         return workers
 
-    def take_losses(self) -> tuple[str, ...]:
-        """Addresses of workers that went by themselves, each once, unless somebody knows."""
-        lost, self._lost = self._lost, set()
+    def take_losses(self, needed: Collection[str]) -> tuple[str, ...]:
+        """Addresses of workers that went by themselves, each once, unless somebody knows.
+
+        Those that tries in flight ``needed`` are left for them to find out.
+        """
+        lost = self._lost.difference(needed)
+        self._lost -= lost
         return tuple(sorted(lost))
 
     def were_told(self, workers: Collection[str]) -> None:
-        """The loss of these, if they are lost, is known to whoever wanted something of them."""
+        """The loss of these is known to whoever wanted something of them."""
         self._lost -= set(workers)
+        self._known |= self.threads.keys() & set(workers)  # not seen to be gone yet
 
     def restart(self, workers: list[str], timeout_s: float) -> None:
         """Have the nannies of these workers end them, whatever they do, and start others."""
-        self._ended |= set(workers)
+        self._known |= self.threads.keys() & set(workers)
         self.client.restart_workers(workers, timeout=timeout_s, raise_for_error=False)
 
     def send(

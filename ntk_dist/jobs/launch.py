@@ -25,6 +25,7 @@ import psutil
 
 from ntk_dist.database.records import JobRecord
 from ntk_dist.executors.environment import worker_environment
+from ntk_dist.settings import SHARD_BYTES_ELSEWHERE, get_settings
 from ntk_dist.store.place import refusals
 
 __all__ = [
@@ -114,10 +115,16 @@ def driver_command(python: str, spec: str | Path, run: str) -> list[str]:
 
 
 def driver_variables(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Environment variables by which a driver keeps to the CPUs that its job asked for."""
+    """Environment variables by which a driver keeps to its share of a machine.
+
+    That is the CPUs that its job asked for, and as much memory for blocks as workers of machines
+    that nobody here knows have: half of what is free may be there for several drivers.
+    """
     # As it was kept: one that an older version let in is for the driver to refuse.
     cpus = (spec.get("resources") or {}).get("driver_cpus")
-    return worker_environment(1, cpus) if cpus else {}
+    most = get_settings().shard_max_bytes or SHARD_BYTES_ELSEWHERE
+    shared = {"NTK_DIST_SHARD_MAX_BYTES": str(most)}
+    return shared | worker_environment(1, cpus) if cpus else shared
 
 
 class ProcessLauncher(AbstractLauncher):

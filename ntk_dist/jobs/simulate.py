@@ -89,7 +89,9 @@ def simulate_job(job: JobSpec, scale: Scale) -> Simulation:
     if preconditioner.type in LOW_RANK_PRECONDITIONERS:
         wanted, most = preconditioner.rank, settings.preconditioner_max_bytes
         rank = affordable_rank(n, most, dtype) if wanted == "auto" else min(n, wanted)
-    resident = scale.worker_memory or settings.shard_max_bytes or SHARD_BYTES_ELSEWHERE
+    resident = scale.worker_memory
+    if resident is None:
+        resident = settings.shard_max_bytes or SHARD_BYTES_ELSEWHERE
     cluster = Cluster(
         n_workers=scale.workers,
         resident_bytes=resident,

@@ -14,6 +14,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from ntk_dist.errors import ArchitectureError, DataShapeError
+from ntk_dist.job_file import no_key_twice
 from ntk_dist.kernels import branching, layers
 from ntk_dist.kernels.branching import Parallel, Serial
 from ntk_dist.kernels.layers import Layer
@@ -149,19 +150,9 @@ def _encode(layer: Layer) -> list[Any]:
 
 def _parse(text: str | bytes) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_once_each)
+        return json.loads(text, object_pairs_hook=no_key_twice)
     except ValueError as error:
         raise ArchitectureError(f"architecture: expected JSON, got: {error}") from error
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of which no key is repeated: JSON would let the last one count."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ArchitectureError(f"architecture: expected each argument once, got {key} twice")
-        found[key] = value
-    return found
 
 
 def _decode(node: Any) -> Layer:

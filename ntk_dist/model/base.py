@@ -35,6 +35,7 @@ from ntk_dist.model.warm_start import EarlierFit
 from ntk_dist.settings import get_settings, process_bytes
 from ntk_dist.stax import Network
 from ntk_dist.store.base import AbstractRows
+from ntk_dist.store.checkpoint import Checkpoint
 from ntk_dist.store.inputs import check_rows
 from ntk_dist.store.workspace import open_workspace
 
@@ -197,9 +198,17 @@ class AbstractNTKEstimator(BaseEstimator):
     def fitting(self, X: Any, y: Any, on_event: EventSink = ignore) -> Iterator[Self]:
         """Like :meth:`fit`, for a block that takes the model to a safe place.
 
-        What the solve ended with stays in the workspace until the block ends without an error: if
-        it does not, or the process is killed in it, the same fit goes on from there.
+        What a long solve ended with stays in the workspace until the block ends without an error:
+        if it does not, or the process is killed in it, the same fit goes on from there. Whether the
+        fit converged is left to ``report_``: there is no warning.
         """
+        checkpoints = self._fit(X, y, on_event)
+        yield self
+        for checkpoint in checkpoints:
+            checkpoint.delete()
+
+    def _fit(self, X: Any, y: Any, on_event: EventSink) -> tuple[Checkpoint, ...]:
+        """Fit, and say where the same fit would go on from."""
         parameters = self._parameters()
         earlier, kept = self._earlier(), self._kept_preprocessor()
         self._forget()
@@ -223,9 +232,7 @@ class AbstractNTKEstimator(BaseEstimator):
         self.dual_coef_: np.ndarray = fitted.dual_coef
         self.report_ = fitted.report
         self.ridge_ = fitted.report.solve.ridge
-        yield self
-        for checkpoint in fitted.checkpoints:
-            checkpoint.delete()
+        return fitted.checkpoints
 
     def plan(self, X: Any) -> GramPlan:
         """What :meth:`fit` would have to compute for these inputs; nothing is started or written.

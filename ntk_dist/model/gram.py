@@ -63,23 +63,24 @@ class Resources:
     settings: Settings
     """Limits of one process."""
 
-    def shard_bytes(self, stored_bytes: int) -> int:
+    def shard_bytes(self, stored_bytes: int, driver_bytes: int = 0) -> int:
         """Memory of one shard for blocks, in bytes.
 
         What the settings say, but workers of this machine together get no more than half of what
-        is free: the rest is for the driver, and for what comes up. It is logged where that keeps
-        some of the ``stored_bytes`` of all shards out of memory.
+        is free beside the ``driver_bytes`` that the driver will take: the rest is for what comes
+        up. It is logged where that keeps some of the ``stored_bytes`` of all shards out of memory.
         """
         most, n = self.settings.shard_max_bytes, self.executor.n_workers
         if not self.executor.runs_here:
             return SHARD_BYTES_ELSEWHERE if most is None else most
-        free = available_memory()
+        free = max(0, available_memory() - driver_bytes)
         half = free // (2 * n)
         wanted = stored_bytes // n if most is None else min(most, stored_bytes // n)
         if half < wanted:
             log.warning(
                 "%s of memory for blocks on each of %d workers, where %s would be used, because %s "
-                "are free here: the blocks that do not fit are read again for every product",
+                "are free here for them and for what comes up: the blocks that do not fit are read "
+                "again for every product",
                 format_bytes(half),
                 n,
                 format_bytes(wanted),

@@ -25,6 +25,7 @@ from ntk_dist.model.parameters import Parameters
 from ntk_dist.model.report import FitReport
 from ntk_dist.model.solving import (
     DualSystem,
+    driver_bytes,
     precision_warnings,
     require_room_to_solve,
     solve_dual,
@@ -121,7 +122,10 @@ def fit_dual(
         gram = compute_gram(kernel, rows, store, resources, phases)
         task = gram_task(kernel, rows, store, resources.settings)
         # Blocks in this memory take no more of it when a shard keeps them.
-        max_bytes = resources.shard_bytes(0 if store.in_memory else gram.n_bytes)
+        max_bytes = resources.shard_bytes(
+            0 if store.in_memory else gram.n_bytes,
+            driver_bytes(parameters, len(rows), rank, resources.settings),
+        )
         factory = ShardFactory(task, kernel.kernels[0], max_bytes)
         system = DualSystem(factory, y, merged.counts, start)
         solved = solve_dual(system, parameters, rank, resources, phases)

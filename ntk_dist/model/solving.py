@@ -35,12 +35,20 @@ from ntk_dist.solver import (
     solve_direct,
     solve_refined,
 )
-from ntk_dist.solver.low_rank import affordable_rank, require_room
+from ntk_dist.solver.low_rank import affordable_rank, building_bytes, require_room
 from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
+from ntk_dist.solver.symmetric import dense_bytes
 from ntk_dist.store.checkpoint import Checkpoint
 from ntk_dist.store.dataset import fingerprint
 
-__all__ = ["DualSystem", "Solved", "precision_warnings", "require_room_to_solve", "solve_dual"]
+__all__ = [
+    "DualSystem",
+    "Solved",
+    "driver_bytes",
+    "precision_warnings",
+    "require_room_to_solve",
+    "solve_dual",
+]
 
 log = logging.getLogger(__name__)
 
@@ -238,6 +246,29 @@ def require_room_to_solve(
     rank = min(parameters.rank, n)
     require_room(n, rank, max_bytes, dtype)
     return rank
+
+
+def driver_bytes(parameters: Parameters, n: int, rank: int, settings: Settings) -> int:
+    """Most that the driver's side of a solve takes at one time, in bytes.
+
+    Parameters
+    ----------
+    parameters
+        How to solve.
+    n
+        Distinct rows.
+    rank
+        Of the preconditioner, see ``require_room_to_solve``.
+    settings
+        Limits of this process.
+    """
+    if parameters.solver == "direct":
+        needed = dense_bytes(n)
+    else:
+        needed = building_bytes(n, rank, np.dtype(parameters.dtype)) if rank else 0
+    if isinstance(parameters.ridge, tuple):
+        needed = max(needed, min(8 * n**2, settings.preconditioner_max_bytes))
+    return needed
 
 
 def _identity(system: DualSystem, y: np.ndarray) -> dict[str, str]:

@@ -34,16 +34,18 @@ class KrylovSpace:
         Unit or zero columns.
     extra : (n, l)
         More columns to start with.
+    most
+        Columns that the basis will have at most; None is n.
     """
 
-    def __init__(self, y: Array, extra: Array) -> None:
+    def __init__(self, y: Array, extra: Array, most: int | None = None) -> None:
         lengths = np.linalg.norm(extra, axis=0)
         columns = np.concatenate([y, extra / np.where(lengths > 0, lengths, 1.0)], axis=1)
         self.newest, weights = _orthonormal(columns, SPENT)
         """The block to multiply by next, of shape ``(n, width)``; no columns when A maps the space
         into itself."""
         self._start = weights[:, : y.shape[1]]
-        self._basis = _Panels(len(y))
+        self._basis = _Panels(len(y), len(y) if most is None else min(most, len(y)))
         self._previous = np.zeros((len(y), 0))
         # LAPACK's lower form; a row more than needed, since SciPy cannot solve 1 x 1 in two.
         self._band = np.zeros((2 * columns.shape[1] + 1, 0))
@@ -66,9 +68,10 @@ class KrylovSpace:
         inside = known.T @ product
         self._basis.append(known)
         self._norm = max(self._norm, float(np.linalg.norm(product, axis=0).max(initial=0.0)))
-        # In exact arithmetic this is all there is to take away. What rounding leaves of the rest of
-        # the basis is taken from the directions, where it is small beside their length; once is
-        # enough for what keeps half of it (Kahan's rule; the others are rounding themselves).
+        # In exact arithmetic this is all there is to take away, directions aside that were left out
+        # as rounding. What is left of the rest of the basis is taken from the directions, where it
+        # is small beside their length; once is enough for what keeps half of it (Kahan's rule; the
+        # others are rounding themselves).
         rest = product - known @ inside - self._previous @ self._coupling.T
         self.newest, outside = _orthonormal(rest, SPENT * self._norm)
         self.newest, again = _orthonormal(self._basis.beyond(self.newest), 0.5)
@@ -116,11 +119,11 @@ class KrylovSpace:
 
 
 class _Panels:
-    """Orthonormal columns of ``n`` entries, kept in wide arrays."""
+    """Orthonormal columns of ``n`` entries, kept in wide arrays, ``most`` at most."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, most: int) -> None:
         self.size = 0
-        self._n = n
+        self._n, self._most = n, most
         self._arrays: list[Array] = []
 
     def append(self, block: Array) -> None:
@@ -130,7 +133,8 @@ class _Panels:
             at = self.size % PANEL
             if at == 0:
                 # Column by column, so that those still to come take no memory.
-                self._arrays.append(np.empty((self._n, PANEL), order="F"))
+                width = min(PANEL, self._most - self.size)
+                self._arrays.append(np.empty((self._n, width), order="F"))
             more = block[:, taken : taken + PANEL - at]
             self._arrays[-1][:, at : at + more.shape[1]] = more
             taken, self.size = taken + more.shape[1], self.size + more.shape[1]

@@ -61,11 +61,13 @@ class StateKeeper:
 
     def after_pass(self, state: CGState) -> None:
         """Write ``state`` down if it is time to."""
-        self._save_if_worth_it(state, self._saved_at)
+        if self._is_worth_it(state) and time.perf_counter() - self._saved_at >= self._every_s:
+            self.save(state)
 
     def after_last_pass(self, state: CGState) -> None:
         """Write the answer down, if the whole solve took as long as is between checkpoints."""
-        self._save_if_worth_it(state, self._began_at)
+        if self._is_worth_it(state) and time.perf_counter() - self._began_at >= self._every_s:
+            self.save(state)
 
     def save(self, state: CGState) -> None:
         """Write ``state`` down unless it was before.
@@ -85,9 +87,9 @@ class StateKeeper:
         self._saved_at = time.perf_counter()
         self._cost_s = self._saved_at - started
 
-    def _save_if_worth_it(self, state: CGState, since: float) -> None:
+    def _is_worth_it(self, state: CGState) -> bool:
+        """Whether all the time since the last checkpoint is worth what the next one costs."""
         if self._checkpoint is None:
-            return
+            return False
         cost_s = state.n_bytes / BYTES_PER_S if self._cost_s is None else self._cost_s
-        if time.perf_counter() - since >= max(self._every_s, cost_s / SHARE):
-            self.save(state)
+        return time.perf_counter() - self._saved_at >= cost_s / SHARE

@@ -89,7 +89,8 @@ def solve_ridge_path(
     Parameters
     ----------
     operator
-        K: symmetric and positive semidefinite, without a ridge.
+        K: symmetric and positive semidefinite, without a ridge; its products are sums in float64,
+        whatever its entries are, or the basis would have more rounding in it than it can see.
     rhs : (n,) or (n, n_targets)
         Y.
     ridges
@@ -133,7 +134,7 @@ def solve_ridge_path(
     most = columns_that_fit(n, y.shape[1], max_bytes)
     extra = max(0, min(block_size, most // LEAST_PASSES, n) - y.shape[1])
     path = [_Ridge(float(r), np.zeros((0, y.shape[1])), (norms > 0).astype(float)) for r in ridges]
-    space = KrylovSpace(y, generator.standard_normal((n, extra)))
+    space = KrylovSpace(y, generator.standard_normal((n, extra)), most)
     passes, rounding = 0, spectral_cut_off(n, operator.dtype)
     while any(r.status is None for r in path) and 0 < space.width <= most - space.size:
         with np.errstate(all="ignore"):  # a product that is not finite gets a verdict

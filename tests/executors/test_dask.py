@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,38 @@ def test_a_worker_that_is_gone_is_told_of_once_while_its_shard_waits(
     waiting, over = (r.message for r in caplog.records if r.name.endswith(".dask_shards"))
     assert "1 of 2 Dask workers gone, waiting up to 0.5 s" in waiting
     assert over == "nobody came: 1 Dask workers take what the others held"
+
+
+def test_a_loss_is_told_once_whoever_sees_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = dict.fromkeys("abcd", 1)
+    client = SimpleNamespace(
+        nthreads=lambda: dict(here), restart_workers=lambda workers, **options: None
+    )
+    monkeypatch.setattr(distributed, "Client", lambda *args, **options: client)
+    workers = DaskWorkers("tcp://nowhere:1", print)
+    assert workers.present() == here
+
+    here.pop("a")
+    workers.alive()
+    assert workers.take_losses(needed={"a"}) == (), "a try in flight will find out"
+    workers.were_told(["a"])
+    assert workers.take_losses(needed=()) == ()
+
+    here.pop("b")
+    workers.were_told(["b"])  # its try failed before anybody looked
+    workers.alive()
+    assert workers.take_losses(needed=()) == ()
+
+    workers.restart(["c"], 0.1)
+    here.pop("c")
+    workers.alive()
+    here["c"] = 1  # under the same address
+    workers.alive()
+    assert workers.take_losses(needed=()) == ()
+    here.clear()
+    workers.alive()
+    assert workers.take_losses(needed=()) == ("c", "d")
+    assert workers.take_losses(needed=()) == ()
 
 
 def test_a_shard_of_which_only_the_name_is_here_counts_as_lost(cluster: DaskExecutor) -> None:

@@ -120,6 +120,11 @@ def test_a_cluster_is_simulated_on_paper(job, tmp_path, run):
     assert record["product"]["seconds"] > 0
     assert record["cluster"]["product_rate"] > 0
     assert record["cluster"]["hash_rate"] > 0
+    assert record["cluster"]["resident_bytes"] == 2**31
+    none = json.loads(
+        run("gram", job, "--plan", "--workers", "2", "--worker-memory", "0B", "--json").stdout
+    )
+    assert none["cluster"]["resident_bytes"] == 0
     assert not (tmp_path / "ws").exists()
 
 

@@ -218,6 +218,20 @@ def test_a_driver_gets_its_cpus_and_no_secret_of_the_service(
     assert all(launcher.logs(record, far) == b"" for far in (10**6, 2**62, 2**63 - 1))
     assert "hush" not in str(told)
     assert (told["NTK_DIST_THREADS"], told["NTK_DIST_BLOCK_MAX_BYTES"]) == ("3", "12345")
+    assert int(told["NTK_DIST_SHARD_MAX_BYTES"]) == 2**31, "it may not be the only one here"
+
+
+def test_a_driver_has_the_memory_for_blocks_that_the_settings_give(
+    tmp_path: Path, stand_in: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(SAYS_ITS_ENVIRONMENT)
+    (tmp_path / "settings.yaml").write_text("shard_max_bytes: 777\n")
+    monkeypatch.setenv("NTK_DIST_SETTINGS_FILE", str(tmp_path / "settings.yaml"))
+    launcher = ProcessLauncher(tmp_path)
+    record = record_of(tmp_path)
+    record = replace(record, handle=launcher.launch(record))
+    until(lambda: launcher.look(record) == "gone")
+    assert json.loads(launcher.logs(record))["NTK_DIST_SHARD_MAX_BYTES"] == "777"
 
 
 def test_who_has_the_pid_of_a_driver_now_is_left_alone(tmp_path: Path) -> None:

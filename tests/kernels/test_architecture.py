@@ -47,7 +47,10 @@ def refused(node, *words, input_shape=None, error=ArchitectureError):
         (["Dense", [1]], ["Dense", "named arguments"]),
         ({"Dense": 1}, ["expected", "serial"]),
         ("[1, 2", ["expected JSON"]),
-        ('["Dense", {"W_std": 1, "b_std": 0, "W_std": 2}]', ["each argument once", "W_std twice"]),
+        (
+            '["Dense", {"W_std": 1, "b_std": 0, "W_std": 2}]',
+            ["expected JSON, got: the key 'W_std' twice"],
+        ),
     ],
 )
 def test_bad_layers_are_refused_in_words(node, words):

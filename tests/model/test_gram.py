@@ -48,6 +48,13 @@ def test_shards_of_one_machine_share_half_of_what_is_free(memory, executor, free
     assert resources.shard_bytes(10**12) == expected
 
 
+def test_what_the_driver_takes_is_not_shared(memory):
+    memory(8 * GIB)
+    resources = Resources(MemoryWorkspace(), LocalExecutor(4), Settings())
+    assert resources.shard_bytes(10**12, driver_bytes=6 * GIB) == GIB // 4
+    assert resources.shard_bytes(10**12, driver_bytes=9 * GIB) == 0
+
+
 def test_a_smaller_share_is_told_where_it_costs_something(memory, caplog):
     memory(8 * GIB)
     resources = Resources(MemoryWorkspace(), LocalExecutor(4), Settings())
@@ -63,7 +70,7 @@ def test_a_smaller_share_is_told_where_it_costs_something(memory, caplog):
 
 def test_a_fit_keeps_no_more_blocks_than_its_share(memory, rng, tmp_path):
     x = rng.normal(size=(2000, 3))
-    model = NTKRegressor(NET, ridge=1.0, block_rows=200, workspace=tmp_path)
+    model = NTKRegressor(NET, ridge=1.0, block_rows=200, workspace=tmp_path, preconditioner="none")
     plan, held = model.plan(x), []
     free = plan.worker_bytes
     assert free // 2 < plan.gram_bytes

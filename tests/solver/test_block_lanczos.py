@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from scipy.linalg import LinAlgError
 
+from ntk_dist.solver import block_lanczos
 from ntk_dist.solver.block_lanczos import KrylovSpace
+
+
+@pytest.fixture(autouse=True, params=[block_lanczos.PANEL, 8], ids=["one panel", "many panels"])
+def _panels(request, monkeypatch):
+    monkeypatch.setattr(block_lanczos, "PANEL", request.param)
 
 
 def grown(matrix, y, extra, passes):
