@@ -19,6 +19,7 @@ OTHER: dict[str, Any] = {
     "executors": ["dask://elsewhere:8786"],
     "ray_jobs_url": "http://elsewhere:8265",
     "threads": 3,
+    "shard_max_bytes": 3_000_000_001,
 }
 
 
