@@ -36,7 +36,7 @@ HOMES = {
         "settings.py",
         "validation.py",
     ],
-    "ray": ["executors/ray.py", "jobs/ray_jobs.py", "service/serve.py"],
+    "ray": ["executors/ray", "jobs/ray_jobs.py", "service/serve.py"],
     "rich": ["cli/", "client/", "jobs/", "screen.py"],
     "sklearn": ["jobs/demo.py", "model/"],
     "sqlalchemy": ["database/"],

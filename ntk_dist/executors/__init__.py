@@ -9,8 +9,8 @@ one try is told by :mod:`.outcome`; in which order the answers of shards are add
 :mod:`.tree`; how the workers of one machine divide it, by :mod:`.environment`. Engines are
 :mod:`.local`, :mod:`.dask` and :mod:`.ray`. Of Dask, :mod:`.dask_cluster` starts workers here,
 :mod:`.dask_workers` knows which are there, :mod:`.dask_shards` which of them has what, and
-:mod:`.dask_worker` is what they run. Engines are imported when they are named, so neither Dask nor
-Ray is needed by those who do not use it.
+:mod:`.dask_worker` is what they run; :mod:`.ray_shards` is the like of Ray. Engines are imported
+when they are named, so neither Dask nor Ray is needed by those who do not use it.
 
 Choose ``local`` on one machine, ``dask`` or ``ray`` for several processes on it, and
 ``dask://host:port`` or ``ray://host:port`` for a cluster that is already there.

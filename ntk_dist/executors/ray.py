@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from ntk_dist.errors import (
@@ -23,12 +23,11 @@ from ntk_dist.errors import (
     MissingDependencyError,
 )
 from ntk_dist.events import EventSink, ignore
-from ntk_dist.executors.base import AbstractExecutor, AbstractShards, ShardCall
+from ntk_dist.executors.base import AbstractExecutor, AbstractShards
 from ntk_dist.executors.drive import Handle
 from ntk_dist.executors.environment import worker_environment
 from ntk_dist.executors.outcome import Outcome, WorkerLostError, attempt_remotely
 from ntk_dist.executors.retry import DEFAULT_RETRY, RetryPolicy
-from ntk_dist.executors.tree import add_in_pairs
 from ntk_dist.settings import get_settings
 
 try:
@@ -39,6 +38,8 @@ except ImportError as error:
         "the ray executor needs Ray, which is not installed; "
         "pip install 'ntk_dist[ray]', or choose executor 'local'"
     ) from error
+
+from ntk_dist.executors.ray_shards import RayShards, RayTry
 
 __all__ = ["RayExecutor"]
 
@@ -61,16 +62,6 @@ _LOST = (
     ray_errors.OutOfMemoryError,
     ray_errors.TaskCancelledError,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class _RayTry:
-    """A reference to the outcome, and the actor that computes it if it calls a shard."""
-
-    ref: Any
-    actor: Any = None
-    kept: Any = None
-    """A reference to the value, if it stays where it is; the try itself then stands for it."""
 
 
 class RayExecutor(AbstractExecutor):
@@ -175,13 +166,13 @@ class RayExecutor(AbstractExecutor):
             num_cpus=1, num_gpus=self._gpu_share, max_retries=0, runtime_env=runtime_env
         )
         # An actor that held a CPU for its whole life would leave none for tasks.
-        self._new_actor = ray.remote(_ShardActor).options(
-            num_cpus=0,
-            num_gpus=self._gpu_share,
-            max_restarts=0,
-            scheduling_strategy="SPREAD",
-            runtime_env=runtime_env,
-        )
+        self._actor_options = {
+            "num_cpus": 0,
+            "num_gpus": self._gpu_share,
+            "max_restarts": 0,
+            "runtime_env": runtime_env,
+        }
+        self._device: Literal["CPU", "GPU"] = "GPU" if gpus else "CPU"
 
     @property
     def runs_here(self) -> bool:
@@ -208,7 +199,8 @@ class RayExecutor(AbstractExecutor):
     ) -> AbstractShards:
         """One actor per assignment."""
         self._require_open()
-        return _RayShards(self, factory, assignments, retry, on_event)
+        options, device = self._actor_options, self._device
+        return RayShards(self, options, device, factory, assignments, retry, on_event)
 
     def close(self) -> None:
         """Stop the Ray started here, or leave the cluster; a Ray that was there before stays."""
@@ -222,7 +214,7 @@ class RayExecutor(AbstractExecutor):
         return uuid.uuid4().hex, [ray.put(task)]
 
     def _submit(self, shipped: Any, item: Any) -> Handle:
-        return _RayTry(self._run_task.remote(*shipped, item))
+        return RayTry(self._run_task.remote(*shipped, item))
 
     def wait(self, handles: Sequence[Handle], timeout_s: float) -> Collection[Handle]:
         """Those whose outcome, or whose loss, is known."""
@@ -234,7 +226,7 @@ class RayExecutor(AbstractExecutor):
 
     def outcome(self, handle: Handle) -> Outcome:
         """What the worker sent, or the loss of the worker as a WorkerLostError."""
-        one: _RayTry = handle
+        one: RayTry = handle
         try:
             found = ray.get(one.ref)
         except _LOST as error:
@@ -266,55 +258,6 @@ class RayExecutor(AbstractExecutor):
         for handle in handles:
             if handle.actor is not None and by_force:
                 ray.kill(handle.actor)
-
-
-class _RayShards(AbstractShards):
-    """One actor per shard; a lost one is replaced, wherever Ray finds room."""
-
-    def __init__(
-        self,
-        executor: RayExecutor,
-        factory: Callable[[Assignment], Any],
-        assignments: Sequence[Assignment],
-        retry: RetryPolicy,
-        on_event: EventSink,
-    ) -> None:
-        super().__init__(executor, len(assignments), retry, on_event)
-        self._ray = executor
-        self._factory = ray.put(factory)
-        self._assignments = list(assignments)
-        self._actors: dict[int, Any] = {}
-
-    def _pack(self, args: tuple[Any, ...]) -> Any:
-        """References into shared memory: each node receives an argument once."""
-        return tuple(map(ray.put, args))
-
-    def _submit(self, call: ShardCall, index: int, *, fresh: bool) -> Handle:
-        if fresh:
-            ray.kill(self._actors.pop(index))
-        if index not in self._actors:
-            new = self._ray._new_actor.remote(self._factory, self._assignments[index])
-            self._actors[index] = new
-        actor = self._actors[index]
-        if call.keep:
-            outcome, value = actor.keep.options(num_returns=2).remote(call.method, *call.packed)
-            return _RayTry(outcome, actor, kept=value)
-        return _RayTry(actor.call.remote(call.method, *call.packed), actor)
-
-    def _submit_sum(self, parts: Sequence[Any]) -> Handle:
-        total = add_in_pairs(parts, self._add)
-        return _RayTry(total.kept, total.actor)
-
-    def _add(self, first: _RayTry, second: _RayTry) -> _RayTry:
-        """Start one addition in the actor that has the first of two parts."""
-        total = first.actor.add.remote(first.kept, second.kept)
-        return _RayTry(total, first.actor, kept=total)
-
-    def _free(self) -> None:
-        actors, self._actors = self._actors, {}
-        if not self._ray.closed:
-            for actor in actors.values():
-                ray.kill(actor)
 
 
 @contextmanager
@@ -367,28 +310,3 @@ def _load(name: str, reference: list[Any]) -> Callable[[Any], Any]:
             # half of numba: Ray starts another process.
             os._exit(1)
     return _LOADED[name]
-
-
-class _ShardActor:
-    """A worker process that holds one shard, built by the first call."""
-
-    def __init__(self, factory: Callable[[Any], Any], assignment: Any) -> None:
-        self._recipe = (factory, assignment)
-        self._shard: Any = None
-
-    def call(self, method: str, *args: Any) -> Outcome:
-        return attempt_remotely(self._answer, method, args)
-
-    def keep(self, method: str, *args: Any) -> tuple[Outcome, Any]:
-        """The outcome without its value, and the value: two objects, of which one may stay."""
-        outcome = self.call(method, *args)
-        return replace(outcome, value=None), outcome.value
-
-    def add(self, first: Any, second: Any) -> Any:
-        return first + second
-
-    def _answer(self, method: str, args: tuple[Any, ...]) -> Any:
-        if self._shard is None:
-            factory, assignment = self._recipe
-            self._shard = factory(assignment)
-        return getattr(self._shard, method)(*args)
