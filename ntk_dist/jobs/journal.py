@@ -49,6 +49,7 @@ __all__ = [
     "SCHEMA",
     "Journal",
     "journaled",
+    "moment_of",
     "new_run",
     "run_place",
     "runs_of",
@@ -177,6 +178,11 @@ def _runs(job: AbstractPlace) -> list[AbstractPlace]:
     return [job / name for name in job.names() if _RUN.fullmatch(name)]
 
 
+def moment_of(run: AbstractPlace) -> float:
+    """When a run began, by its name, in seconds since 1970."""
+    return datetime.strptime(run.name[:23] + "+0000", "%Y%m%dT%H%M%S.%fZ%z").timestamp()
+
+
 def run_place(workspace: AbstractPlace, name: str, run: str) -> AbstractPlace:
     """Where run ``run`` of job ``name`` is, or will be.
 
@@ -235,7 +241,9 @@ def _forget_events(run: AbstractPlace) -> None:
     if OUTCOME_FILE in names:
         for number in numbers:
             parts.remove(number)
-    elif numbers and _last_moment(parts.read(numbers[-1], 0)) < time.time() - ORPHAN_AGE_S:
+        return
+    last = _last_moment(parts.read(numbers[-1], 0)) if numbers else moment_of(run)
+    if last < time.time() - ORPHAN_AGE_S:
         run.delete()
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from ntk_dist.events import Event, event_of
-from ntk_dist.jobs.journal import SCHEMA, runs_of
+from ntk_dist.jobs.journal import SCHEMA, moment_of, runs_of
 from ntk_dist.jobs.parts import Parts, parts_of
 from ntk_dist.standing import Standing, advance
 from ntk_dist.store.place import AbstractPlace
@@ -149,5 +150,8 @@ def latest(workspace: AbstractPlace) -> dict[str, Standing]:
     for name, runs in runs_of(workspace).items():
         follower = Follower(parts_of(runs[-1]))
         follower.read()
-        found[name] = follower.standing
+        standing = follower.standing
+        if standing.updated is None:  # killed before it wrote a line, or about to write one
+            standing = replace(standing, updated=moment_of(runs[-1]))
+        found[name] = standing
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ntk_dist.errors import StoreError
+from ntk_dist.errors import NotConvergedError, StoreError
 from ntk_dist.events import Phases
 from ntk_dist.model.gram import Resources
 from ntk_dist.model.parameters import Parameters
@@ -113,5 +113,12 @@ def _read(checkpoint: Checkpoint | None) -> tuple[RidgeScore, ...]:
     found = checkpoint.load() if checkpoint else None
     if found is None:
         return ()
-    rows = zip(*(values.tolist() for values in found.values()), strict=True)
-    return tuple(RidgeScore(**dict(zip(found, row, strict=True))) for row in rows)
+    try:
+        columns = {field.name: found[field.name].tolist() for field in fields(RidgeScore)}
+        rows = zip(*columns.values(), strict=True)
+        scores = tuple(RidgeScore(**dict(zip(columns, row, strict=True))) for row in rows)
+        best_ridge(scores)
+    except (KeyError, TypeError, ValueError, NotConvergedError) as error:
+        log.warning("comparing the ridges afresh, not from %s: %s", checkpoint, error)
+        return ()
+    return scores

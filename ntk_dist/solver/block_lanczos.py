@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigvals_banded, qr, solveh_banded
+from scipy.linalg import eig_banded, eigvals_banded, qr, solveh_banded
 
 __all__ = ["KrylovSpace"]
 
@@ -103,6 +103,27 @@ class KrylovSpace:
         inner: Array = solveh_banded(band, rhs, lower=True, check_finite=False)
         last = inner[self.size - self._coupling.shape[1] :]
         return inner, np.linalg.norm(self._coupling @ last, axis=0)
+
+    def solve_singular(self, ridge: float, cut_off: float) -> tuple[Array, Array]:
+        """(T + ridge I)^+ Q'y and its residuals, as :meth:`solve`, for a T that is singular.
+
+        All eigenvectors of T are computed, which takes some ten ``size``^3 operations.
+
+        Parameters
+        ----------
+        ridge
+            Added to the diagonal.
+        cut_off
+            Eigenvalues up to so much of the largest count as zero.
+        """
+        values, vectors = eig_banded(self._band, lower=True, check_finite=False)
+        values += ridge
+        kept = values > cut_off * values[-1]
+        shares = vectors[: len(self._start)].T @ self._start
+        inner: Array = vectors[:, kept] @ (shares[kept] / values[kept, None])
+        last = inner[self.size - self._coupling.shape[1] :]
+        squares = (shares[~kept] ** 2).sum(axis=0) + ((self._coupling @ last) ** 2).sum(axis=0)
+        return inner, np.sqrt(squares)
 
     def combine(self, inner: Array) -> Array:
         """Q inner, of shape ``(n, k)``, for the ``inner`` of this or an earlier size."""

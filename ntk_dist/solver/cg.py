@@ -27,7 +27,7 @@ from ntk_dist.solver.certificate import (
     rounding_share,
     warn_of_rounding,
 )
-from ntk_dist.solver.columns import as_columns
+from ntk_dist.solver.columns import as_columns, unit_columns
 from ntk_dist.solver.direct import spectral_cut_off
 from ntk_dist.solver.operators import AbstractOperator, RidgedOperator
 from ntk_dist.solver.preconditioners import AbstractPreconditioner, IdentityPreconditioner
@@ -113,11 +113,7 @@ def solve_cg(
     trace = float(np.abs(diagonal).sum())
     rules = _rules(operator, trace, tol, max_steps, check_every, patience)
     y = as_columns(rhs, operator.n, "right-hand side")
-    # Unit right-hand sides make absolute and relative residuals one number, at any scale of Y.
-    largest = np.max(np.abs(y), axis=0, initial=0.0)
-    norms = largest * np.linalg.norm(y / np.where(largest > 0, largest, 1.0), axis=0)
-    unit = np.where(norms > 0, norms, 1.0)
-    y = y / unit
+    y, unit = unit_columns(y)
     guess = None if x0 is None else as_columns(x0, operator.n, "x0")
     if guess is not None and guess.shape != y.shape:
         raise DataShapeError(f"expected x0 of shape {y.shape}, got {guess.shape}")

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ntk_dist.errors import DataShapeError, NonFiniteDataError
 
-__all__ = ["as_columns"]
+__all__ = ["as_columns", "unit_columns"]
 
 
 def as_columns(values: ArrayLike, n: int, name: str) -> NDArray[np.float64]:
@@ -44,3 +44,28 @@ def as_columns(values: ArrayLike, n: int, name: str) -> NDArray[np.float64]:
             "remove or repair those rows"
         )
     return columns
+
+
+def unit_columns(y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Columns of length 1 and the lengths they had, at any scale: 1e160 squared is no number.
+
+    Absolute and relative residuals are one number for them.
+
+    Parameters
+    ----------
+    y : (n, n_targets)
+        Finite.
+
+    Returns
+    -------
+    unit : (n, n_targets)
+        Columns of zeros stay what they are.
+    lengths : (n_targets,)
+        ``y == unit * lengths`` but for rounding; 1 for columns of zeros.
+    """
+    largest = np.max(np.abs(y), axis=0, initial=0.0)
+    largest[largest == 0] = 1.0
+    scaled = y / largest
+    norms = np.linalg.norm(scaled, axis=0)
+    norms[norms == 0] = 1.0
+    return scaled / norms, largest * norms

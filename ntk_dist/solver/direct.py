@@ -13,7 +13,7 @@ from scipy.linalg import LinAlgError
 from ntk_dist.errors import MemoryBudgetError
 from ntk_dist.settings import available_memory
 from ntk_dist.solver.certificate import rounding_share, warn_of_rounding
-from ntk_dist.solver.columns import as_columns
+from ntk_dist.solver.columns import as_columns, unit_columns
 from ntk_dist.solver.operators import (
     AbstractOperator,
     DenseOperator,
@@ -101,7 +101,7 @@ def solve_direct(
     started = time.perf_counter()
     if not isinstance(operator, AbstractOperator):
         operator = DenseOperator(operator)
-    y = as_columns(rhs, operator.n, "right-hand side")
+    y, unit = unit_columns(as_columns(rhs, operator.n, "right-hand side"))
     added = ridge_vector(ridge, operator.n)
     require_dense_room(operator.n, available_memory())
     entries = operator.as_dense()
@@ -111,12 +111,12 @@ def solve_direct(
     if isinstance(operator, RidgedOperator):
         asked += operator.ridge.max(initial=0.0)
     x, found = _factorize(matrix, y, spectral_cut_off(operator.n, operator.dtype))
-    norms = np.linalg.norm(y, axis=0)
+    norms = np.asarray(y.any(axis=0), dtype=np.float64)
     if found["status"] is SolveStatus.NON_FINITE:
-        residuals = (norms > 0).astype(np.float64)
+        residuals = norms
     else:
-        residuals = np.linalg.norm(y - matrix @ x, axis=0) / np.where(norms > 0, norms, 1.0)
-        if found["status"] is SolveStatus.CONVERGED and np.any(residuals > tol):
+        residuals = np.linalg.norm(y - matrix @ x, axis=0)
+        if found["status"] is SolveStatus.CONVERGED and not np.all(residuals <= tol):
             found["status"] = SolveStatus.STAGNATED
     trace = float(np.abs(matrix.diagonal).sum())
     share = rounding_share(np.linalg.norm(x, axis=0), norms, operator.n, trace, operator.dtype)
@@ -134,6 +134,7 @@ def solve_direct(
         warnings=(*found.pop("warnings", ()), *warn_of_rounding(share, operator.dtype)),
         **found,
     )
+    x = x * unit
     return Solution(x[:, 0] if np.ndim(rhs) == 1 else x, report)
 
 

@@ -148,6 +148,11 @@ class CGState:
         wide = {state.x.shape, state.r.shape, state.p.shape, state.lead_x.shape}
         if state.best_x.shape != shape or wide != {(shape[0], state.live.size)}:
             raise ValueError(f"expected a state of shape {shape}, got {state.best_x.shape}, {wide}")
+        live = {state.aside.shape, state.rz.shape, state.lead.shape, state.checking.shape}
+        every = {one.shape for one in (state.best, state.steps, state.verdict, state.residual)}
+        every |= {one.shape for one in (state.checked_at, state.improved_at, state.fruitless)}
+        if live != {state.live.shape} or every != {shape[1:]}:
+            raise ValueError(f"expected records of {shape[1]} targets, got {live}, {every}")
         return state
 
 

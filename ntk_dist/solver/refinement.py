@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from ntk_dist.events import Event, EventSink, StepEvent, ignore
 from ntk_dist.solver.certificate import residual_floor, rounding_share, warn_of_rounding
 from ntk_dist.solver.cg import solve_cg
-from ntk_dist.solver.columns import as_columns
+from ntk_dist.solver.columns import as_columns, unit_columns
 from ntk_dist.solver.operators import AbstractOperator
 from ntk_dist.solver.preconditioners import AbstractPreconditioner
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus, describe
@@ -115,10 +115,7 @@ def solve_refined(
         See :func:`~ntk_dist.solver.cg.solve_cg`.
     """
     started = time.perf_counter()
-    y = as_columns(rhs, exact.n, "right-hand side")
-    norms = np.linalg.norm(y, axis=0)
-    unit = np.where(norms > 0, norms, 1.0)
-    y = y / unit
+    y, unit = unit_columns(as_columns(rhs, exact.n, "right-hand side"))
     first = solve(
         stored,
         y,
@@ -138,7 +135,9 @@ def solve_refined(
         )
         report = replace(first.report, warnings=(*first.report.warnings, warning))
         return _scaled(first.x, report, unit, rhs)
-    answer = _Answer(np.zeros_like(y), np.where(norms > 0, 1.0, 0.0), first.report.steps)
+    answer = _Answer(
+        np.zeros_like(y), np.asarray(y.any(axis=0), dtype=np.float64), first.report.steps
+    )
     answer.products = first.report.products
     x = first.x
     while True:

@@ -51,7 +51,7 @@ class StateKeeper:
             return None
         try:
             state = CGState.from_arrays(arrays, shape)
-        except (KeyError, ValueError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             log.warning("starting afresh, not from %s: %s", self._checkpoint, error)
             return None
         self._saved_passes = state.products

@@ -138,13 +138,15 @@ def score_ridges(
         max_bytes=max_bytes,
         on_step=on_step,
     )
+    # At any scale of the targets: squares of 1e160 are no numbers.
+    largest = float(np.max(np.abs(rhs), initial=0.0)) or 1.0
     together = np.concatenate([solution.x for solution in path], axis=1)
     predicted = np.hsplit(operator.matmat(part.spread(together))[out], len(path))
     weight = float(counts[out].sum()) * rhs.shape[1]
     return tuple(
         RidgeScore(
             ridge=solution.report.ridge,
-            error=float(np.linalg.norm(values - rhs[out]) / np.sqrt(weight)),
+            error=float(np.linalg.norm((values - rhs[out]) / largest) / np.sqrt(weight)) * largest,
             residual=max(solution.report.residuals),
             has_converged=solution.report.status.is_success,
         )
@@ -190,7 +192,7 @@ def best_ridge(scores: Sequence[RidgeScore]) -> float:
     NotConvergedError
         None of them did.
     """
-    sound = [score for score in scores if score.has_converged]
+    sound = [score for score in scores if score.has_converged and np.isfinite(score.error)]
     if not sound:
         raise NotConvergedError(
             f"no ridge could be judged: of {len(scores)} none was solved to the tolerance on the "

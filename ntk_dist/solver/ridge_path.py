@@ -23,7 +23,7 @@ from scipy.linalg import LinAlgError
 from ntk_dist.errors import InvalidInputError, MemoryBudgetError
 from ntk_dist.events import EventSink, StepEvent, ignore
 from ntk_dist.solver.block_lanczos import KrylovSpace
-from ntk_dist.solver.columns import as_columns
+from ntk_dist.solver.columns import as_columns, unit_columns
 from ntk_dist.solver.direct import spectral_cut_off
 from ntk_dist.solver.operators import AbstractOperator
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus, describe
@@ -37,6 +37,8 @@ BLOCK_SIZE = 32
 """Columns of a product, made up with random ones where there are fewer targets: on 2000 rows of
 kin40k (one target) 40 passes with 10 columns and 24 with 32, in a basis of 400 and 768 vectors."""
 
+GAIN = 0.5
+"""Of its residual: where a space of twice the size leaves more, a singular matrix has no answer."""
 LEAST_PASSES = 24
 """Passes that memory should have room for: narrower blocks take more of them, but find more with as
 many vectors."""
@@ -54,6 +56,8 @@ class _Ridge:
     passes: int = 0
     status: SolveStatus | None = None
     """None while it still asks for more."""
+    tried: int = 0
+    """Vectors in the space when it was last solved in as a singular one."""
 
     def update(self, space: KrylovSpace, passes: int, tol: float, rounding: float) -> None:
         """Solve for this ridge in the space as it is now."""
@@ -61,11 +65,26 @@ class _Ridge:
         try:
             self.inner, self.residuals = space.solve(self.ridge)
         except LinAlgError:
-            negative = space.extremes()[0] + self.ridge < -rounding * space.extremes()[1]
-            self.status = SolveStatus.INDEFINITE if negative else SolveStatus.STAGNATED
+            low, high = space.extremes()
+            if low + self.ridge < -rounding * high:
+                self.status = SolveStatus.INDEFINITE
+            elif space.size >= 2 * self.tried or not space.width:  # eigenvectors cost much more
+                self._update_singular(space, tol, rounding)
         else:
             if np.all(self.residuals <= tol):
                 self.status = SolveStatus.CONVERGED
+
+    def _update_singular(self, space: KrylovSpace, tol: float, rounding: float) -> None:
+        """The least-squares answer of minimum norm, while a larger space makes it better."""
+        inner, residuals = space.solve_singular(self.ridge, rounding)
+        gained = residuals.max() <= GAIN * self.residuals.max()
+        if residuals.max() <= self.residuals.max():
+            self.inner, self.residuals = inner, residuals
+        if np.all(residuals <= tol):
+            self.status = SolveStatus.CONVERGED
+        elif self.tried and not gained:
+            self.status = SolveStatus.STAGNATED
+        self.tried = space.size
 
 
 def solve_ridge_path(
@@ -126,14 +145,12 @@ def solve_ridge_path(
     """
     started = time.perf_counter()
     n = operator.n
-    y = as_columns(rhs, n, "right-hand side")
-    norms = np.linalg.norm(y, axis=0)
-    unit = np.where(norms > 0, norms, 1.0)
-    y = y / unit
+    y, unit = unit_columns(as_columns(rhs, n, "right-hand side"))
+    sizes = np.asarray(y.any(axis=0), dtype=np.float64)
     _require_sensible(ridges, tol, block_size)
     most = columns_that_fit(n, y.shape[1], max_bytes)
     extra = max(0, min(block_size, most // LEAST_PASSES, n) - y.shape[1])
-    path = [_Ridge(float(r), np.zeros((0, y.shape[1])), (norms > 0).astype(float)) for r in ridges]
+    path = [_Ridge(float(r), np.zeros((0, y.shape[1])), sizes) for r in ridges]
     space = KrylovSpace(y, generator.standard_normal((n, extra)), most)
     passes, rounding = 0, spectral_cut_off(n, operator.dtype)
     while any(r.status is None for r in path) and 0 < space.width <= most - space.size:
@@ -142,7 +159,7 @@ def solve_ridge_path(
         passes += 1
         if not np.isfinite(product).all():
             for one in path:
-                one.status, one.residuals = SolveStatus.NON_FINITE, (norms > 0).astype(float)
+                one.status, one.residuals = SolveStatus.NON_FINITE, sizes
                 one.inner = one.inner[:0]
             break
         space.grow(product)
@@ -184,6 +201,12 @@ def _report(
     elif status is None:
         status = SolveStatus.MAX_STEPS
     text = describe(status, true, tol, f"{one.passes} passes")
+    if one.status is SolveStatus.STAGNATED and status is one.status:
+        text = (
+            f"K + {one.ridge:g} I is singular to rounding, and the targets are not in its range as "
+            f"far as {space.size} vectors show: offer a larger ridge. "
+            f"{text.removeprefix(status.explanation).lstrip()}"
+        )
     if status is SolveStatus.MAX_STEPS:
         text += (
             f" The basis of {space.size} vectors has filled the memory it may take: allow more, or "

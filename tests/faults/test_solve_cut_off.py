@@ -15,6 +15,7 @@ from sklearn.base import clone
 from ntk_dist import NTKRegressor, cli, stax
 from ntk_dist.errors import ExecutorError, StoreFullError
 from ntk_dist.events import CheckpointEvent, StepEvent
+from ntk_dist.store.checkpoint import Checkpoint
 
 NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
 JOB = """
@@ -158,13 +159,26 @@ def test_a_model_that_could_not_be_kept_is_not_solved_for_again(tmp_path, rng, m
     assert not list(tmp_path.glob("solves/*"))
 
 
-def test_scores_of_ridges_that_are_damaged_are_made_again(tmp_path, rng):
+@pytest.mark.parametrize("change", ["torn", "another field", "no number"])
+def test_scores_of_ridges_that_are_damaged_are_made_again(tmp_path, rng, change, monkeypatch):
     x, y = rng.normal(size=(80, 4)), rng.normal(size=80)
     model = NTKRegressor(NET, workspace=tmp_path, ridge=(0.1, 1.0), block_rows=60)
     with pytest.raises(StoreFullError), model.fitting(x, y):
         raise StoreFullError("no space left")
     (scores,) = tmp_path.glob("solves/*")  # the solve took no time worth a checkpoint
-    scores.write_bytes(scores.read_bytes()[:-9])
+    if change == "torn":
+        scores.write_bytes(scores.read_bytes()[:-9])
+    load = Checkpoint.load
+
+    def changed(self):
+        found = load(self)
+        if change == "another field" and found:
+            found["score"] = found.pop("error")
+        elif change == "no number" and found and "error" in found:
+            found["error"][:] = np.nan
+        return found
+
+    monkeypatch.setattr(Checkpoint, "load", changed)
     events = []
     repeated = clone(model).fit(x, y, on_event=events.append)
     assert [e for e in events if isinstance(e, StepEvent)]

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -233,8 +235,21 @@ def test_events_of_long_ago_are_removed_and_what_runs_came_to_stays(tmp_path):
 
 def test_no_jobs_are_no_trouble(tmp_path):
     assert latest(open_place(tmp_path)) == {}
+    began = time.time()
     new_run(open_place(tmp_path), "waves")
-    assert latest(open_place(tmp_path)) == {"waves": Standing()}
+    (standing,) = latest(open_place(tmp_path)).values()
+    assert replace(standing, updated=None) == Standing()
+    assert began - 0.001 <= standing.updated <= time.time()
+
+
+def test_a_driver_killed_before_its_first_line_is_silent_and_goes_in_the_end(tmp_path):
+    place, hours = open_place(tmp_path), [3, 2, 1.5]
+    began = [datetime.now(UTC) - timedelta(hours=h) for h in hours]
+    first, *_ = (new_run(place, "waves", f"{at:%Y%m%dT%H%M%S.%fZ}-00ff") for at in began)
+    assert latest(place)["waves"].is_silent(time.time())
+    for _ in range(KEPT_RUNS):
+        new_run(place, "waves")
+    assert not first.folder.exists()
 
 
 def test_object_storage_keeps_the_parts_whole(bucket, monkeypatch):

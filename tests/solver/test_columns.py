@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from ntk_dist.errors import DataShapeError, NonFiniteDataError
-from ntk_dist.solver.columns import as_columns
+from ntk_dist.solver import (
+    DenseOperator,
+    SolveStatus,
+    solve_cg,
+    solve_direct,
+    solve_refined,
+    solve_ridge_path,
+)
+from ntk_dist.solver.columns import as_columns, unit_columns
 
 
 def test_one_target_becomes_one_column_of_float64():
@@ -25,3 +33,30 @@ def test_rows_that_are_not_finite_are_named():
     values[:, 0] = np.inf
     with pytest.raises(NonFiniteDataError, match=r"in 20 rows \(0, 1, 2, 3, 4, \.\.\.\)"):
         as_columns(values, 20, "y")
+
+
+def test_unit_columns_are_those_that_were_there():
+    y = np.random.default_rng(0).standard_normal((50, 4)) * [1.0, 1e160, 1e-170, 0.0]
+    unit, lengths = unit_columns(y)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=0), [1, 1, 1, 0], rtol=1e-14)
+    np.testing.assert_allclose(unit * lengths, y, rtol=1e-14)
+    assert lengths[3] == 1
+
+
+def refined(operator, y):
+    return solve_refined(DenseOperator(operator.as_dense().astype(np.float32)), operator, y)
+
+
+def path(operator, y):
+    return solve_ridge_path(operator, y, [0.0], generator=np.random.default_rng(0))[0]
+
+
+@pytest.mark.parametrize("solve", [solve_cg, refined, solve_direct, path])
+@pytest.mark.parametrize("scale", [1e160, 1.0, 1e-170])
+def test_answers_do_not_depend_on_the_unit_of_the_targets(solve, scale, systems):
+    matrix = systems.kernel(40) + np.eye(40)
+    y = np.random.default_rng(0).standard_normal((40, 2))
+    solution = solve(DenseOperator(matrix), scale * y)
+    assert solution.report.status is SolveStatus.CONVERGED
+    assert 0 < max(solution.report.residuals) <= 1e-6
+    np.testing.assert_allclose(solution.x / scale, np.linalg.solve(matrix, y), atol=1e-5)

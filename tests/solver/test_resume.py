@@ -157,6 +157,18 @@ def test_a_state_of_another_system_is_not_used(problem, tmp_path, caplog):
     assert "expected a state of shape (80, 2)" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["verdict", "checking"])
+def test_a_state_with_records_of_other_targets_is_not_used(problem, tmp_path, caplog, name):
+    matrix, y = problem
+    checkpoint = Checkpoint(open_place(tmp_path), IDENTITY)
+    with pytest.raises(ExecutorError):
+        solve_cg(Failing(matrix, 5), y, checkpoint=checkpoint)
+    arrays = checkpoint.load()
+    checkpoint.save({**arrays, name: arrays[name][:1]})
+    assert solve_cg(DenseOperator(matrix), y, checkpoint=checkpoint).report.steps > 5
+    assert "expected records of 3 targets" in caplog.text
+
+
 def test_a_checkpoint_that_cannot_be_written_does_not_end_the_solve(problem, tmp_path, caplog):
     class Full(Checkpoint):
         def save(self, arrays):

@@ -92,3 +92,19 @@ def test_one_row_cannot_be_held_out():
     with pytest.raises(InvalidInputError, match="two distinct rows or more"):
         scores(DenseOperator(np.eye(1)), np.ones((1, 1)))
     assert len(scores(DenseOperator(np.eye(2)), np.ones((2, 1)))) == len(RIDGES)
+
+
+@pytest.mark.parametrize("scale", [1e155, 1e-170])
+def test_scores_have_the_unit_of_the_targets(systems, scale):
+    operator = DenseOperator(systems.kernel(50))
+    y = np.random.default_rng(0).standard_normal((50, 2))
+    usual, scaled = scores(operator, y), scores(operator, scale * y)
+    errors = [score.error for score in usual]
+    np.testing.assert_allclose([score.error / scale for score in scaled], errors, rtol=1e-6)
+    assert best_ridge(scaled) == best_ridge(usual)
+
+
+def test_an_error_that_is_no_number_is_not_the_best():
+    known = RidgeScore(ridge=1.0, error=2.0, residual=0.0, has_converged=True)
+    unknown = dataclasses.replace(known, ridge=0.5, error=np.nan)
+    assert best_ridge([unknown, known]) == 1.0

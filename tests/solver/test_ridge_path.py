@@ -99,12 +99,26 @@ def test_what_does_not_fit_in_memory_says_so(problem):
         path(DenseOperator(matrix), y, max_bytes=8 * 150 * 5)
 
 
+@pytest.mark.parametrize("block_size", [1, 32])
+@pytest.mark.parametrize(("n", "rank"), [(5, 3), (200, 150)])
+def test_a_singular_matrix_answers_targets_of_its_range(systems, block_size, n, rank):
+    values = np.r_[np.linspace(1, 3, rank), np.zeros(n - rank)]
+    matrix, _ = systems.with_spectrum(values)
+    y = matrix @ np.random.default_rng(0).standard_normal(n)
+    (solution,) = path(DenseOperator(matrix), y, [0.0], tol=1e-8, block_size=block_size)
+    assert solution.report.status is SolveStatus.CONVERGED
+    true = np.linalg.norm(y - matrix @ solution.x) / np.linalg.norm(y)
+    assert true <= 1e-8
+    np.testing.assert_allclose(solution.report.residuals, true, rtol=0.1, atol=1e-14)
+
+
 def test_a_singular_matrix_is_named_where_its_ridge_is_zero(systems):
     where = np.r_[np.arange(60), np.arange(20)]
     matrix = systems.kernel(60)[np.ix_(where, where)]
     y = np.random.default_rng(0).standard_normal((80, 2))
     singular, ridged = path(DenseOperator(matrix), y, [0.0, 0.1])
     assert singular.report.status is SolveStatus.STAGNATED
+    assert "K + 0 I is singular to rounding" in singular.report.text
     assert np.isfinite(singular.x).all()
     assert ridged.report.status is SolveStatus.CONVERGED
 
