@@ -301,6 +301,7 @@ def _run_task(name: str, reference: list[Any], item: Any) -> Outcome:
 def _load(name: str, reference: list[Any]) -> Callable[[Any], Any]:
     """One task object per process, however many items it gets: to open a store takes 5 ms."""
     if name not in _LOADED:
+        _heed_interrupts()
         _LOADED.clear()
         try:
             _LOADED[name] = ray.get(reference[0])
@@ -310,3 +311,10 @@ def _load(name: str, reference: list[Any]) -> Callable[[Any], Any]:
             # half of numba: Ray starts another process.
             os._exit(1)
     return _LOADED[name]
+
+
+def _heed_interrupts() -> None:
+    """Ray cancels a task by SIGINT, which the processes of a shell's background job ignore."""
+    here = threading.current_thread() is threading.main_thread()
+    if here and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
