@@ -31,8 +31,9 @@ from ntk_dist.wire import JobState
 SCRIPT = Path(__file__).parents[2] / "deploy" / "one_machine_cluster.py"
 CONV = stax.Conv(1, (3, 3), padding="SAME", W_std=2**0.5, b_std=0.1)
 NET = stax.serial(CONV, stax.Relu(), CONV, stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1))
-N_TRAIN, BLOCK_ROWS = 800, 40
-N_BLOCKS = 20 * 21 // 2
+# A journal in a bucket is 10 s behind: the blocks must take longer than that.
+N_TRAIN, BLOCK_ROWS = 1400, 40
+N_BLOCKS = 35 * 36 // 2
 
 
 @dataclass(frozen=True)
