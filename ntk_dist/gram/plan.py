@@ -32,6 +32,11 @@ MAX_BLOCK_ROWS = 4096
 MIN_BLOCK_ROWS = 32
 MAX_BLOCK_FLOPS = 4e12
 """About a minute on one slow core, so that a killed worker never loses more than that."""
+BLOCKS_PER_SIDE = 2048
+"""Past that, 2.1 million files for a symmetric Gram matrix, blocks of dear entries grow, ..."""
+MOST_GROWTH = 4
+"""... up to this many times the rows: a quarter of an hour on one slow core. A million images under
+a CNTK were 33 million files otherwise, 73 kB each."""
 MAX_STATISTICS_FLOPS = 1e11
 """Some seconds on one slow core."""
 PAIRS_PER_STATISTICS = 4
@@ -62,6 +67,8 @@ def default_block_rows(n_rows: int, flops_per_pair: float) -> int:
         Floating-point operations of one entry.
     """
     affordable = math.isqrt(int(MAX_BLOCK_FLOPS / max(flops_per_pair, 1.0)))
+    crowded = -(-n_rows // BLOCKS_PER_SIDE)
+    affordable = max(affordable, min(crowded, MOST_GROWTH * affordable))
     eighth = max(256, -(-n_rows // 8))
     return max(1, min(n_rows, max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, eighth, affordable))))
 

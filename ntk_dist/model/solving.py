@@ -153,9 +153,9 @@ def solve_dual(
         operator = RidgedOperator(gram, ridge) if ridge else gram
         # The preconditioner is not kept: its seed gives the same one again in a pass or two over
         # the blocks, and of n x 1000 numbers it would be most of the bytes.
-        checkpoint = resources.workspace.checkpoint(
-            identity | _rules(system, ridge, preconditioner, parameters)
-        )
+        identity |= _rules(system, ridge, preconditioner, parameters)
+        checkpoint = resources.workspace.checkpoint(identity)
+        rounds_checkpoint = None
         with phases.phase("solve"), ExitStack() as stack:
             options: dict[str, Any] = {
                 "tol": parameters.tol,
@@ -177,21 +177,28 @@ def solve_dual(
                 exact = system.scaled(StoredGramOperator(fresh, system.n_rows, "float64"))
                 exact = RidgedOperator(exact, ridge) if ridge else exact
                 rounds = MOST_ROUNDS if parameters.refine is True else parameters.refine
+                rounds_checkpoint = resources.workspace.checkpoint(identity | {"part": "rounds"})
                 solution = solve_refined(
-                    operator, exact, y, preconditioner, rounds=rounds, **options
+                    operator,
+                    exact,
+                    y,
+                    preconditioner,
+                    rounds=rounds,
+                    rounds_checkpoint=rounds_checkpoint,
+                    **options,
                 )
             else:
                 solution = solve(operator, y, preconditioner, **options)
-        return _solved(system, solution, choice, checkpoint)
+        return _solved(system, solution, choice, checkpoint, rounds_checkpoint)
 
 
 def _solved(
     system: DualSystem,
     solution: Solution,
     choice: RidgeChoice,
-    checkpoint: Checkpoint | None = None,
+    *checkpoints: Checkpoint | None,
 ) -> Solved:
-    there = tuple(one for one in (choice.checkpoint, checkpoint) if one is not None)
+    there = tuple(one for one in (choice.checkpoint, *checkpoints) if one is not None)
     return Solved(replace(solution, x=system.scale * solution.x), choice.scores, there)
 
 

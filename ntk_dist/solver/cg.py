@@ -117,7 +117,7 @@ def solve_cg(
     guess = None if x0 is None else as_columns(x0, operator.n, "x0")
     if guess is not None and guess.shape != y.shape:
         raise DataShapeError(f"expected x0 of shape {y.shape}, got {guess.shape}")
-    keeper = StateKeeper(checkpoint, checkpoint_every_s, on_step)
+    keeper = StateKeeper(CGState, checkpoint, checkpoint_every_s, on_step)
     found = keeper.find((operator.n, y.shape[1]))
     state = found or start(y, preconditioner, None if guess is None else guess / unit)
     try:

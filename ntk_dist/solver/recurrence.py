@@ -115,11 +115,6 @@ class CGState:
         return int(np.max(self.steps, initial=0))
 
     @property
-    def n_bytes(self) -> int:
-        """Memory of it all; five vectors for each live target are most of it."""
-        return sum(array.nbytes for array in self.to_arrays().values())
-
-    @property
     def worst(self) -> SolveStatus:
         """The gravest verdict so far over all targets."""
         return _SEVERITY[int(np.max(self.verdict, initial=_CONVERGED))]

@@ -10,7 +10,7 @@ one pass over A. Past 1 / epsilon of the stored entries nothing is gained, and t
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +22,8 @@ from ntk_dist.solver.columns import as_columns, unit_columns
 from ntk_dist.solver.operators import AbstractOperator
 from ntk_dist.solver.preconditioners import AbstractPreconditioner
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus, describe
-from ntk_dist.solver.resume import CHECKPOINT_EVERY_S
+from ntk_dist.solver.resume import CHECKPOINT_EVERY_S, StateKeeper
+from ntk_dist.solver.rounds import Rounds
 from ntk_dist.solver.solve import DENSE_ROWS, solve
 from ntk_dist.store.checkpoint import Checkpoint
 
@@ -32,38 +33,11 @@ Array = NDArray[np.float64]
 
 MOST_ROUNDS = 20
 """Rounds when nobody says how many: each that does not halve the residual is the last anyway."""
-GAIN = 0.5
-"""A round that leaves more than this of the largest residual is the last."""
 INNER = (1e-6, 1e-1)
 """Bounds of the tolerance of a correction. What it gains beyond the rounding of the stored entries
 is lost, but a step is far cheaper than a pass of evaluations."""
 SHARE = 0.3
 """Of the tolerance, for the last correction: the rest is for the rounding."""
-
-
-@dataclass
-class _Answer:
-    """The best columns so far, and what they took."""
-
-    x: Array
-    residuals: Array
-    steps: int = 0
-    products: int = 0
-    broke_down: bool = False
-    """Whether the last correction is what was left of a breakdown."""
-    history: list[float] = field(default_factory=list)
-    """Largest residual before each round, and after the last one."""
-
-    def offer(self, x: Array, residuals: Array) -> None:
-        better = residuals < self.residuals
-        self.x[:, better] = x[:, better]
-        self.residuals = np.minimum(self.residuals, residuals)
-        self.history.append(float(np.max(residuals, initial=0.0)))
-
-    @property
-    def is_fruitless(self) -> bool:
-        gained = len(self.history) < 2 or self.history[-1] <= GAIN * self.history[-2]
-        return self.broke_down or not gained
 
 
 def solve_refined(
@@ -77,6 +51,7 @@ def solve_refined(
     max_steps: int | None = None,
     x0: ArrayLike | None = None,
     checkpoint: Checkpoint | None = None,
+    rounds_checkpoint: Checkpoint | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     on_step: EventSink = ignore,
     dense_rows: int = DENSE_ROWS,
@@ -99,7 +74,8 @@ def solve_refined(
         Most corrections.
     x0, checkpoint, checkpoint_every_s
         See :func:`~ntk_dist.solver.solve.solve`; of the first solve, which takes most of the steps.
-        One that is cut off in a correction goes on from there, and corrects anew.
+    rounds_checkpoint
+        Where what each round has come to is kept, and found again by one that was cut off later.
 
     Returns
     -------
@@ -135,34 +111,28 @@ def solve_refined(
         )
         report = replace(first.report, warnings=(*first.report.warnings, warning))
         return _scaled(first.x, report, unit, rhs)
-    answer = _Answer(
-        np.zeros_like(y), np.asarray(y.any(axis=0), dtype=np.float64), first.report.steps
-    )
-    answer.products = first.report.products
-    x = first.x
-    while True:
-        residual = y - exact.matmat(x)
-        sizes = np.linalg.norm(residual, axis=0)
-        answer.offer(x, sizes)
-        live = np.flatnonzero(sizes > tol)
-        made = len(answer.history) - 1
-        if not live.size or answer.is_fruitless or made == rounds:
+    keeper = StateKeeper(Rounds, rounds_checkpoint, checkpoint_every_s, on_step)
+    state = keeper.find(y.shape) or Rounds.after(first, exact, y)
+    # Kept after every pass over A, however short: it takes as long as the Gram matrix did.
+    keeper.save(state)
+    while not state.is_fruitless and state.made < rounds:
+        live = np.flatnonzero(state.sizes > tol)
+        if not live.size:
             break
         correction = solve_cg(
             stored,
-            residual[:, live],
+            state.residual[:, live],
             preconditioner,
-            tol=_inner_tolerance(tol, answer.history[-1]),
+            tol=_inner_tolerance(tol, state.history[-1]),
             max_steps=max_steps,
-            on_step=_rescaled(on_step, answer, live, sizes, tol),
+            on_step=_rescaled(on_step, state, live, tol),
         )
-        answer.broke_down = correction.report.status.is_breakdown
-        answer.steps += correction.report.steps
-        answer.products += correction.report.products
-        x = x.copy()
-        x[:, live] += correction.x
-    report = _report(first.report, answer, stored, tol, time.perf_counter() - started)
-    return _scaled(answer.x, report, unit, rhs)
+        state.correct(live, correction, exact, y)
+        keeper.save(state)
+    report = _report(first.report, state, stored, tol, time.perf_counter() - started)
+    if keeper.resumed_from_step is not None:
+        report = replace(report, resumed_from_step=keeper.resumed_from_step)
+    return _scaled(state.best_x, report, unit, rhs)
 
 
 def _inner_tolerance(tol: float, residual: float) -> float:
@@ -174,11 +144,9 @@ def _scaled(x: Array, report: SolveReport, unit: Array, rhs: ArrayLike) -> Solut
     return Solution(x[:, 0] if np.ndim(rhs) == 1 else x, report)
 
 
-def _rescaled(
-    on_step: EventSink, answer: _Answer, live: NDArray[np.intp], sizes: Array, tol: float
-) -> EventSink:
+def _rescaled(on_step: EventSink, state: Rounds, live: NDArray[np.intp], tol: float) -> EventSink:
     """A sink that tells residuals of corrections as what they make of those of the targets."""
-    before = answer.steps
+    before, sizes = state.step, state.sizes
 
     def sink(event: Event) -> None:
         if isinstance(event, StepEvent):
@@ -193,27 +161,26 @@ def _rescaled(
 
 
 def _report(
-    first: SolveReport, answer: _Answer, stored: AbstractOperator, tol: float, seconds: float
+    first: SolveReport, state: Rounds, stored: AbstractOperator, tol: float, seconds: float
 ) -> SolveReport:
-    made = len(answer.history) - 1
-    if np.all(answer.residuals <= tol):
+    if np.all(state.best <= tol):
         status = SolveStatus.CONVERGED
     else:
-        status = SolveStatus.STAGNATED if answer.is_fruitless else SolveStatus.MAX_STEPS
-    text = describe(status, answer.residuals, tol, f"{answer.steps} steps in {made + 1} rounds")
-    course = ", ".join(f"{size:.1e}" for size in answer.history)
+        status = SolveStatus.STAGNATED if state.is_fruitless else SolveStatus.MAX_STEPS
+    text = describe(status, state.best, tol, f"{state.step} steps in {state.made + 1} rounds")
+    course = ", ".join(f"{size:.1e}" for size in state.history)
     double = np.dtype(np.float64)
     trace = float(np.abs(stored.diagonal()).sum())
-    x_norms = np.linalg.norm(answer.x, axis=0)
+    x_norms = np.linalg.norm(state.best_x, axis=0)
     share = rounding_share(x_norms, np.ones_like(x_norms), stored.n, trace, double)
     rest = text.removeprefix(status.explanation).lstrip()
     if status is SolveStatus.MAX_STEPS:
         text = (
-            f"The limit of {made} refinements came before the tolerance (largest residual round by "
-            f"round {course}): allow more, or loosen it. {rest}"
+            f"The limit of {state.made} refinements came before the tolerance (largest residual "
+            f"round by round {course}): allow more, or loosen it. {rest}"
         )
     elif status is SolveStatus.STAGNATED:
-        if answer.history[-1] <= residual_floor(share, double):
+        if state.history[-1] <= residual_floor(share, double):
             cause = "float64 sums leave no less here: loosen the tolerance."
         else:
             cause = (
@@ -229,11 +196,11 @@ def _report(
         status=status,
         text=text,
         method="cg, refined",
-        steps=answer.steps,
-        products=answer.products,
-        residuals=tuple(map(float, answer.residuals)),
+        steps=state.step,
+        products=state.products,
+        residuals=tuple(map(float, state.best)),
         tol=tol,
-        refinements=made,
+        refinements=state.made,
         rounding_share=share,
         seconds=seconds,
         warnings=warn_of_rounding(share, double),

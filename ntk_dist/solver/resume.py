@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from numpy.typing import NDArray
 
 from ntk_dist.errors import StoreError
 from ntk_dist.events import CheckpointEvent, EventSink
-from ntk_dist.solver.recurrence import CGState
 from ntk_dist.store.checkpoint import Checkpoint
 
 __all__ = ["CHECKPOINT_EVERY_S", "StateKeeper"]
@@ -23,11 +26,41 @@ BYTES_PER_S = 50e6
 rows, 10 targets) took 0.2 to 0.35 s on a busy machine."""
 
 
-class StateKeeper:
+class SolverState(Protocol):
+    """Everything that the next pass of a solver depends on."""
+
+    @property
+    def step(self) -> int:
+        """Steps so far."""
+
+    @property
+    def products(self) -> int:
+        """Products so far: what tells a state from an older one."""
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything by its name, to be written down."""
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> Self:
+        """The inverse of :meth:`to_arrays`, for a right-hand side of ``shape``.
+
+        Raises
+        ------
+        LookupError, TypeError, ValueError
+            The arrays are not those of such a state.
+        """
+
+
+State = TypeVar("State", bound=SolverState)
+
+
+class StateKeeper(Generic[State]):
     """Keeps the state of one solve from getting lost, at no more than 1 % of its time.
 
     Parameters
     ----------
+    kind
+        The class of the state.
     checkpoint
         Where to; None keeps nothing.
     every_s
@@ -36,7 +69,14 @@ class StateKeeper:
         Told of a :class:`~ntk_dist.events.CheckpointEvent` for each.
     """
 
-    def __init__(self, checkpoint: Checkpoint | None, every_s: float, on_event: EventSink) -> None:
+    def __init__(
+        self,
+        kind: type[State],
+        checkpoint: Checkpoint | None,
+        every_s: float,
+        on_event: EventSink,
+    ) -> None:
+        self._kind = kind
         self._checkpoint, self._every_s, self._on_event = checkpoint, every_s, on_event
         self._cost_s: float | None = None
         self._began_at = self._saved_at = time.perf_counter()
@@ -44,13 +84,13 @@ class StateKeeper:
         self.resumed_from_step: int | None = None
         """Step of the state that :meth:`find` found."""
 
-    def find(self, shape: tuple[int, int]) -> CGState | None:
+    def find(self, shape: tuple[int, int]) -> State | None:
         """The state to go on from; None where there is none for a system of this shape."""
         arrays = self._checkpoint.load() if self._checkpoint else None
         if arrays is None:
             return None
         try:
-            state = CGState.from_arrays(arrays, shape)
+            state = self._kind.from_arrays(arrays, shape)
         except (LookupError, TypeError, ValueError) as error:
             log.warning("starting afresh, not from %s: %s", self._checkpoint, error)
             return None
@@ -59,17 +99,17 @@ class StateKeeper:
         self._on_event(CheckpointEvent(state="resumed", step=state.step))
         return state
 
-    def after_pass(self, state: CGState) -> None:
+    def after_pass(self, state: State) -> None:
         """Write ``state`` down if it is time to."""
         if self._is_worth_it(state) and time.perf_counter() - self._saved_at >= self._every_s:
             self.save(state)
 
-    def after_last_pass(self, state: CGState) -> None:
+    def after_last_pass(self, state: State) -> None:
         """Write the answer down, if the whole solve took as long as is between checkpoints."""
         if self._is_worth_it(state) and time.perf_counter() - self._began_at >= self._every_s:
             self.save(state)
 
-    def save(self, state: CGState) -> None:
+    def save(self, state: State) -> None:
         """Write ``state`` down unless it was before.
 
         Failing to is no reason to give the solve up: it is logged.
@@ -87,9 +127,10 @@ class StateKeeper:
         self._saved_at = time.perf_counter()
         self._cost_s = self._saved_at - started
 
-    def _is_worth_it(self, state: CGState) -> bool:
+    def _is_worth_it(self, state: State) -> bool:
         """Whether all the time since the last checkpoint is worth what the next one costs."""
         if self._checkpoint is None:
             return False
-        cost_s = state.n_bytes / BYTES_PER_S if self._cost_s is None else self._cost_s
+        if (cost_s := self._cost_s) is None:
+            cost_s = sum(array.nbytes for array in state.to_arrays().values()) / BYTES_PER_S
         return time.perf_counter() - self._saved_at >= cost_s / SHARE

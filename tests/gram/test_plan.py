@@ -87,6 +87,13 @@ def test_dear_pairs_get_small_blocks():
     assert default_block_rows(50_000, 1.6e8) < 200
 
 
+def test_dear_pairs_of_very_many_rows_stay_in_a_number_of_files_that_file_systems_bear():
+    assert default_block_rows(250_000, 1.6e8) == default_block_rows(50_000, 1.6e8)
+    side = default_block_rows(1_000_000, 1.6e8)
+    assert BlockGrid(1_000_000, 1_000_000, side, symmetric=True).n_blocks < 2.2e6
+    assert default_block_rows(5_000_000, 1.6e8) == 4 * default_block_rows(50_000, 1.6e8)
+
+
 @given(n=st.integers(1, 60), block_rows=st.integers(1, 20), n_shards=st.integers(1, 9))
 def test_every_block_has_one_owner_and_no_shard_is_idle(n, block_rows, n_shards):
     grid = BlockGrid(n, n, block_rows, symmetric=True)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ntk_dist.events import CheckpointEvent
 from ntk_dist.solver import (
     DenseOperator,
     RidgedOperator,
@@ -11,6 +12,8 @@ from ntk_dist.solver import (
     solve_cg,
     solve_refined,
 )
+from ntk_dist.store.checkpoint import Checkpoint
+from ntk_dist.store.location import open_place
 
 
 def rounded(matrix):
@@ -54,6 +57,58 @@ def test_each_round_is_one_product_with_the_exact_matrix(systems):
     assert exact.widths == [2] * (report.refinements + 1)
     assert exact.requests == []
     assert report.products >= report.steps > report.refinements
+
+
+@pytest.mark.parametrize("cut_at", [0, 1, 2])
+def test_one_cut_off_goes_on_from_its_last_round(systems, tmp_path, cut_at):
+    """A product with the exact matrix takes as long as the Gram matrix did: none is made twice."""
+    matrix, _ = systems.with_spectrum(np.logspace(0, -5, 60))
+    y = np.random.default_rng(0).standard_normal((60, 2)) * [1.0, 1e200]
+    first, rounds = (Checkpoint(open_place(tmp_path), {"part": part}) for part in "ab")
+    kept = {"tol": 1e-12, "checkpoint": first, "rounds_checkpoint": rounds}
+    whole = solve_refined(rounded(matrix), DenseOperator(matrix), y, tol=1e-12)
+    assert whole.report.refinements > 2
+    saved = []
+
+    def interrupt(event):
+        if isinstance(event, CheckpointEvent):
+            saved.append(event.step)
+        elif len(saved) == cut_at + 1:  # in the correction after
+            raise KeyboardInterrupt
+
+    cut = systems.CountingOperator(DenseOperator(matrix))
+    with pytest.raises(KeyboardInterrupt):
+        solve_refined(rounded(matrix), cut, y, on_step=interrupt, **kept)
+    assert len(cut.widths) == cut_at + 1
+    rest = systems.CountingOperator(DenseOperator(matrix))
+    solution = solve_refined(rounded(matrix), rest, y, **kept)
+    assert len(rest.widths) == whole.report.refinements - cut_at
+    assert solution.x.tobytes() == whole.x.tobytes()
+    report = solution.report
+    assert report.resumed_from_step == saved[-1]
+    assert (report.refinements, report.steps) == (whole.report.refinements, whole.report.steps)
+
+
+@pytest.mark.parametrize("spoil", ["shape", "missing", "torn"])
+def test_rounds_that_cannot_be_used_are_made_again(systems, tmp_path, caplog, spoil):
+    matrix, _ = systems.with_spectrum(np.logspace(0, -4, 60))
+    y = np.random.default_rng(0).standard_normal((60, 2))
+    rounds = Checkpoint(open_place(tmp_path), {"part": "rounds"})
+    whole = solve_refined(
+        rounded(matrix), DenseOperator(matrix), y, tol=1e-11, rounds_checkpoint=rounds
+    )
+    arrays = rounds.load()
+    if spoil == "shape":
+        rounds.save(arrays | {"x": arrays["x"][:, :1]})
+    elif spoil == "missing":
+        rounds.save({name: array for name, array in arrays.items() if name != "best"})
+    else:
+        rounds.file.write_bytes(rounds.file.read_bytes()[:-7])
+    exact = systems.CountingOperator(DenseOperator(matrix))
+    again = solve_refined(rounded(matrix), exact, y, tol=1e-11, rounds_checkpoint=rounds)
+    assert len(exact.widths) == whole.report.refinements + 1
+    assert again.x.tobytes() == whole.x.tobytes()
+    assert "starting afresh, not from" in caplog.text
 
 
 def test_targets_that_are_done_ask_for_no_correction(systems):
