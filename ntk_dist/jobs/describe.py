@@ -245,11 +245,17 @@ def _workspace(place: AbstractPlace) -> Description:
     lines += [f"  model {name}: versions {', '.join(map(str, v))}" for name, v in models.items()]
     lines += [f"  {text}" for _, text in grams]
     lines += [f"  job {name}: {text}" for name, (_, text) in jobs.items()]
+    if n_states := len(workspace.solves.names()):
+        lines.append(
+            f"  {n_states} kept from unfinished solves, for the same fits to go on from; what none "
+            f"will may be deleted from {workspace.solves}"
+        )
     record = {
         "kind": "workspace",
         "models": {name: list(versions) for name, versions in models.items()},
         "grams": [record for record, _ in grams],
         "jobs": {name: record for name, (record, _) in jobs.items()},
+        "unfinished_solves": n_states,
     }
     return record, "\n".join(lines)
 

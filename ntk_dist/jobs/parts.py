@@ -62,7 +62,7 @@ class FolderParts:
         """Parts that are there, ascending."""
         with refusals(self.folder):
             found = self.folder.iterdir() if self.folder.is_dir() else ()
-            return part_numbers(path.name for path in found)
+            return part_numbers(path.name for path in found if path.is_file())
 
     def append(self, number: int, lines: bytes) -> None:
         """Write more lines at the end of a part."""

@@ -147,7 +147,12 @@ class Workspace(AbstractWorkspace):
 
     def checkpoint(self, identity: Mapping[str, str]) -> Checkpoint:
         """Where the state of the solve of this identity is written down."""
-        return Checkpoint(self.place / "solves", identity)
+        return Checkpoint(self.solves, identity)
+
+    @property
+    def solves(self) -> AbstractPlace:
+        """Where states are kept of solves that were cut off, or are at work."""
+        return self.place / "solves"
 
     def free_bytes(self) -> int | None:
         """Bytes that this user can still write; None in object storage."""

@@ -210,6 +210,18 @@ def test_a_fit_cut_off_in_a_refinement_keeps_its_first_solve(tmp_path, rng, monk
     assert not list(tmp_path.glob("solves/*"))
 
 
+def test_a_workspace_tells_of_states_that_are_left(again, cut, tmp_path, capsys):
+    assert cli.run(["info", str(cut[0] / "ws")]) == 0
+    told = capsys.readouterr().out
+    assert "1 kept from unfinished solves" in told
+    assert str(cut[0] / "ws/solves") in told
+    again()
+    assert cli.run(["info", str(tmp_path / "copy/ws"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unfinished_solves"] == 0
+    assert cli.run(["info", str(tmp_path / "copy/ws")]) == 0
+    assert "unfinished" not in capsys.readouterr().out
+
+
 @pytest.mark.dask
 def test_every_worker_killed_in_the_solve_leaves_a_state_to_go_on_from(tmp_path, rng, monkeypatch):
     pytest.importorskip("distributed")

@@ -85,6 +85,14 @@ def test_a_reader_sees_lines_only_when_they_are_whole(tmp_path):
     assert [event for _, event in found] == [STARTED, done(0), done(1)]
 
 
+def test_a_folder_that_is_called_like_a_part_is_none(tmp_path):
+    parts = FolderParts(tmp_path)
+    write(parts, [STARTED, done(0)])
+    (tmp_path / "events.0001.jsonl").mkdir()
+    follower = Follower(parts)
+    assert [event for _, event in follower.read()] == [STARTED, done(0)]
+
+
 def test_a_torn_last_line_is_left_and_damaged_ones_are_counted(tmp_path):
     parts = FolderParts(tmp_path)
     write(parts, [STARTED, done(0)])
