@@ -36,6 +36,11 @@ class _Entry:
     blocks: Blocks | None = None
     good_until: float = -math.inf
     asked: float = -math.inf
+    ended: set[str] = field(default_factory=set)
+    """Runs that were over before the blocks were listed last, so that none of theirs is missing."""
+
+    def has_all_of(self, ended: str | None) -> bool:
+        return ended is None or ended in self.ended
 
 
 class GramMaps:
@@ -59,8 +64,16 @@ class GramMaps:
         self._lock = threading.Lock()
         """Of the entries; never held while anything is read."""
 
-    def of(self, key: str) -> Blocks | None:
+    def of(self, key: str, ended: str | None = None) -> Blocks | None:
         """The map of one Gram matrix; None where there is none of that key.
+
+        Parameters
+        ----------
+        key
+            Of the matrix.
+        ended
+            A run that is over: a map from before its end is not good enough, since whoever asks
+            may not ask again.
 
         Raises
         ------
@@ -68,17 +81,19 @@ class GramMaps:
             It cannot be read.
         """
         entry = self._entry(key)
-        # Only who has no map at all waits for it.
-        if not entry.turn.acquire(blocking=entry.blocks is None):
+        # Only who has no map at all waits for it, or none of a run that is over.
+        must_wait = entry.blocks is None or not entry.has_all_of(ended)
+        if not entry.turn.acquire(blocking=must_wait):
             return entry.blocks
         try:
             start = self._clock()
-            if start >= entry.good_until:
+            if start >= entry.good_until or not entry.has_all_of(ended):
                 place = self._root / key
                 entry.blocks = _map_of(ZarrBlockStore.open(place)) if is_gram(place) else None
                 now = self._clock()
                 if entry.blocks is not None:  # one that is not there yet may be any moment
                     entry.good_until = now + max(LEAST_S, (now - start) / COST_SHARE)
+                    entry.ended |= set() if ended is None else {ended}
             return entry.blocks
         finally:
             entry.turn.release()

@@ -293,7 +293,8 @@ class JobQueue:
         key = standing.gram if standing else None
         if key is None and record.report:
             key = record.report.get("gram", {}).get("key")
-        return None if key is None else self._maps.of(key)
+        ended = f"{job_id} {record.attempt}" if record.state.is_over else None
+        return None if key is None else self._maps.of(key, ended)
 
     def _replayed(self, known: JobRecord, body_sha256: str) -> Job:
         if known.body_sha256 != body_sha256:

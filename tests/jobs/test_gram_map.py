@@ -68,6 +68,56 @@ def test_a_matrix_that_takes_long_to_list_keeps_nobody_waiting(tmp_path, monkeyp
     assert stored(maps.of(slow.key)) == {0}
 
 
+def test_the_map_of_a_run_that_is_over_is_listed_once_more(tmp_path, monkeypatch):
+    workspace, theirs = Workspace(tmp_path), manifest("a")
+    store = workspace.gram(theirs)
+    listed = []
+    map_of = gram_map._map_of
+    monkeypatch.setattr(gram_map, "_map_of", lambda s: listed.append(s) or map_of(s))
+    maps = GramMaps(workspace.place, clock=lambda: 0.0)
+    assert stored(maps.of(theirs.key)) == set()
+    store.write(BlockIndex(0, 0), {"ntk": np.zeros((3, 3), "float32")})
+    assert stored(maps.of(theirs.key)) == set(), "a map is good for a while"
+    assert stored(maps.of(theirs.key, "job 1")) == {0}, "but not for who may not ask again"
+    assert stored(maps.of(theirs.key, "job 1")) == stored(maps.of(theirs.key)) == {0}
+    assert len(listed) == 2
+    maps.of(theirs.key, "job 2")
+    assert len(listed) == 3
+
+
+def test_who_asks_for_a_run_that_is_over_waits_for_a_map_that_has_it_all(tmp_path, monkeypatch):
+    workspace, theirs = Workspace(tmp_path), manifest("a")
+    store = workspace.gram(theirs)
+    is_listing, may_go_on, asked = threading.Event(), threading.Event(), threading.Event()
+    now = [0.0]
+    maps = GramMaps(workspace.place, clock=lambda: now[0])
+    maps.of(theirs.key)
+    now[0] = 10.0
+    map_of = gram_map._map_of
+
+    def slowly(store):
+        found = map_of(store)  # before the last block
+        is_listing.set()
+        assert may_go_on.wait(PATIENCE_S)
+        return found
+
+    monkeypatch.setattr(gram_map, "_map_of", slowly)
+
+    def ask():
+        asked.set()
+        return maps.of(theirs.key, "job 1")
+
+    with ThreadPoolExecutor(2) as threads:
+        running = threads.submit(maps.of, theirs.key)
+        assert is_listing.wait(PATIENCE_S)
+        store.write(BlockIndex(0, 0), {"ntk": np.zeros((3, 3), "float32")})
+        over = threads.submit(ask)
+        assert asked.wait(PATIENCE_S)
+        may_go_on.set()
+        assert stored(over.result(PATIENCE_S)) == {0}
+        assert stored(running.result(PATIENCE_S)) == set()
+
+
 def test_maps_of_matrices_that_are_gone_or_asked_for_no_more_are_dropped(tmp_path):
     workspace, now = Workspace(tmp_path), [0.0]
     keys = [manifest(name).key for name in "ab"]

@@ -368,5 +368,5 @@ def test_a_job_is_cancelled_and_the_page_hears_of_it(visit, site):
     page.click("#resume")
     page.wait("document.querySelector('#state').innerText === 'succeeded'", 120)
     page.wait("document.querySelector('.curve')")
-    assert page.text("#gram-words").startswith("120 of 120 blocks stored")
+    page.wait("document.querySelector('#gram-words').innerText.startsWith('120 of 120 blocks')")
     assert "attempt 2" in page.text("#facts")
