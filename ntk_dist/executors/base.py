@@ -89,7 +89,7 @@ class AbstractExecutor(ABC):
             self,
             lambda item, number: self._submit(shipped, item),
             items,
-            window=_WINDOW_PER_SLOT * self.n_slots,
+            window=lambda: _WINDOW_PER_SLOT * self.n_slots,
             retry=retry,
             on_event=on_event,
         )
@@ -231,7 +231,7 @@ class AbstractShards(ABC):
             self._executor,
             start,
             [f"sum of {method} of {len(self)} shards"],
-            window=1,
+            window=lambda: 1,
             retry=self._retry,
             on_event=self._report,
         )
@@ -260,7 +260,7 @@ class AbstractShards(ABC):
             self._executor,
             lambda index, number: self._submit(call, index, fresh=number > 1),
             range(len(self)),
-            window=max(1, len(self)),
+            window=lambda: max(1, len(self)),
             retry=self._retry,
             on_event=self._report,
             label=lambda index: f"{call.method} of shard {index}",

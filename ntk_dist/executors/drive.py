@@ -87,7 +87,7 @@ def drive(
     submit: Callable[[Item, int], Handle],
     items: Iterable[Item],
     *,
-    window: int,
+    window: Callable[[], int],
     retry: RetryPolicy,
     on_event: EventSink = ignore,
     label: Callable[[Item], str] = str,
@@ -104,7 +104,7 @@ def drive(
     items
         Consumed only as places in the window come free.
     window
-        Most items in flight at one time.
+        Most items in flight at one time; asked again and again, since clusters grow.
     retry
         Attempts, pauses, time limit, straggler thresholds.
     on_event
@@ -139,7 +139,7 @@ class _Loop(Generic[Item]):
     engine: Engine
     submit: Callable[[Item, int], Handle]
     items: Iterator[Item]
-    window: int
+    window: Callable[[], int]
     retry: RetryPolicy
     on_event: EventSink
     label: Callable[[Item], str]
@@ -153,12 +153,13 @@ class _Loop(Generic[Item]):
 
     def fill(self) -> bool:
         """Submit until the window is full; False when nothing is left to wait for."""
-        while len(self.in_flight) < self.window:
+        window = self.window()
+        while len(self.in_flight) < window:
             if self.paused and self.paused[0][0] <= self.clock():
                 self._start(heapq.heappop(self.paused)[2])
                 continue
             # A paused entry keeps its place, else failures would widen the window.
-            if len(self.in_flight) + len(self.paused) >= self.window:
+            if len(self.in_flight) + len(self.paused) >= window:
                 break
             try:
                 item = next(self.items)

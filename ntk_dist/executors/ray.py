@@ -8,10 +8,11 @@ import os
 import signal
 import socket
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -47,6 +48,9 @@ Assignment = TypeVar("Assignment")
 
 # Ray itself keeps trying a dead address for more than 60 s; a live one accepts in milliseconds.
 _CONNECT_S = 8.0
+# How often to look whether a cluster has grown. More tasks than it can run always wait, so that
+# Ray's autoscaler sees that it should.
+_LOOK_S = 2.0
 # Shared memory for objects in flight: arguments of a product and results, not Gram blocks. Ray's
 # own default, 30 % of the machine, fails where /dev/shm is small.
 _OBJECT_STORE_BYTES = 512 * 2**20
@@ -73,7 +77,7 @@ class RayExecutor(AbstractExecutor):
         ``ray://host:port`` (a Ray client server), ``host:port`` (a cluster this machine is part
         of) or ``auto``. None starts Ray on this machine, unless the process has it already.
     n_workers
-        Worker processes to use; by default one per CPU or GPU of the cluster.
+        Worker processes to use; by default one per CPU or GPU of the cluster, which may grow.
     env
         More environment variables for the workers.
 
@@ -149,13 +153,16 @@ class RayExecutor(AbstractExecutor):
 
     def _prepare(self, n_workers: int | None, env: Mapping[str, str]) -> None:
         """Divide the cluster: how many workers, and what each may use."""
-        resources = ray.cluster_resources()
-        cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-        self._n_workers = n_workers or gpus or max(1, cpus)
-        nodes = sum(node["Alive"] for node in ray.nodes())  # Ray remembers those that are gone
-        per_node = max(1, cpus // max(1, nodes))
-        here = min(self._n_workers, per_node)
-        threads = get_settings().threads if self._owns_ray else per_node
+        self._asked = n_workers
+        gpus = sum(_rooms("GPU").values())
+        self._device: Literal["CPU", "GPU"] = "GPU" if gpus else "CPU"
+        self._n_workers = self._n_slots = 1
+        self._count()
+        nodes = max(1, len(_rooms(self._device)))
+        here = -(-self._n_workers // nodes)
+        threads = int(min(_rooms("CPU").values(), default=1))
+        if self._starts_here:
+            threads = get_settings().threads
         # Ray deals devices itself (CUDA_VISIBLE_DEVICES); a task and a shard share one by halves.
         self._gpu_share = min(1.0, int(1e4 * gpus / self._n_workers) / 1e4) / 2
         variables = worker_environment(here, threads, extra=env)
@@ -172,7 +179,13 @@ class RayExecutor(AbstractExecutor):
             "max_restarts": 0,
             "runtime_env": runtime_env,
         }
-        self._device: Literal["CPU", "GPU"] = "GPU" if gpus else "CPU"
+
+    def _count(self) -> None:
+        """Look how many workers the cluster has room for now."""
+        self._looked = time.monotonic()
+        self._n_slots = self._asked or max(1, int(sum(_rooms(self._device).values())))
+        # A node that is gone may come back, and as many shards as before give the same bytes.
+        self._n_workers = max(self._n_workers, self._n_slots)
 
     @property
     def runs_here(self) -> bool:
@@ -181,8 +194,22 @@ class RayExecutor(AbstractExecutor):
 
     @property
     def n_workers(self) -> int:
-        """Worker processes this executor uses."""
+        """Worker processes, as many as there were at most."""
+        self._look()
         return self._n_workers
+
+    @property
+    def n_slots(self) -> int:
+        """Worker processes there is room for now."""
+        self._look()
+        return self._n_slots
+
+    def _look(self) -> None:
+        is_due = time.monotonic() - self._looked >= _LOOK_S
+        if is_due and not (self._asked or self._starts_here or self._closed):
+            # Whoever needs an answer will meet what keeps Ray from giving this one.
+            with suppress(OSError, RuntimeError, ray_errors.RayError):
+                self._count()
 
     @property
     def closed(self) -> bool:
@@ -281,6 +308,13 @@ def _own_sigterm() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _rooms(device: str) -> dict[str, float]:
+    """CPUs or GPUs of the nodes that have some, by their ids."""
+    nodes = (node for node in ray.nodes() if node["Alive"])  # Ray remembers those that are gone
+    has = {node["NodeID"]: float(node["Resources"].get(device, 0)) for node in nodes}
+    return {node: n for node, n in has.items() if n}
 
 
 def _first_line(error: BaseException) -> str:

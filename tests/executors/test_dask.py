@@ -7,6 +7,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -262,6 +263,38 @@ def test_a_running_cluster_is_joined_and_left_running(cluster: DaskExecutor) -> 
         assert guest.n_workers == 2
         assert sorted(guest.map_unordered(abs, [-1, -2])) == [(-2, 2), (-1, 1)]
     assert list(cluster.map_unordered(abs, [-3])) == [(-3, 3)]
+
+
+def slowly(item: int) -> int:
+    time.sleep(0.2)
+    return os.getpid()
+
+
+def test_a_cluster_that_grows_is_used_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ntk_dist.executors.dask.LOOK_S", 0.1)
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for k in range(600):
+            taken += 1
+            yield k
+
+    theirs = distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
+    with theirs, DaskExecutor(theirs.scheduler_address) as guest:
+        waiting, done_by = [], set()
+        with closing(guest.map_unordered(slowly, items())) as results:
+            for k, (_, pid) in enumerate(results):
+                waiting.append(taken - k)
+                done_by.add(pid)
+                if k == 0:
+                    theirs.scale(2)
+                if len(done_by) == 2 and waiting[-1] > waiting[0]:
+                    break
+        assert guest.n_workers == 2
+    assert waiting[0] == 4, "enough wait for an adaptive cluster to grow"
+    assert max(waiting) == 8
+    assert len(done_by) == 2
 
 
 def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:

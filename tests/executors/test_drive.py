@@ -77,7 +77,7 @@ class Scripted:
             self,
             self.submit,
             items,
-            window=window,
+            window=lambda: window,
             retry=retry or RetryPolicy(backoff_s=0.0),
             on_event=events.append,
             clock=self.clock,
@@ -92,6 +92,25 @@ def test_the_window_is_filled_and_never_exceeded() -> None:
     assert engine.most == 4
     assert engine.now == pytest.approx(10.0)
     assert [event.state for event in events] == ["done"] * 20
+
+
+def test_the_window_follows_a_cluster_that_grows() -> None:
+    engine = Scripted()
+    in_flight = []
+
+    def submit(item: int, number: int) -> Any:
+        in_flight.append(len(engine.running) + 1)
+        return engine.submit(item, number)
+
+    def window() -> int:
+        return 2 if engine.now < 5 else 6
+
+    results = drive(
+        engine, submit, range(40), window=window, retry=RetryPolicy(), clock=engine.clock
+    )
+    assert len(list(results)) == 40
+    assert max(in_flight[:5]) == 2
+    assert max(in_flight) == 6
 
 
 class Instant:
@@ -119,7 +138,9 @@ class Instant:
 def test_a_million_items_are_never_more_than_the_window() -> None:
     engine = Instant()
     window, n = 32, 10**6
-    results = drive(engine, lambda item, number: item, range(n), window=window, retry=RetryPolicy())
+    results = drive(
+        engine, lambda item, number: item, range(n), window=lambda: window, retry=RetryPolicy()
+    )
     total = 0
     for seen, (_, value) in enumerate(results):
         total += value
@@ -144,7 +165,7 @@ def test_what_waits_for_its_pause_keeps_its_place_in_the_window() -> None:
         engine,
         engine.submit,
         items(),
-        window=4,
+        window=lambda: 4,
         retry=RetryPolicy(backoff_s=1e-3, max_attempts=2),
         clock=engine.clock,
     )

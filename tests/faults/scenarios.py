@@ -1,8 +1,9 @@
-"""Work on two workers, one of which is killed in the middle: a process of its own for each.
+"""Work on two workers, one of which is killed, or comes, in the middle: a process for each.
 
 Ray reads how it is to authenticate when it is imported, and a killed worker leaves noise behind.
 
     python scenarios.py gram|product dask|ray FOLDER
+    python scenarios.py grown growing_ray FOLDER
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,32 @@ def ray() -> Iterator[tuple[AbstractExecutor, Victim]]:
 
 
 @contextmanager
-def _ray_node(*arguments: str) -> Iterator[psutil.Process]:
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1"]
-    command += ["--node-ip-address=127.0.0.1", f"--object-store-memory={80 * 2**20}", *arguments]
+def growing_ray() -> Iterator[tuple[AbstractExecutor, Callable[[], None]]]:
+    """A head that takes no tasks, and what adds two nodes with a worker each."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    os.environ["RAY_AUTH_MODE"] = "token"
+    from ntk_dist.executors.ray import RayExecutor
+
+    with (
+        ExitStack() as nodes,
+        _ray_node("--head", f"--port={port}", "--include-dashboard=false", cpus=0),
+    ):
+
+        def grow() -> None:
+            for _ in range(2):
+                nodes.enter_context(_ray_node(f"--address=127.0.0.1:{port}"))
+
+        with RayExecutor(f"127.0.0.1:{port}") as executor:
+            yield executor, grow
+
+
+@contextmanager
+def _ray_node(*arguments: str, cpus: int = 1) -> Iterator[psutil.Process]:
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
+    command += [f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1"]
+    command += [f"--object-store-memory={80 * 2**20}", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -185,6 +209,52 @@ def product(executor: AbstractExecutor, victim: Victim, folder: Path) -> dict[st
             isinstance(e, TaskEvent) and e.state in {"retried", "duplicated"} for e in events
         ),
     }
+
+
+def grown(executor: AbstractExecutor, grow: Callable[[], None], folder: Path) -> dict[str, int]:
+    """A map that begins before there is a worker: how much of it waits, and who does it."""
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for k in range(1000):  # five minutes of one worker
+            taken += 1
+            yield k
+
+    before = executor.n_workers
+    growing = threading.Timer(1.0, grow)
+    growing.start()
+    waiting, done_by = [], set()
+    with closing(executor.map_unordered(_slowly, items())) as results:
+        for k, (_, pid) in enumerate(results):
+            waiting.append(taken - k)
+            done_by.add(pid)
+            if len(done_by) == 2 and waiting[-1] > waiting[0]:
+                break
+    growing.join()
+    with executor.shards(_pid_of_shard, range(executor.n_workers)) as shards:
+        homes = set(shards.call("__call__"))
+    return {
+        "before": before,
+        "first": waiting[0],
+        "most": max(waiting),
+        "workers": len(done_by),
+        "after": executor.n_workers,
+        "homes": len(homes),
+    }
+
+
+def _slowly(_: int) -> int:
+    time.sleep(0.3)  # so that a look at the cluster falls into the map
+    return os.getpid()
+
+
+class _pid_of_shard:
+    def __init__(self, assignment: int) -> None:
+        pass
+
+    def __call__(self) -> int:
+        return os.getpid()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Workers, nodes and the driver are killed in the middle; the answer is that of a quiet run."""
+"""Workers, nodes and the driver are killed in the middle, or nodes join: the answer is the same."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def run(scenario: str, engine: str, folder: Path) -> dict[str, int]:
-    pytest.importorskip({"dask": "distributed"}.get(engine, engine))
+    pytest.importorskip("distributed" if engine == "dask" else "ray")
     # No block stays resident: a product reads them all, which takes long enough to be hit.
     told = subprocess.run(
         [sys.executable, scenarios.__file__, scenario, engine, str(folder)],
@@ -80,6 +80,15 @@ def test_killed_in_a_product_costs_a_step_and_no_digit(
     disturbed = np.load(tmp_path / "disturbed.npy")
     np.testing.assert_array_equal(disturbed, np.load(tmp_path / "quiet.npy"))
     np.testing.assert_allclose(disturbed, quiet[0].dual_coef_, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_cluster_that_grows_is_used_from_then_on(tmp_path: Path) -> None:
+    found = run("grown", "growing_ray", tmp_path)
+    assert (found["before"], found["first"]) == (1, WINDOW_PER_SLOT), "enough wait to grow for"
+    assert found["most"] == 2 * WINDOW_PER_SLOT
+    assert (found["workers"], found["after"], found["homes"]) == (2, 2, 2)
 
 
 JOB = """
