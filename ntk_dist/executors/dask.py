@@ -105,7 +105,7 @@ class DaskExecutor(AbstractExecutor):
                 started.callback(self._cluster.close)
                 address = str(self._cluster.scheduler_address)
             self._workers = DaskWorkers(address, self._notify)
-            started.callback(self._workers.client.close)
+            started.callback(self._workers.close)
             self._workers.present()
             self._started = started.pop_all()
 

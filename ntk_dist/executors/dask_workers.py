@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 import uuid
 from collections.abc import Callable, Collection
@@ -72,6 +73,20 @@ class DaskWorkers:
                 f"no Dask scheduler answers at {address} within {CONNECT_S:g} s ({error}); "
                 "check host, port and certificates, or use executor 'dask' to start workers here"
             ) from error
+
+    def close(self) -> None:
+        """Disconnect."""
+        if self.client.status == "running":
+            self.client.close()
+            return
+        # The scheduler is gone, which is told already. The client has been trying to come back
+        # ever since, and its logger shows where in that it was cut off, in forty lines.
+        theirs = logging.getLogger("distributed.client")
+        theirs.addFilter(_nothing)
+        try:
+            self.client.close()
+        finally:
+            theirs.removeFilter(_nothing)
 
     def alive(self) -> dict[str, int]:
         """Addresses of the workers that are there now, with their threads."""
@@ -148,3 +163,8 @@ class DaskWorkers:
             f"the Dask scheduler at {self.address} no longer answers; finished work is kept: "
             "run again when it is back"
         )
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    """A filter that nothing passes."""
+    return False
