@@ -122,8 +122,8 @@ class DaskExecutor(AbstractExecutor):
 
     @property
     def n_slots(self) -> int:
-        """Threads of all workers, as last seen."""
-        return sum(self._workers.threads.values())
+        """Threads of all workers, as last seen; one where they are all away."""
+        return max(1, sum(self._workers.threads.values()))
 
     @property
     def closed(self) -> bool:

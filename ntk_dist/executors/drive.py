@@ -153,7 +153,8 @@ class _Loop(Generic[Item]):
 
     def fill(self) -> bool:
         """Submit until the window is full; False when nothing is left to wait for."""
-        window = self.window()
+        # What is left would be given up without a word while all workers are away.
+        window = max(1, self.window())
         while len(self.in_flight) < window:
             if self.paused and self.paused[0][0] <= self.clock():
                 self._start(heapq.heappop(self.paused)[2])

@@ -113,6 +113,19 @@ def test_the_window_follows_a_cluster_that_grows() -> None:
     assert max(in_flight) == 6
 
 
+def test_while_all_workers_are_away_nothing_is_given_up() -> None:
+    engine = Scripted()
+    results = drive(
+        engine,
+        engine.submit,
+        range(20),
+        window=lambda: 0 if 2 <= engine.now < 4 else 4,
+        retry=RetryPolicy(),
+        clock=engine.clock,
+    )
+    assert sorted(results) == [(k, k * k) for k in range(20)]
+
+
 class Instant:
     """Finishes everything it is asked to wait for, and counts."""
 
