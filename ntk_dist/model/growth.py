@@ -1,4 +1,4 @@
-"""A data set that grew: what the Gram matrix of its first rows has, the new one need not compute.
+"""A data set that grew, or lost its last rows: what a Gram matrix of the same first rows has.
 
 Rows are compared with those the workspace keeps, range by range, so an ancestor is found by what
 it holds and never by its name. Preprocessing that looks at all rows, such as standardizing,
@@ -56,9 +56,11 @@ class Ancestor:
         if theirs.batch_rows != ours.batch_rows:
             return left
         for batch in theirs.present() & set(missing):
-            if ours.rows(batch).stop <= self.shared_rows:
+            rows = ours.rows(batch)
+            if rows.stop <= self.shared_rows:
                 try:
-                    ours.write(batch, theirs.read(batch))
+                    # Where ours are fewer rows than theirs, our last batch is the shorter one.
+                    ours.write(batch, theirs.read(batch)[: rows.stop - rows.start])
                 except (BlockCorruptError, BlockNotFoundError) as error:
                     log.warning("computing the statistics of batch %s: %s", batch, error)
                     item = f"statistics of batch {batch}"

@@ -47,6 +47,22 @@ def test_a_grown_data_set_computes_only_the_new_blocks(
     assert (again.report_.gram.n_computed, again.report_.gram.n_adopted) == (0, 0)
 
 
+@pytest.mark.parametrize("n", [20, 21, 37, 40, 75, 80, 89])
+@pytest.mark.parametrize("block_rows", [20, None])
+def test_a_data_set_that_lost_its_last_rows_computes_the_ragged_blocks_only(
+    data: tuple[np.ndarray, np.ndarray], tmp_path: Path, n: int, block_rows: int | None
+) -> None:
+    x, y = data
+    model(tmp_path, block_rows=block_rows).fit(x[:90], y[:90])
+    fewer = model(tmp_path, block_rows=block_rows).fit(x[:n], y[:n])
+    if block_rows:
+        whole, side = n // 20, -(-n // 20)
+        assert fewer.report_.gram.n_adopted == whole * (whole + 1) // 2
+        assert fewer.report_.gram.n_computed == (side * (side + 1) - whole * (whole + 1)) // 2
+    alone = model(None, block_rows=block_rows).fit(x[:n], y[:n])
+    np.testing.assert_array_equal(fewer.dual_coef_, alone.dual_coef_)
+
+
 def test_a_repeated_row_among_the_new_ones_changes_no_block(
     data: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
