@@ -7,12 +7,25 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-__all__ = ["DRAWN_PER_S", "LINE_EVERY_S", "Screen"]
+__all__ = ["DRAWN_PER_S", "LINE_EVERY_S", "Screen", "standard_error"]
 
 LINE_EVERY_S = 5.0
 """A log gets at most one line per phase this often, in seconds."""
 DRAWN_PER_S = 2
 """A bar is drawn this often: at 0.9 ms each, four times a second would be 0.4 % of a core."""
+
+
+class _Unheeded(Console):
+    """A console that work goes on without, once nobody reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Be silent; rich would close standard output, too, and end the program."""
+        self.quiet = True
+
+
+def standard_error() -> Console:
+    """Where progress is shown."""
+    return _Unheeded(stderr=True)
 
 
 class Screen:

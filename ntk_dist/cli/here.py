@@ -20,6 +20,7 @@ from ntk_dist.cli.options import (
     workspace_option,
 )
 from ntk_dist.errors import InvalidInputError
+from ntk_dist.screen import standard_error
 
 __all__ = ["COMMANDS"]
 
@@ -41,7 +42,7 @@ def fit(
     from ntk_dist.jobs.runner import run_job
 
     spec = open_job(job, executor=executor, workspace=workspace)
-    with ProgressDisplay(Console(stderr=True)) as display:
+    with ProgressDisplay(standard_error()) as display:
         result = run_job(spec, on_event=display, run=run)
     score = f"\nscore on the test data: {result.score:.4f}" if result.score is not None else ""
     text = f"{result.report}{score}\nmodel {result.name} version {result.version}: {result.model}"
@@ -69,7 +70,7 @@ def predict(
     check_output(output)
     fitted = load_model(find_model(model), executor=executor or "local")
     x = read_array(inputs)
-    with programs_kept_in(user_cache()), ProgressDisplay(Console(stderr=True)) as display:
+    with programs_kept_in(user_cache()), ProgressDisplay(standard_error()) as display:
         if not scores:
             y = fitted.predict(x, on_event=display)
         elif isinstance(fitted, NTKClassifier):
@@ -136,7 +137,7 @@ def gram(
     if plan:
         show(*describe_plan(*plan_job(spec)), as_json)
         return OK
-    with ProgressDisplay(Console(stderr=True)) as display:
+    with ProgressDisplay(standard_error()) as display:
         report = compute_job_gram(spec, on_event=display)
     show(*describe_gram(report), as_json)
     return OK

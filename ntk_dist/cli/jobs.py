@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import click
-from rich.console import Console
 
 from ntk_dist.cli.options import (
     NOT_CONVERGED,
@@ -27,6 +26,7 @@ from ntk_dist.errors import (
     JobError,
     JobLostError,
 )
+from ntk_dist.screen import standard_error
 from ntk_dist.units import format_seconds
 from ntk_dist.wire import Job, JobState, error_of, to_json
 
@@ -44,9 +44,9 @@ address_option = click.option(
 database_option = click.option(
     "--database", metavar="URL", help="Records of the jobs [a file in the workspace]."
 )
-service_option = click.option("--service", metavar="URL", help="http://HOST:8080 of a service.")
-token_option = click.option(
-    "--token", envvar="NTK_DIST_TOKEN", metavar="TOKEN", help="For --service [NTK_DIST_TOKEN]."
+# The token is in NTK_DIST_TOKEN, never an argument: other users of this machine see those.
+service_option = click.option(
+    "--service", metavar="URL", help="http://HOST:8080 of a service; its token is NTK_DIST_TOKEN."
 )
 
 
@@ -54,7 +54,6 @@ token_option = click.option(
 @job_argument
 @address_option
 @service_option
-@token_option
 @database_option
 @executor_option
 @workspace_option
@@ -98,7 +97,6 @@ def submit(
 @click.option("--workspace", default="./ws", metavar="DIR", help="Whose jobs [./ws].")
 @database_option
 @service_option
-@token_option
 @click.option("--state", type=click.Choice([str(s) for s in JobState]), help="Only such jobs.")
 @click.option("--follow", is_flag=True, help="Show progress, or with --logs what is printed.")
 @click.option("--logs", is_flag=True, help="Show what the driver printed.")
@@ -175,7 +173,6 @@ def _office(
     workspace: str,
     *,
     service: str | None,
-    token: str | None,
     database: str | None,
     address: str | None,
 ) -> Iterator[_Office]:
@@ -191,7 +188,7 @@ def _office(
         raise click.UsageError(f"--{option}: expected no --service with it, which has its own")
     from ntk_dist.client import Client
 
-    with Client(service, token=token) as client:
+    with Client(service) as client:
         yield _There(client)
 
 
@@ -212,7 +209,7 @@ class _Here:
     def follow(self, job_id: str) -> Job:
         from ntk_dist.jobs.progress import ProgressDisplay
 
-        with ProgressDisplay(Console(stderr=True)) as display:
+        with ProgressDisplay(standard_error()) as display:
             return self._desk.follow(job_id, on_event=display)
 
     def log_piece(self, job_id: str, start: int) -> tuple[bytes, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ntk_dist.errors import InvalidInputError
+from ntk_dist.errors import InvalidInputError, StoreUnreachableError
 from ntk_dist.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = [
     "INTERRUPTED",
     "MANY",
     "NOT_CONVERGED",
+    "NO_READER",
     "OK",
     "as_size",
     "executor_option",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 OK, DEFECT, BAD_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 1, 2, 3, 130
+NO_READER = 141
+"""What a shell says of a program whose output went into a closed pipe."""
 
 MANY = click.IntRange(1, 10**9)
 """Of whatever is simulated: no matrix of more rows would fit all disks there are."""
@@ -83,5 +86,16 @@ def open_job(path: str | Path, **overrides: str | None) -> JobSpec:
 
 
 def show(result: Any, text: str, as_json: bool) -> None:
-    """The result of a command: JSON types for machines, or words for people."""
-    click.echo(json.dumps(result) if as_json else text)
+    """The result of a command: JSON types for machines, or words for people.
+
+    Raises
+    ------
+    StoreUnreachableError
+        Standard output cannot be written.
+    """
+    try:
+        click.echo(json.dumps(result) if as_json else text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StoreUnreachableError(f"standard output: {error.strerror}") from error

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from ntk_dist.screen import LINE_EVERY_S, Screen
+from ntk_dist.screen import LINE_EVERY_S, Screen, standard_error
 from ntk_dist.standing import PHASES
 from ntk_dist.wire import Job, Progress
 
@@ -42,7 +42,7 @@ class JobDisplay:
     @classmethod
     def on_screen(cls) -> JobDisplay:
         """One on standard error."""
-        return cls(Console(stderr=True))
+        return cls(standard_error())
 
     def __enter__(self) -> JobDisplay:
         self._screen.__enter__()
