@@ -52,7 +52,6 @@ __all__ = [
     "ModelList",
     "Progress",
     "Scope",
-    "Token",
     "Upload",
     "Version",
     "error_of",
@@ -263,17 +262,6 @@ class Upload:
     place: str
     """``upload://ID``, for the ``data`` of a job, with ``:array`` behind it for one of an .npz."""
     created: datetime
-
-
-@dataclass(frozen=True, kw_only=True)
-class Token:
-    """What is known of a token, which is all but the token."""
-
-    id: str
-    name: str
-    scopes: tuple[Scope, ...]
-    created: datetime
-    expires: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
