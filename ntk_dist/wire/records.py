@@ -1,23 +1,8 @@
-"""The one contract that the service and its clients share: records, errors and arrays as bytes.
-
-Records are frozen dataclasses; on the wire each is a JSON object with the same keys, times are
-ISO 8601 in UTC. :func:`to_json` and :func:`of_json` turn one into the other. Keys of later versions
-are passed over, so that an old client reads a new service.
-
-An error is one JSON shape everywhere (except on ``/v2`` paths, whose protocol has its own)::
-
-    {"error": {"code": "job_not_found", "message": "...", "request_id": "4f0c..."}}
-
-Arrays travel as JSON lists, as ``application/x-npy`` (NumPy's format, version 1 or 2, never with
-objects) or as an Arrow IPC stream. No jax here: a client loads in a fraction of a second.
-"""
+"""Names of headers and media types, and the records that travel as JSON objects."""
 
 from __future__ import annotations
 
-import ast
-import io
 import math
-import sys
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -26,10 +11,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
-
-from ntk_dist import errors
-from ntk_dist.errors import DefectError, NTKDistError, OverloadedError, RequestError
+from ntk_dist.errors import RequestError
 
 __all__ = [
     "ARROW",
@@ -54,12 +36,8 @@ __all__ = [
     "Scope",
     "Upload",
     "Version",
-    "error_of",
-    "from_npy",
     "of_json",
-    "problem_of",
     "to_json",
-    "to_npy",
 ]
 
 NPY = "application/x-npy"
@@ -332,109 +310,3 @@ def _of_json(kind: Any, found: Any) -> Any:
 def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind)
     return {f.name: hints[f.name] for f in fields(kind)}
-
-
-# Errors.
-
-_CLASSES: dict[str, type[NTKDistError]] = {
-    cls.code: cls for cls in (getattr(errors, name) for name in errors.__all__)
-}
-
-
-def problem_of(error: NTKDistError, request_id: str) -> dict[str, Any]:
-    """What a caller is told of an error."""
-    told: dict[str, Any] = {"code": error.code, "message": str(error), "request_id": request_id}
-    if isinstance(error, OverloadedError):
-        told["retry_after_s"] = error.retry_after_s
-    return {"error": told}
-
-
-def error_of(status: int, body: object) -> NTKDistError:
-    """The error that the service raised; a :class:`DefectError` if the body is none of ours."""
-    told = body.get("error") if isinstance(body, Mapping) else None
-    if not isinstance(told, Mapping) or not isinstance(told.get("message"), str):
-        text = told if isinstance(told, str) else repr(body)[:200]  # /v2 answers with a sentence
-        return DefectError(f"the service answered {status}: {text}")
-    error = _CLASSES.get(str(told.get("code")), DefectError)(told["message"])
-    if request_id := told.get("request_id"):
-        error.add_note(f"request {request_id}")
-    after_s = told.get("retry_after_s")
-    # NaN, too, is not at least 0; an integer may be larger than any float.
-    if (
-        isinstance(error, OverloadedError)
-        and isinstance(after_s, int | float)
-        and 0 <= after_s <= sys.float_info.max
-    ):
-        error.retry_after_s = float(after_s)
-    return error
-
-
-# Arrays.
-
-
-def to_npy(array: np.ndarray) -> bytes:
-    """An array of numbers or text in NumPy's own format."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def from_npy(body: bytes) -> np.ndarray:
-    """The array in ``body``; objects, which would have to be unpickled, are refused.
-
-    Raises
-    ------
-    RequestError
-        It is no such array, not all of it, or something follows it. Nothing is allocated before
-        that is known: a header of 128 bytes may promise any number of rows.
-    """
-    try:
-        shape, is_fortran, dtype, start = _npy_header(body)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise RequestError(f"expected an array in the .npy format, got: {error}") from error
-    if dtype.hasobject:
-        raise RequestError("expected an .npy array of numbers or text, got one of objects")
-    expected, found = math.prod(shape) * dtype.itemsize, len(body) - start
-    if found != expected:
-        raise RequestError(
-            f"expected {expected} bytes behind the header of the .npy array (shape {shape}, "
-            f"{dtype}), got {found}"
-        )
-    try:
-        flat = np.frombuffer(body, dtype, count=math.prod(shape), offset=start)
-        return flat.reshape(shape, order="F" if is_fortran else "C")
-    except (ValueError, OverflowError) as error:  # entries of no bytes, or a side beyond 64 bits
-        raise RequestError(
-            f"expected an .npy array with entries, got shape {shape} of {dtype}"
-        ) from error
-
-
-_LONGEST_HEADER = 10_000
-"""Bytes, as NumPy has it: what parses Python literals is not made for long ones."""
-
-
-def _npy_header(body: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, whether columns come first, dtype, and where the entries start.
-
-    NumPy's own function takes headers that Python 2 wrote as well, and warns of them.
-    """
-    major, minor = np.lib.format.read_magic(io.BytesIO(body))
-    if (major, minor) not in _LENGTHS:
-        raise ValueError(f"version {major}.{minor}")
-    length = _LENGTHS[major, minor]
-    first = np.lib.format.MAGIC_LEN + length
-    size = int.from_bytes(body[np.lib.format.MAGIC_LEN : first], "little")
-    if size > min(_LONGEST_HEADER, len(body) - first):
-        raise ValueError(f"a header of {size} bytes")
-    header = ast.literal_eval(body[first : first + size].decode("latin1"))
-    if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
-        raise ValueError("another header than descr, fortran_order and shape")
-    shape = header["shape"]
-    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError("a shape that is none")
-    dtype = np.lib.format.descr_to_dtype(header["descr"])
-    return shape, bool(header["fortran_order"]), dtype, first + size
-
-
-_LENGTHS = {(1, 0): 2, (2, 0): 4}
-"""Bytes that tell the length of the header, by version."""
