@@ -16,7 +16,7 @@ from ntk_dist.client.arguments import (
     headers_of,
     masked,
 )
-from ntk_dist.client.exchange import JSON, Terms, ask, path_of
+from ntk_dist.client.exchange import Terms, ask, path_of
 from ntk_dist.client.flow import (
     Awaiting,
     Blocking,
@@ -38,6 +38,7 @@ from ntk_dist.client.uploads import Content, delivered
 from ntk_dist.errors import InvalidInputError
 from ntk_dist.wire import (
     IDEMPOTENCY_KEY,
+    JSON,
     Job,
     JobPage,
     JobState,

@@ -26,7 +26,6 @@ from ntk_dist.errors import (
 
 __all__ = ["Terms", "ask", "exchange", "failure_of", "foreign", "path_of"]
 
-JSON = "application/json"
 NO_SERVICE = {301, 302, 303, 307, 308, 404, 405, 502, 503, 504}
 """What proxies and other servers answer, in words of their own, where no service of ours does."""
 AWAY = {502, 503, 504}

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ntk_dist import wire
-from ntk_dist.client.exchange import JSON, Terms, ask, exchange, path_of
+from ntk_dist.client.exchange import Terms, ask, exchange, path_of
 from ntk_dist.client.flow import Flow, Request, Together, Work
 from ntk_dist.errors import (
     ChecksumMismatchError,
@@ -160,7 +160,7 @@ def _begun(terms: Terms, source: _AbstractSource, sha256: str) -> Flow[Upload]:
     request = Request(
         method="POST",
         path=path_of("v1", "uploads"),
-        headers={"Content-Type": JSON},
+        headers={"Content-Type": wire.JSON},
         body=json.dumps(told).encode(),  # a second one is empty, and swept with the old ones
     )
     return (yield from ask(terms, Upload, request))

@@ -16,10 +16,9 @@ from pydantic_core import from_json, to_json
 
 from ntk_dist.errors import RequestError, UnsupportedMediaTypeError
 from ntk_dist.job_file import no_key_twice
-from ntk_dist.wire import ARROW, NPY, from_npy, to_npy
+from ntk_dist.wire import ARROW, JSON, NPY, from_npy, to_npy
 
 __all__ = [
-    "JSON",
     "KINDS",
     "accepted",
     "as_numbers",
@@ -30,7 +29,6 @@ __all__ = [
     "rows_of",
 ]
 
-JSON = "application/json"
 KINDS = (JSON, NPY, ARROW)
 _NUMBERS = "expected numbers"
 

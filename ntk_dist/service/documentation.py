@@ -25,6 +25,7 @@ from ntk_dist.errors import (
 from ntk_dist.jobs.spec import JobSpec
 from ntk_dist.service.addresses import Addresses
 from ntk_dist.service.uploads import NewUpload
+from ntk_dist.wire import JSON
 
 __all__ = ["TAGS", "DocumentedAPI", "Problem", "binary_body", "json_body", "problems"]
 
@@ -87,7 +88,7 @@ def json_body(kind: type[BaseModel], **examples: dict[str, Any]) -> dict[str, An
     content: dict[str, Any] = {"schema": {"$ref": _REFERENCE.format(model=kind.__name__)}}
     if examples:
         content["examples"] = {name: {"value": value} for name, value in examples.items()}
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+    return {"requestBody": {"required": True, "content": {JSON: content}}}
 
 
 def binary_body() -> dict[str, Any]:

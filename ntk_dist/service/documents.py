@@ -22,11 +22,10 @@ from ntk_dist.errors import (
 from ntk_dist.job_file import no_key_twice
 from ntk_dist.units import format_bytes
 from ntk_dist.validation import UNION_ARMS, describe_problems
-from ntk_dist.wire import to_json
+from ntk_dist.wire import JSON, to_json
 
 __all__ = ["MAX_DOCUMENT_BYTES", "Document", "answer", "read_document"]
 
-JSON = "application/json"
 MAX_DOCUMENT_BYTES = 2**20
 """A job file with a network of 1000 layers is 34 kB; data have addresses of their own."""
 INLINE_BYTES = 2**14

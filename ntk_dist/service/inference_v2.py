@@ -30,11 +30,12 @@ from ntk_dist.errors import (
     UnsupportedMediaTypeError,
 )
 from ntk_dist.service.auth import Predictor
-from ntk_dist.service.bodies import JSON, require_uncompressed
+from ntk_dist.service.bodies import require_uncompressed
 from ntk_dist.service.documentation import problems
 from ntk_dist.service.hanging_up import unless_gone
 from ntk_dist.service.service import ServiceHere
 from ntk_dist.service.tensors import HEADER_LENGTH, answer_body, datatype_of, parse_request
+from ntk_dist.wire import JSON
 
 __all__ = ["router"]
 

@@ -21,12 +21,12 @@ from ntk_dist.errors import (
     UnsupportedMediaTypeError,
 )
 from ntk_dist.service.auth import Predictor
-from ntk_dist.service.bodies import JSON, accepted, encode, kind_of, rows_of
+from ntk_dist.service.bodies import accepted, encode, kind_of, rows_of
 from ntk_dist.service.documentation import problems
 from ntk_dist.service.hanging_up import unless_gone
 from ntk_dist.service.model_host import Answer
 from ntk_dist.service.service import Service, ServiceHere
-from ntk_dist.wire import ARROW, MODEL_VERSION, NPY
+from ntk_dist.wire import ARROW, JSON, MODEL_VERSION, NPY
 
 __all__ = ["router"]
 

@@ -18,6 +18,7 @@ __all__ = [
     "CONTENT_SHA256",
     "IDEMPOTENCY_KEY",
     "IDEMPOTENT_REPLAY",
+    "JSON",
     "KEY_PATTERN",
     "LAST_EVENT_ID",
     "MODEL_VERSION",
@@ -40,6 +41,7 @@ __all__ = [
     "to_json",
 ]
 
+JSON = "application/json"
 NPY = "application/x-npy"
 ARROW = "application/vnd.apache.arrow.stream"
 REQUEST_ID = "X-Request-Id"

@@ -35,10 +35,9 @@ from ntk_dist.errors import (
 )
 from ntk_dist.model.artifact import write_artifact
 from ntk_dist.model.portable import pack
-from ntk_dist.service.bodies import JSON
 from ntk_dist.service.tensors import HEADER_LENGTH
 from ntk_dist.store.workspace import Workspace
-from ntk_dist.wire import ARROW, NPY, to_npy
+from ntk_dist.wire import ARROW, JSON, NPY, to_npy
 
 NET = stax.serial(stax.Flatten(), stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
 X = np.random.default_rng(6).normal(size=(20, 2, 3))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ntk_dist.errors import RequestError, UnsupportedMediaTypeError
-from ntk_dist.service.bodies import JSON, KINDS, accepted, encode, kind_of, rows_of
-from ntk_dist.wire import ARROW, NPY, to_npy
+from ntk_dist.service.bodies import KINDS, accepted, encode, kind_of, rows_of
+from ntk_dist.wire import ARROW, JSON, NPY, to_npy
 
 
 def arrow(table: pa.Table, **options) -> bytes:
