@@ -97,6 +97,22 @@ def test_what_is_no_record_is_refused(found):
         wire.of_json(Job, found)
 
 
+@pytest.mark.parametrize(
+    ("key", "found", "words"),
+    [
+        ("task", "ranking", "'ranking' in place of classification or regression"),
+        ("kernel", "NTK", "'NTK' in place of ntk or nngp"),
+        ("dtype", "float16", "'float16' in place of float32 or float64"),
+        ("dtype", None, "None in place of float32 or float64"),
+        ("dtype", ["float32"], "in place of float32 or float64"),
+    ],
+)
+def test_a_word_that_a_key_does_not_have_is_refused(key, found, words):
+    sent = {**wire.to_json(MODEL), key: found}
+    with pytest.raises(RequestError, match=f"expected a Model, got .*{words}"):
+        wire.of_json(Model, sent)
+
+
 @pytest.mark.parametrize("name", errors.__all__)
 def test_every_error_comes_back_as_the_class_that_was_raised(name):
     raised = getattr(errors, name)("expected 3 rows, got 2")

@@ -2,7 +2,8 @@
 
 Records are frozen dataclasses; on the wire each is a JSON object with the same keys, times are
 ISO 8601 in UTC. :func:`to_json` and :func:`of_json` turn one into the other. Keys of later versions
-are passed over, so that an old client reads a new service.
+are passed over, so that an old client reads a new service. A later word for a key that is known,
+such as another state of a job, is refused.
 
 An error is one JSON shape everywhere (except on ``/v2`` paths, whose protocol has its own)::
 

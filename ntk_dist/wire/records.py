@@ -272,6 +272,9 @@ def to_json(record: object) -> Any:
 def of_json(kind: type[Record], found: object) -> Record:
     """The record that :func:`to_json` turned into ``found``.
 
+    Keys that the record does not have are passed over. A word that is none of those a key may have,
+    such as another state or task, is not: nobody here would know what to do with it.
+
     Raises
     ------
     RequestError
@@ -286,7 +289,11 @@ def of_json(kind: type[Record], found: object) -> Record:
 
 def _of_json(kind: Any, found: Any) -> Any:
     origin = get_origin(kind)
-    if kind is Any or origin is Literal:
+    if kind is Any:
+        return found
+    if origin is Literal:
+        if found not in get_args(kind):
+            raise ValueError(f"{found!r} in place of {' or '.join(get_args(kind))}")
         return found
     if origin in {Union, types.UnionType}:
         arms = [arm for arm in get_args(kind) if arm is not type(None)]
