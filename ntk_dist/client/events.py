@@ -18,7 +18,7 @@ from ntk_dist.client.flow import (
     Stream,
     Unanswered,
 )
-from ntk_dist.client.patience import Failure
+from ntk_dist.client.patience import FailedTry
 from ntk_dist.errors import ServiceUnreachableError
 from ntk_dist.events import Event, event_of
 from ntk_dist.wire import LAST_EVENT_ID
@@ -146,7 +146,7 @@ def follow(terms: Terms, request: Request, after: str | None) -> Stream[TimedEve
             yield Pause(AGAIN_S)
             continue
         if failure is None:
-            failure = Failure(
+            failure = FailedTry(
                 error=ServiceUnreachableError(
                     f"{attempt.method} {terms.url}{attempt.path}: expected the events of a job, "
                     "got a stream that ended without any; check what stands before the service"
@@ -163,8 +163,8 @@ def follow(terms: Terms, request: Request, after: str | None) -> Stream[TimedEve
         yield Pause(pause_s)
 
 
-def _no_stream(url: str, request: Request, reply: Answer | Unanswered) -> Failure | None:
+def _no_stream(url: str, request: Request, reply: Answer | Unanswered) -> FailedTry | None:
     """What is wrong with a good answer that is no stream of events."""
     assert isinstance(reply, Answer)
     kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return None if kind == EVENT_STREAM else Failure(error=foreign(url, request, reply))
+    return None if kind == EVENT_STREAM else FailedTry(error=foreign(url, request, reply))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from ntk_dist import wire
 from ntk_dist.client.flow import Answer, Flow, Pause, Request, Send, Unanswered
-from ntk_dist.client.patience import Failure, Patience
+from ntk_dist.client.patience import FailedTry, Patience
 from ntk_dist.errors import (
     DefectError,
     JobError,
@@ -109,11 +109,11 @@ def ask(terms: Terms, kind: type[Record], request: Request) -> Flow[Record]:
         raise foreign(terms.url, request, answer) from error
 
 
-def failure_of(url: str, request: Request, reply: Answer | Unanswered) -> Failure | None:
+def failure_of(url: str, request: Request, reply: Answer | Unanswered) -> FailedTry | None:
     """What went wrong, if anything did."""
     if isinstance(reply, Unanswered):
         safe = reply.may_pass and (request.is_repeatable or not reply.was_sent)
-        return Failure(error=reply.error, may_repeat=safe)
+        return FailedTry(error=reply.error, may_repeat=safe)
     if 200 <= reply.status < 300:
         return None
     told = _json(reply.body)
@@ -125,7 +125,7 @@ def failure_of(url: str, request: Request, reply: Answer | Unanswered) -> Failur
             error.retry_after_s = asked_s
         asked_s = error.retry_after_s
     is_away = reply.status in AWAY and not isinstance(error, FOR_GOOD)
-    return Failure(
+    return FailedTry(
         error=error,
         asked_s=asked_s if reply.status in {429, 503} else None,
         # It may have been done before the answer was lost.

@@ -30,11 +30,11 @@ __all__ = [
     "Item",
     "Listen",
     "NextChunk",
-    "Outcome",
     "Pause",
     "Request",
     "Send",
     "Step",
+    "StepResult",
     "Stream",
     "Together",
     "Unanswered",
@@ -143,7 +143,7 @@ Stream: TypeAlias = Generator[Step | Item[T], Any, None]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepResult:
     """What came of a step."""
 
     value: Any = None
@@ -157,10 +157,10 @@ class Done:
     value: Any
 
 
-def proceed(steps: Generator[Any, Any, Any], outcome: Outcome) -> Any:
-    """The next step of a flow that is told ``outcome``, or :class:`Done`."""
+def proceed(steps: Generator[Any, Any, Any], last: StepResult) -> Any:
+    """The next step of a flow that is told what came of the last one, or :class:`Done`."""
     try:
-        return steps.throw(outcome.error) if outcome.error else steps.send(outcome.value)
+        return steps.throw(last.error) if last.error else steps.send(last.value)
     except StopIteration as end:
         return Done(end.value)
 

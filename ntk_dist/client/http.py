@@ -17,11 +17,11 @@ from ntk_dist.client.flow import (
     Item,
     Listen,
     NextChunk,
-    Outcome,
     Pause,
     Request,
     Send,
     Step,
+    StepResult,
     Stream,
     Together,
     Unanswered,
@@ -52,33 +52,33 @@ class BlockingHttp(Blocking):
 
     def run(self, steps: Flow[T]) -> T:
         """The result of a flow."""
-        outcome = Outcome()
+        last = StepResult()
         with closing(steps), _Ear() as ear:
-            while not isinstance(step := proceed(steps, outcome), Done):
-                outcome = self._attempt(step, ear)
+            while not isinstance(step := proceed(steps, last), Done):
+                last = self._attempt(step, ear)
         result: T = step.value
         return result
 
     def iterate(self, steps: Stream[T]) -> Iterator[T]:
         """The values of a flow, each as soon as it is there."""
-        outcome = Outcome()
+        last = StepResult()
         with closing(steps), _Ear() as ear:
-            while not isinstance(step := proceed(steps, outcome), Done):
+            while not isinstance(step := proceed(steps, last), Done):
                 if isinstance(step, Item):
                     yield step.value
-                    outcome = Outcome()
+                    last = StepResult()
                 else:
-                    outcome = self._attempt(step, ear)
+                    last = self._attempt(step, ear)
 
     def close(self) -> None:
         """Close every connection."""
         self._http.close()
 
-    def _attempt(self, step: Step, ear: _Ear) -> Outcome:
+    def _attempt(self, step: Step, ear: _Ear) -> StepResult:
         try:
-            return Outcome(self._perform(step, ear))
+            return StepResult(self._perform(step, ear))
         except Exception as error:
-            return Outcome(error=error)
+            return StepResult(error=error)
 
     def _perform(self, step: Step, ear: _Ear) -> Any:
         match step:
@@ -132,35 +132,35 @@ class AwaitingHttp(Awaiting):
 
     async def run(self, steps: Flow[T]) -> T:
         """The result of a flow."""
-        outcome = Outcome()
+        last = StepResult()
         with closing(steps):
             async with _AsyncEar() as ear:
-                while not isinstance(step := proceed(steps, outcome), Done):
-                    outcome = await self._attempt(step, ear)
+                while not isinstance(step := proceed(steps, last), Done):
+                    last = await self._attempt(step, ear)
         result: T = step.value
         return result
 
     async def iterate(self, steps: Stream[T]) -> AsyncIterator[T]:
         """The values of a flow, each as soon as it is there."""
-        outcome = Outcome()
+        last = StepResult()
         with closing(steps):
             async with _AsyncEar() as ear:
-                while not isinstance(step := proceed(steps, outcome), Done):
+                while not isinstance(step := proceed(steps, last), Done):
                     if isinstance(step, Item):
                         yield step.value
-                        outcome = Outcome()
+                        last = StepResult()
                     else:
-                        outcome = await self._attempt(step, ear)
+                        last = await self._attempt(step, ear)
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._http.aclose()
 
-    async def _attempt(self, step: Step, ear: _AsyncEar) -> Outcome:
+    async def _attempt(self, step: Step, ear: _AsyncEar) -> StepResult:
         try:
-            return Outcome(await self._perform(step, ear))
+            return StepResult(await self._perform(step, ear))
         except Exception as error:
-            return Outcome(error=error)
+            return StepResult(error=error)
 
     async def _perform(self, step: Step, ear: _AsyncEar) -> Any:
         match step:

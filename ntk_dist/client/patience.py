@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 
 from ntk_dist.errors import InvalidInputError, NTKDistError
 
-__all__ = ["Failure", "Patience"]
+__all__ = ["FailedTry", "Patience"]
 
 WAITING_S = 120.0
 """A service that is started again, on another machine perhaps, is back within this, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
-    """Why a request came to nothing."""
+class FailedTry:
+    """Why one try of a request came to nothing."""
 
     error: NTKDistError
     asked_s: float | None = None
@@ -48,7 +48,7 @@ class Patience:
             raise InvalidInputError(f"retries: expected 0 or more, got {self.retries}")
 
     def pause_s(
-        self, failure: Failure, failures: int, *, elapsed_s: float, chance: float
+        self, failure: FailedTry, failures: int, *, elapsed_s: float, chance: float
     ) -> float | None:
         """Seconds to wait before the next try; None if there is to be none.
 

@@ -12,8 +12,8 @@ from ntk_dist.client.flow import (
     Item,
     Listen,
     NextChunk,
-    Outcome,
     Pause,
+    StepResult,
     Together,
     Work,
     proceed,
@@ -31,9 +31,9 @@ def test_a_flow_is_told_what_came_and_what_failed():
         return got
 
     flow = steps()
-    assert proceed(flow, Outcome()) == Pause(1)
-    assert proceed(flow, Outcome(error=DataError("no"))) == Pause(2)
-    assert proceed(flow, Outcome(5)) == Done(5)
+    assert proceed(flow, StepResult()) == Pause(1)
+    assert proceed(flow, StepResult(error=DataError("no"))) == Pause(2)
+    assert proceed(flow, StepResult(5)) == Done(5)
 
 
 def test_results_come_in_order_and_not_too_many_at_a_time(side, script):

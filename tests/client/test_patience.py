@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntk_dist.client.exchange import Terms, exchange, failure_of
-from ntk_dist.client.flow import Answer, Done, Outcome, Pause, Request, Send, Unanswered, proceed
-from ntk_dist.client.patience import Failure, Patience
+from ntk_dist.client.flow import Answer, Done, Pause, Request, Send, StepResult, Unanswered, proceed
+from ntk_dist.client.patience import FailedTry, Patience
 from ntk_dist.errors import (
     DefectError,
     InvalidInputError,
@@ -22,7 +22,7 @@ from ntk_dist.wire import problem_of, to_json
 URL = "http://service"
 READ = Request(method="GET", path="/v1/version")
 ONCE = Request(method="POST", path="/v1/jobs/j:resume", is_repeatable=False)
-LOST = Failure(error=ServiceUnreachableError("lost"), may_repeat=True)
+LOST = FailedTry(error=ServiceUnreachableError("lost"), may_repeat=True)
 
 
 def answer(status, error=None, **headers):
@@ -54,7 +54,7 @@ def test_pauses_double_up_to_the_longest():
 )
 def test_no_try_comes_too_often_too_late_or_too_soon(retries, failures, elapsed_s, asked_s, chance):
     patience = Patience(retries=retries)
-    failure = Failure(error=OverloadedError("busy"), asked_s=asked_s, may_repeat=True)
+    failure = FailedTry(error=OverloadedError("busy"), asked_s=asked_s, may_repeat=True)
     pause_s = patience.pause_s(failure, failures, elapsed_s=elapsed_s, chance=chance)
     if pause_s is None:
         return
@@ -64,7 +64,7 @@ def test_no_try_comes_too_often_too_late_or_too_soon(retries, failures, elapsed_
 
 
 def test_what_is_not_safe_is_not_repeated():
-    never = Failure(error=DefectError("ours"))
+    never = FailedTry(error=DefectError("ours"))
     assert Patience().pause_s(never, 1, elapsed_s=0, chance=0) is None
     with pytest.raises(InvalidInputError, match="retries: expected 0 or more, got -1"):
         Patience(retries=-1)
@@ -121,16 +121,16 @@ def test_a_redirection_says_where_to():
 
 def play(steps, replies, clock):
     """The result of a flow whose requests get ``replies``, and its pauses."""
-    replies, pauses, outcome = list(replies), [], Outcome()
-    while not isinstance(step := proceed(steps, outcome), Done):
+    replies, pauses, last = list(replies), [], StepResult()
+    while not isinstance(step := proceed(steps, last), Done):
         match step:
             case Send():
                 clock[0] += 0.01
-                outcome = Outcome(replies.pop(0))
+                last = StepResult(replies.pop(0))
             case Pause(seconds):
                 clock[0] += seconds
                 pauses.append(seconds)
-                outcome = Outcome()
+                last = StepResult()
     assert not replies
     return step.value, pauses
 
