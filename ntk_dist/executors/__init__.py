@@ -89,7 +89,8 @@ def parse_executor(spec: str) -> tuple[str, dict[str, Any]]:
     if text == "ray:auto":
         return "ray", {"address": "auto"}
     if address := _ADDRESS.fullmatch(text):
-        return address[1], {"address": text}
+        engine = "ray" if address[1] == "ray" else "dask"  # tcp and tls are how Dask is spoken to
+        return engine, {"address": text}
     if counted := _COUNTED.fullmatch(text):
         return counted[1], {"n_workers": int(counted[2]) if counted[2] else None}
     raise InvalidInputError(f"executor: expected one of {_CHOICES}, got {spec!r}")

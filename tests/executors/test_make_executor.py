@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ntk_dist.errors import ExecutorError, InvalidInputError
-from ntk_dist.executors import make_executor
+from ntk_dist.executors import make_executor, parse_executor
 
 
 @pytest.mark.parametrize(("spec", "n_workers"), [("local", 1), ("local:3", 3)])
@@ -33,6 +33,24 @@ def test_an_executor_is_returned_as_it_is_also_from_a_copy() -> None:
 def test_an_unknown_name_lists_the_choices(spec: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"'local', .*'ray://HOST:PORT', got"):
         make_executor(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "engine", "place"),
+    [
+        ("local", "local", {"n_workers": None}),
+        ("dask:3", "dask", {"n_workers": 3}),
+        ("dask://h:8786", "dask", {"address": "dask://h:8786"}),
+        ("tcp://h:8786", "dask", {"address": "tcp://h:8786"}),
+        ("tls://h:8786", "dask", {"address": "tls://h:8786"}),
+        ("ray:auto", "ray", {"address": "auto"}),
+        ("ray://h:10001", "ray", {"address": "ray://h:10001"}),
+    ],
+)
+def test_what_is_named_is_one_of_three_engines(
+    spec: str, engine: str, place: dict[str, Any]
+) -> None:
+    assert parse_executor(spec) == (engine, place)
 
 
 def test_a_closed_executor_says_so() -> None:
