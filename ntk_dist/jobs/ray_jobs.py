@@ -65,7 +65,7 @@ _STATES: Mapping[str, DriverState] = {"PENDING": "pending", "RUNNING": "alive"}
 """Ray's words; its others are ends, of which ``outcome.json`` knows more."""
 _UNMANAGED = re.compile(r"node_?[0-9a-f]{56}", re.IGNORECASE)
 """What Ray calls the kind of a node, one for each, where no autoscaler has kinds of its own."""
-_address = threading.Lock()
+_environment_lock = threading.Lock()
 
 
 class RayLauncher(AbstractLauncher):
@@ -220,7 +220,7 @@ def _connect(url: str) -> Any:
     token = os.environ.get("RAY_AUTH_TOKEN")
     # In words: Ray's client looks for a token only if RAY_AUTH_MODE was set when it was imported.
     headers = {"Authorization": f"Bearer {token}"} if token else None
-    with _address:
+    with _environment_lock:
         # Ray takes the address of these variables before the one it is given; in a process that
         # a cluster started they are another kind of address.
         before = os.environ.get("RAY_API_SERVER_ADDRESS")
