@@ -177,7 +177,7 @@ def serve_app(arguments: Mapping[str, str]) -> Any:
     except ImportError as error:
         raise MissingDependencyError(
             f"Ray Serve needs a library that is not installed ({error.name}): "
-            "pip install 'ntk_dist[ray,service]' 'ray[serve]'"
+            "pip install 'ntk_dist[serve]'"
         ) from error
     config = ServiceConfig(workspace=workspace, database_url=url)
 
