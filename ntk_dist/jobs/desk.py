@@ -85,7 +85,7 @@ class JobDesk:
     def submit(self, spec: JobSpec, *, key: str | None = None) -> tuple[Job, bool]:
         """The job, its driver started, and whether it is new: a key used before finds its job.
 
-        A driver that cannot be started now, after all, is when somebody looks at the job.
+        If its driver cannot be started now, it is started when somebody next looks at the job.
 
         Raises
         ------

@@ -26,7 +26,8 @@ def in_threads(threads: int, work: Callable[[Iterator[T]], None], pieces: Iterat
     Parameters
     ----------
     threads
-        How many; one is this thread itself.
+        How many; with 1 the work is done in the calling thread, otherwise a pool does it and the
+        caller waits.
     work
         Called once in each, with an iterator over the pieces that fall to it.
     pieces
