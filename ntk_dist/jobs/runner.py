@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ntk_dist.errors import (
     InvalidInputError,
     JobSpecError,
     LabelError,
+    NTKDistError,
 )
 from ntk_dist.events import EventSink, ignore
 from ntk_dist.gram.plan import GramPlan
@@ -48,6 +50,9 @@ __all__ = [
 ]
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
     """What a finished job leaves behind."""
@@ -58,7 +63,7 @@ class JobResult:
     """Place of the published model."""
     report: FitReport
     score: float | None
-    """Accuracy or R^2 on the job's test data, if it names any."""
+    """Accuracy or R^2 on the job's test data; None without any, or where it could not be had."""
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,11 +141,23 @@ def _fit_and_publish(
     x, y = read_array(job.data.x), read_array(job.data.y)
     # Read before the work starts: a typo in a file name must not show after hours.
     held_out = _held_out(job.test, x, y) if job.test else None
-    with programs_kept_in(workspace.compilation_cache):
-        with model.fitting(x, y, on_event), workspace.new_model(job.name) as draft:
+    with programs_kept_in(workspace.compilation_cache), model.fitting(x, y, on_event):
+        # Scored first: a driver that is killed in it goes on from the end of the solve.
+        score = _score(model, held_out) if held_out else None
+        with workspace.new_model(job.name) as draft:
             write_artifact(draft.place, pack(model))
-        score = float(model.score(*held_out)) if held_out else None
     return model, draft, score
+
+
+def _score(
+    model: NTKClassifier | NTKRegressor, held_out: tuple[np.ndarray, np.ndarray]
+) -> float | None:
+    """Accuracy or R^2; None where it cannot be had, which is no reason to give the model up."""
+    try:
+        return float(model.score(*held_out))
+    except NTKDistError as error:
+        log.warning("the model is kept without a score, which failed: %s", error)
+        return None
 
 
 def _held_out(test: DataSpec, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

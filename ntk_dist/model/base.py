@@ -226,6 +226,8 @@ class AbstractNTKEstimator(BaseEstimator):
                 earlier=earlier,
                 on_event=FanOut.of(on_event, process_bytes),
             )
+        # What predictions and a saved model go by, whatever is set on this object later.
+        self.network_, self.parameters_ = self.network, parameters
         self.preprocessor_ = preprocessor
         self.rows_: AbstractRows = fitted.rows
         self.statistics_: AbstractRows | None = fitted.statistics
@@ -298,7 +300,7 @@ class AbstractNTKEstimator(BaseEstimator):
         x = self._validated(X, reset=True)
         self.input_range_ = (float(x.min()), float(x.max()))
         parameters.require_rows(len(x))
-        kernel = self._kernel(parameters.kernel, parameters.dtype, x.shape[1:])
+        kernel = _kernel(self.network, parameters.kernel, parameters.dtype, x.shape[1:])
         if kept and kept.is_of(self.preprocess, x):
             return kernel, kept.transform(x, parameters.exact_dtype), kept
         preprocessor = Preprocessor.fit(self.preprocess, x)
@@ -308,10 +310,9 @@ class AbstractNTKEstimator(BaseEstimator):
         """K(x, X) dual_coef for new inputs, shape ``(n_samples, n_targets)``, float64."""
         check_is_fitted(self, "dual_coef_")
         require_unchanged(self.rows_, self.statistics_)
-        parameters = self._parameters()
-        dtype = parameters.exact_dtype
+        dtype = self.parameters_.exact_dtype
         x = self.preprocessor_.transform(self._validated(X, reset=False), dtype)
-        kernel = self._kernel(parameters.kernel, dtype, x.shape[1:])
+        kernel = _kernel(self.network_, self.parameters_.kernel, dtype, x.shape[1:])
         if self.statistics_ is None:
             self.statistics_ = pack_statistics(kernel, self.rows_, on_event)
         with borrowed(self.executor) as executor:
@@ -341,11 +342,6 @@ class AbstractNTKEstimator(BaseEstimator):
                 f"{type(self.architecture).__name__}"
             )
         return self.architecture
-
-    def _kernel(self, name: str, dtype: str, input_shape: tuple[int, ...]) -> Kernel:
-        kernel = Kernel(self.network.layer, (name,), dtype)
-        kernel.check(input_shape)
-        return kernel
 
     def _validated(self, X: Any, *, reset: bool) -> np.ndarray:
         """``X`` as a numeric array with at least one row, every entry finite."""
@@ -390,6 +386,12 @@ class AbstractNTKEstimator(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
+
+
+def _kernel(network: Network, name: str, dtype: str, input_shape: tuple[int, ...]) -> Kernel:
+    kernel = Kernel(network.layer, (name,), dtype)
+    kernel.check(input_shape)
+    return kernel
 
 
 @contextmanager

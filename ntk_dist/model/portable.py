@@ -38,8 +38,8 @@ def pack(model: AbstractNTKEstimator) -> Artifact:
     record = {
         **known,
         "estimator": type(model).__name__,
-        "architecture": json.loads(model.network.to_json()),
-        "parameters": Parameters.checked(model.get_params(deep=False)).model_dump(),
+        "architecture": json.loads(model.network_.to_json()),
+        "parameters": model.parameters_.model_dump(),
         "preprocess": list(preprocessor.steps),
         "input_shape": list(preprocessor.input_shape),
         "n_features_in": model.n_features_in_,
@@ -70,6 +70,8 @@ def unpack(
             executor=executor,
             **Parameters.checked(record["parameters"]).model_dump(),
         )
+        model.network_ = model.network
+        model.parameters_ = Parameters.checked(record["parameters"])
         steps = tuple(record["preprocess"])
         states = tuple(
             {

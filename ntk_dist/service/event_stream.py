@@ -23,6 +23,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from ntk_dist.errors import AuthenticationError, ForbiddenError, OverloadedError
 from ntk_dist.jobs.queue import JobQueue, News
@@ -98,13 +99,20 @@ class EventStreams:
                 f"expected fewer than {self._max_streams} open streams of events; ask for the job "
                 "itself now and then"
             )
-        first = await run_in_threadpool(self._queue.news, job_id, after)
-        return StreamingResponse(self._stream(job_id, first, admit), media_type="text/event-stream")
+        self._open += 1  # before anything is waited for, or any number would pass
+        try:
+            first = await run_in_threadpool(self._queue.news, job_id, after)
+        except BaseException:
+            self._open -= 1
+            raise
+        return _Stream(self._stream(job_id, first, admit), self._end)
+
+    def _end(self) -> None:
+        self._open -= 1
 
     async def _stream(
         self, job_id: str, news: News, admit: Callable[[], Awaitable[object]]
     ) -> AsyncIterator[bytes]:
-        self._open += 1
         try:
             yield b"retry: 2000\n\n"
             told = admitted = time.monotonic()
@@ -130,8 +138,6 @@ class EventStreams:
                 news = await run_in_threadpool(self._queue.news, job_id, news.after)
         except (AuthenticationError, ForbiddenError):
             return
-        finally:
-            self._open -= 1
 
     async def _wait(self) -> None:
         """Until drivers may have written more, or the service is to end."""
@@ -143,3 +149,18 @@ class EventStreams:
     def _told(self, event_id: str, kind: str, data: Mapping[str, Any]) -> bytes:
         text = json.dumps(self._as_json(data), allow_nan=False)
         return f"id: {event_id}\nevent: {kind}\ndata: {text}\n\n".encode()
+
+
+class _Stream(StreamingResponse):
+    """A stream that says when it is over, also if nobody was there any more to read it."""
+
+    def __init__(self, content: AsyncIterator[bytes], on_end: Callable[[], None]) -> None:
+        super().__init__(content, media_type="text/event-stream")
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()

@@ -51,6 +51,7 @@ class PublicNames:
         upload = rf"(?:{within})/uploads/(?P<id>[0-9a-f]{{32}})/file/{NAME_PATTERN}"
         self._pattern = re.compile(rf"{_BEFORE}(?:{upload}|(?P<place>{known})){_BEHIND}")
         self._in_log = re.compile(os.fsencode(rf"{_BEFORE}(?:{known}){_BEHIND}"))
+        self._covered_paths = [os.fsencode(path) for path, name in names.items() if path != name]
         self._longest = max((len(os.fsencode(path)) for path in names), default=0)
 
     def text(self, text: str) -> str:
@@ -75,7 +76,7 @@ class PublicNames:
         """A log from byte ``start`` on, a star for every byte of a place.
 
         As many bytes as there were: whoever goes on reading says how many he has. A place that
-        begins before ``start`` is covered too.
+        begins before ``start`` is covered too, and so is the beginning of one at the end.
 
         Parameters
         ----------
@@ -85,7 +86,15 @@ class PublicNames:
             First byte.
         """
         before = min(start, self._longest)
-        return self._in_log.sub(self._covered, read(start - before))[before:]
+        return self._cut_off(self._in_log.sub(self._covered, read(start - before)))[before:]
+
+    def _cut_off(self, log: bytes) -> bytes:
+        """``log`` with its end covered where that is how a place begins: the rest may follow."""
+        for n in range(min(self._longest, len(log)), 1, -1):
+            end = log[-n:]
+            if any(path.startswith(end) for path in self._covered_paths):
+                return log[:-n] + b"*" * n
+        return log
 
     def _covered(self, found: re.Match[bytes]) -> bytes:
         path = os.fsdecode(found[0])

@@ -15,8 +15,9 @@ told in true residuals.
 
 Behind ``cg`` are its ``recurrence`` as a pure function, ``ritz`` (eigenvalues that it leaves
 behind), ``resume`` (its state, written down) and ``certificate`` (how far an answer can be
-trusted); behind ``ridge_path`` is ``block_lanczos``, behind ``direct`` one ``symmetric`` matrix in
-memory. A ``low_rank`` approximation comes from ``rpcholesky`` or ``nystrom`` and is ``tall``;
+trusted); behind ``refinement`` are its ``rounds``, behind ``ridge_path`` is ``block_lanczos``,
+behind ``direct`` one ``symmetric`` matrix in memory. A ``low_rank`` approximation comes from
+``rpcholesky`` or ``nystrom`` and is ``tall``;
 ``columns`` are right-hand sides as all of these want them.
 """
 

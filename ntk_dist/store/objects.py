@@ -3,8 +3,8 @@
 One file is one object, and one object is one PUT: it is there whole or not at all. Versions of a
 model are claimed by conditional PUTs (``If-None-Match: *``), because nothing can be renamed::
 
-    MODELS/NAME/.3.draft        claimed by a writer, who may still be at work; never removed, so
-                                that no number is given twice
+    MODELS/NAME/.3.draft        claimed by a writer, who may still be at work; removed only when
+                                that writer failed and all that it wrote is gone
     MODELS/NAME/.3.published    everything below MODELS/NAME/3 is there
 """
 
@@ -134,8 +134,10 @@ class Objects(AbstractPlace):
             yield draft
             (self / f".{number}.published").write_bytes(b"")
         except BaseException:
-            # The claim goes last: until then nobody else writes where this is being removed.
+            # The claim goes last: until then nobody else writes where this is being removed. The
+            # publication goes first: it may have arrived although its answer was lost.
             with suppress(StoreUnreachableError):
+                (self / f".{number}.published").delete()
                 draft.place.delete()
                 (self / f".{number}.draft").delete()
             raise

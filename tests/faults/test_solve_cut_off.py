@@ -15,6 +15,8 @@ from sklearn.base import clone
 from ntk_dist import NTKRegressor, cli, stax
 from ntk_dist.errors import ExecutorError, StoreFullError
 from ntk_dist.events import CheckpointEvent, StepEvent
+from ntk_dist.jobs import load_job
+from ntk_dist.jobs.runner import run_job
 from ntk_dist.store.checkpoint import Checkpoint
 
 NET = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
@@ -157,6 +159,46 @@ def test_a_model_that_could_not_be_kept_is_not_solved_for_again(tmp_path, rng, m
     assert len(repeated.report_.ridge_scores) == 3
     assert repeated.dual_coef_.tobytes() == model.dual_coef_.tobytes()
     assert not list(tmp_path.glob("solves/*"))
+
+
+def test_a_job_that_is_cut_off_while_it_is_scored_publishes_once(cut, tmp_path, monkeypatch):
+    monkeypatch.setattr("ntk_dist.solver.resume.SHARE", 1e9)
+    monkeypatch.setenv("NTK_DIST_CHECKPOINT_EVERY_S", "0")
+    folder = tmp_path / "scored"
+    folder.mkdir()
+    for name in ("data.npz", "arch.json"):
+        shutil.copy(cut[0] / name, folder)
+    test = "test: {x: data.npz:x, y: data.npz:y}\n"
+    (folder / "job.yaml").write_text(JOB + test)
+    score = NTKRegressor.score
+
+    def interrupted(self, x, y):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NTKRegressor, "score", interrupted)
+    job = load_job(folder / "job.yaml")
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job)
+    assert not list(folder.glob("ws/models/waves/[0-9]*"))
+    monkeypatch.setattr(NTKRegressor, "score", score)
+    result = run_job(job)
+    assert result.version == 1
+    assert result.report.solve.resumed_from_step == result.report.solve.steps
+    assert result.score > 0.99
+
+
+def test_a_score_that_cannot_be_had_does_not_lose_the_model(cut, tmp_path, monkeypatch, caplog):
+    shutil.copytree(cut[0], tmp_path / "copy")
+    test = "test: {x: data.npz:x, y: data.npz:y}\n"
+    (tmp_path / "copy/job.yaml").write_text(JOB + test)
+
+    def failing(self, x, y):
+        raise ExecutorError("no worker is left")
+
+    monkeypatch.setattr(NTKRegressor, "score", failing)
+    result = run_job(load_job(tmp_path / "copy/job.yaml"))
+    assert (result.version, result.score) == (1, None)
+    assert "without a score, which failed: no worker is left" in caplog.text
 
 
 @pytest.mark.parametrize("change", ["torn", "another field", "no number"])

@@ -260,6 +260,20 @@ def test_a_damaged_block_is_found_and_computed_again(problem, tmp_path, damage, 
     assert "recomputing block (0, 1)" in caplog.text
 
 
+def test_what_is_set_after_a_fit_is_for_the_next_one(problem, tmp_path):
+    x, y, new = problem
+    model = NTKRegressor(FC, tol=1e-8).fit(x, y)
+    expected = model.predict(new)
+    other = stax.serial(stax.Dense(1), stax.Erf(), stax.Dense(1))
+    model.set_params(kernel="nngp", architecture=other, dtype="float64", ridge=5.0)
+    np.testing.assert_array_equal(model.predict(new), expected)
+    model.save(tmp_path / "model")
+    loaded = NTKRegressor.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict(new), expected)
+    assert (loaded.kernel, loaded.ridge, loaded.dtype) == ("ntk", 0.0, "float32")
+    assert np.abs(model.fit(x, y).predict(new) - expected).max() > 1e-3
+
+
 def test_models_travel_without_their_executor_and_workspace(problem, tmp_path):
     x, y, new = problem
     model = NTKRegressor(FC, preprocess=["standardize", "unit_norm"], workspace=tmp_path / "ws")

@@ -1,11 +1,13 @@
 """Jobs over HTTP: what goes well, and every way in which it does not."""
 
+import asyncio
 import json
 from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import event
 
+from ntk_dist.errors import JobNotFoundError, OverloadedError
 from ntk_dist.jobs import lifecycle
 from ntk_dist.service.documents import MAX_DOCUMENT_BYTES
 from ntk_dist.service.event_stream import EventStreams
@@ -312,6 +314,39 @@ def test_streams_say_that_they_live_and_are_bounded(callers, job, error_of, monk
     assert len(looks) == 2
     service.event_streams = EventStreams(service.queue, lambda: True, max_streams=0)
     assert error_of(client.get(f"{place}/events"))[:2] == (429, "overloaded")
+
+
+def test_streams_that_are_opened_at_once_are_bounded_too(callers, job):
+    service, client = callers.service, callers.may("admin")
+    job_id = client.post("/v1/jobs", json=job).json()["id"]
+    streams = EventStreams(service.queue, lambda: True, max_streams=2)
+
+    async def admit():
+        pass
+
+    async def open_many():
+        return await asyncio.gather(
+            *(streams.respond(job_id, None, admit) for _ in range(9)), return_exceptions=True
+        )
+
+    async def read(stream):
+        async def send(message):
+            pass
+
+        async def receive():
+            await asyncio.sleep(60)
+
+        await stream({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+
+    opened = asyncio.run(open_many())
+    accepted = [one for one in opened if not isinstance(one, OverloadedError)]
+    assert len(accepted) == 2
+    assert all(isinstance(one, OverloadedError) for one in asyncio.run(open_many()))
+    for stream in accepted:
+        asyncio.run(read(stream))
+    with pytest.raises(JobNotFoundError):  # which takes no place for ever
+        asyncio.run(streams.respond("0" * 24, None, admit))
+    assert sum(not isinstance(one, OverloadedError) for one in asyncio.run(open_many())) == 2
 
 
 def test_a_stream_ends_when_its_token_does(callers, job, error_of):

@@ -69,6 +69,20 @@ def test_a_log_is_covered_byte_by_byte_wherever_it_is_read_from(names, tmp_path,
         assert names.log(lambda first: log[first:], start) == whole[start:]
 
 
+def test_what_a_log_ends_in_the_middle_of_is_covered(names, tmp_path, root):
+    """A line that is still being written, or the end of the 4 MiB that are read at a time."""
+    here = tmp_path.resolve()
+    log = f"a {here}/ws/x and {here}/disk/7/y and {root}/z\n".encode()
+    whole = names.log(lambda start: log[start:], 0)
+    for end in range(len(log) + 1):
+        told = names.log(lambda start, end=end: log[start:end], 0)
+        assert len(told) == end
+        secret = [k for k in range(end) if whole[k] != log[k]]
+        # Of one letter, the slash, nobody can say what follows.
+        assert [k for k in secret if told[k] == log[k]] in ([], [end - 1])
+        assert names.log(lambda start: log[start:], end) == whole[end:]
+
+
 def test_nothing_that_a_failed_job_tells_has_paths_of_the_service(callers, job):
     client, service = callers.may("admin"), callers.service
     job_id = client.post("/v1/jobs", json=job).json()["id"]

@@ -118,6 +118,26 @@ def test_a_failed_writer_leaves_nothing(bucket):
     assert not (open_place(bucket) / "models").is_folder()
 
 
+def test_a_publication_whose_answer_is_lost_is_taken_back(bucket, monkeypatch):
+    models = open_place(f"{bucket}/ws/models/m")
+    write = type(models).write_bytes
+
+    def unanswered(self, content):
+        write(self, content)
+        if self.name.endswith(".published"):
+            raise StoreUnreachableError("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(models), "write_bytes", unanswered)
+        with pytest.raises(StoreUnreachableError), models.new_version() as draft:
+            (draft.place / "model.json").write_bytes(b"{}")
+    assert models.names() == ()
+    with models.new_version() as draft:
+        (draft.place / "model.json").write_bytes(b"{}")
+        assert models.versions() == (), "nobody sees half of it"
+    assert models.versions() == (draft.version,) == (1,)
+
+
 def test_writers_at_once_get_a_version_each(bucket):
     workspace, barrier = Workspace(bucket), Barrier(4)
 
