@@ -19,7 +19,7 @@ machines, the process ``exit_code`` of the command line and the ``http_status`` 
      │    ├── RequestError                           400  a request that does not validate
      │    │    ├── UnsupportedMediaTypeError         415  a body of a kind that is not read here
      │    │    ├── RequestTooLargeError              413  more bytes or rows than one may send
-     │    │    └── ChecksumMismatchError                  an upload that arrived otherwise
+     │    │    └── ChecksumMismatchError             422  an upload that arrived otherwise
      │    ├── NotFoundError (LookupError)            404  nothing is kept under that name
      │    │    ├── JobNotFoundError
      │    │    ├── ModelNotFoundError
