@@ -17,12 +17,25 @@ from ntk_dist.units import format_bytes
 __all__ = ["examine"]
 
 REQUIRED = ("jax", "jaxlib", "numba", "numpy", "scipy", "scikit-learn", "zarr", "pyarrow")
+_SERVICE = (
+    "httpx",
+    "alembic",
+    "fastapi",
+    "jinja2",
+    "prometheus-client",
+    "sqlalchemy",
+    "uvicorn",
+)
 EXTRAS = {
+    "client": ("httpx",),
     "dask": ("dask", "distributed"),
     "gpu": ("numba-cuda",),
     "plot": ("matplotlib",),
+    "postgresql": ("psycopg",),
     "ray": ("ray",),
     "s3": ("obstore",),
+    "serve": (*_SERVICE, "ray", "grpcio-reflection"),  # the last comes with ray[serve] alone
+    "service": _SERVICE,
 }
 
 
@@ -30,9 +43,8 @@ def examine() -> tuple[dict[str, Any], str]:
     """What was found, as plain types and as text."""
     settings = get_settings()
     devices = describe_devices()
-    executors = {"local": True} | {
-        name: all(_version(library) for library in EXTRAS[name]) for name in ("dask", "ray")
-    }
+    absent = [name for name, needed in EXTRAS.items() if not all(map(_version, needed))]
+    executors = {"local": True} | {name: name not in absent for name in ("dask", "ray")}
     libraries = {name: _version(name) for name in (*REQUIRED, *sum(EXTRAS.values(), ()))}
     memory, free = available_memory(), shutil.disk_usage(Path.cwd()).free
     record = {
@@ -57,6 +69,9 @@ def examine() -> tuple[dict[str, Any], str]:
     for name, found in executors.items():
         note = "ready" if found else f"not installed: pip install 'ntk_dist[{name}]'"
         lines.append(f"{name:<12}{note}")
+    others = [name for name in absent if name not in executors]
+    if others:
+        lines.append(f"extras      not installed: pip install 'ntk_dist[{','.join(others)}]'")
     lines.append(
         "libraries   " + ", ".join(f"{n} {v}" for n, v in libraries.items() if v is not None)
     )
