@@ -21,6 +21,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+# Every folder of tests may import what lies here. Last, so that no name here hides another.
+sys.path.append(str(Path(__file__).parent))
+
+from required import asked_for, leave_out, require
+
 # Before jax is imported anywhere: compiled kernels are shared by the whole run, and by its workers.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -29,8 +34,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 settings.register_profile("steady", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("steady")
 
-REQUIRED = os.environ.get("NTK_DIST_REQUIRE", "").split(",")
-"""What must not be missing: a failure then, and not a skip."""
+
+def pytest_configure() -> None:
+    """A name that is not known is refused before the first test."""
+    asked_for()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -76,9 +83,8 @@ SECRET = "sentinel-of-the-secret-key"
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of the S3 protocol, in a process of its own."""
-    if "s3" not in REQUIRED:
-        pytest.importorskip("obstore")
-        pytest.importorskip("moto")
+    require("s3")
+    require("s3", "moto")
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -149,10 +155,8 @@ def postgresql() -> Iterator[PostgreSQL]:
     programs = [Path(initdb).parent for initdb in found if initdb]
     if not programs:
         missing = "no PostgreSQL server is installed here (apt-get install postgresql)"
-        (pytest.fail if "postgresql" in REQUIRED else pytest.skip)(missing)
-    if "postgresql" not in REQUIRED:
-        pytest.importorskip("psycopg")
-    import psycopg
+        leave_out("postgresql", missing)
+    psycopg = require("postgresql")
 
     # A folder of the session would be out of reach: root may not run the server, and only root
     # may look into the folders of root.

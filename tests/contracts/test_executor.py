@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import operator
 import os
@@ -18,6 +17,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+from required import require
 
 from ntk_dist.errors import BlockCorruptError, ExecutorError, StoreFullError, TaskError
 from ntk_dist.events import MemoryEvent, TaskEvent, report
@@ -41,13 +41,8 @@ N_WORKERS = 2
 )
 def executor(request: pytest.FixtureRequest) -> Iterator[AbstractExecutor]:
     engine: str = request.param
-    library = {"dask": "distributed", "ray": "ray"}.get(engine)
-    if library is not None:
-        try:
-            importlib.import_module(library)
-        except ImportError:
-            required = engine in os.environ.get("NTK_DIST_REQUIRE", "").split(",")
-            (pytest.fail if required else pytest.skip)(f"{library} is not installed")
+    if engine != "local":
+        require(engine)
     if engine == "ray":
         import ray
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
+from required import require
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
@@ -47,7 +48,7 @@ def test_urls_that_are_none_are_refused_without_being_quoted(url, why):
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
 def test_a_server_that_does_not_answer_is_named_without_the_password(scheme):
-    pytest.importorskip("psycopg")
+    require("postgresql")
     url = f"{scheme}://anna:{PASSWORD}@127.0.0.1:1/jobs?sslpassword={PASSWORD}"
     with pytest.raises(StoreUnreachableError, match="refused") as caught:
         open_database(url)
@@ -163,7 +164,7 @@ def test_a_place_that_cannot_hold_a_file_is_told(tmp_path):
 
 
 def test_a_workspace_in_object_storage_needs_a_database_elsewhere():
-    pytest.importorskip("obstore")
+    require("s3")
     given = SecretStr("postgresql://u:p@host/jobs")
     assert database_url("s3://bucket/ws", given) == "postgresql://u:p@host/jobs"
     with pytest.raises(SettingsError, match="set NTK_DIST_SERVICE__DATABASE_URL"):

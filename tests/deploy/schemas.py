@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from functools import cache
@@ -11,10 +10,9 @@ from typing import Any
 
 import jsonschema
 import operators
-import pytest
 import yaml
 from charts import Object, title
-from helm_binary import REQUIRED
+from required import require
 
 KUBERAY = "ray.io"
 CRDS = Path(
@@ -31,9 +29,7 @@ def group(thing: Object) -> str:
 
 def kubernetes_validate() -> Any:
     """The library that carries Kubernetes' own schemas."""
-    if not REQUIRED:
-        pytest.importorskip("kubernetes_validate")
-    return importlib.import_module("kubernetes_validate")
+    return require("helm")
 
 
 def versions() -> list[str]:

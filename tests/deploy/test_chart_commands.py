@@ -12,10 +12,11 @@ from charts import CASES, Object, of_kind, render, values
 from commands import complaint, programs, unknown_variables, words
 from environment import environment, ours
 from pods import pods
+from required import require
 
 from ntk_dist.jobs.spec import load_job
 
-pytest.importorskip("distributed")
+require("dask")
 
 BY_THE_OPERATOR = {"DaskCluster": ("DASK_WORKER_NAME", "DASK_SCHEDULER_ADDRESS")}
 """Variables that an operator adds to the containers of its pods."""
@@ -71,7 +72,7 @@ def test_variables_in_commands_are_there(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_ray_start_knows_every_parameter(case):
-    scripts = pytest.importorskip("ray.scripts.scripts")
+    scripts = require("ray", "ray.scripts.scripts")
     known = {
         option.removeprefix("--") for parameter in scripts.start.params for option in parameter.opts
     }
@@ -83,7 +84,7 @@ def test_ray_start_knows_every_parameter(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_ray_serves_is_an_application_of_ours(case):
-    schema = pytest.importorskip("ray.serve.schema")
+    schema = require("serve", "ray.serve.schema")
     from ntk_dist import service
 
     for one in of_kind(render(case), "RayService"):

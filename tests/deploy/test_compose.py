@@ -13,6 +13,7 @@ import yaml
 from command_lines import parse_command
 from environment import SETTINGS
 from images import DEPLOY, DOCKERFILE, parse_dockerfile
+from required import require
 
 from ntk_dist.executors import make_executor
 from ntk_dist.settings import Settings
@@ -111,12 +112,12 @@ def test_workers_and_service_see_the_same_workspace(name: str):
 @pytest.mark.parametrize("name", OURS)
 def test_commands_are_understood(name: str):
     if name.startswith("ray"):
-        pytest.importorskip("ray")
+        require("ray")
     assert parse_command(SERVICES[name]["command"])
 
 
 def test_addresses_are_those_of_services_that_listen_there():
-    pytest.importorskip("ray")
+    require("ray")
     head = parse_command(SERVICES["ray-head"]["command"])
     worker = parse_command(SERVICES["ray-worker"]["command"])
     assert head["head"]

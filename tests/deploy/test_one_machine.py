@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from required import require
 from sklearn.datasets import load_digits
 
 from ntk_dist import Client, stax
@@ -150,7 +151,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, digits: tuple[np.ndarr
 def test_a_worker_that_is_killed_half_way_costs_nothing_but_time(
     engine: str, place: Place, postgresql: Any, digits: tuple[np.ndarray, ...]
 ) -> None:
-    pytest.importorskip({"dask": "distributed"}.get(engine, engine))
+    require(engine)
     job = {
         "name": "digits",
         "task": "classification",

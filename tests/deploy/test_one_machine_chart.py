@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from charts import Object, of_kind, render
+from required import require
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "one_machine_cluster.py"
 
@@ -73,7 +74,7 @@ def test_nodes_of_ray_are_started_alike(script: Any) -> None:
 
 
 def test_processes_of_dask_are_started_alike(script: Any) -> None:
-    pytest.importorskip("distributed")
+    require("dask")
     objects = render(given={"engine": {"type": "dask"}})
     scheduler, worker = (
         containers(objects, "Deployment", f"ntk-ntk-dist-dask-{role}")["containers"][0]

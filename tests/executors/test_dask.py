@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - without Dask, imports below the first of it fail
 from __future__ import annotations
 
 import os
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from required import require
 
-pytest.importorskip("distributed")
+require("dask")
 
 import cloudpickle
 import dask

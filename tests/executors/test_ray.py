@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - without Ray, imports below the first of it fail
 from __future__ import annotations
 
 import importlib
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from required import require
 
-pytest.importorskip("ray")
+require("ray")
 
 import ray
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from required import require
 
 from ntk_dist import NTKRegressor
 from ntk_dist.store.zarr import ZarrBlockStore
@@ -38,7 +39,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def run(scenario: str, engine: str, folder: Path) -> dict[str, int]:
-    pytest.importorskip("distributed" if engine == "dask" else "ray")
+    require(engine)
     # No block stays resident: a product reads them all, which takes long enough to be hit.
     told = subprocess.run(
         [sys.executable, scenarios.__file__, scenario, engine, str(folder)],

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import psutil
 import pytest
+from required import require
 from sklearn.base import clone
 
 from ntk_dist import NTKRegressor, cli, stax
@@ -266,7 +267,7 @@ def test_a_workspace_tells_of_states_that_are_left(again, cut, tmp_path, capsys)
 
 @pytest.mark.dask
 def test_every_worker_killed_in_the_solve_leaves_a_state_to_go_on_from(tmp_path, rng, monkeypatch):
-    pytest.importorskip("distributed")
+    require("dask")
     from ntk_dist.executors.dask import DaskExecutor
 
     monkeypatch.setattr("ntk_dist.executors.dask_workers.FIRST_WORKER_S", 2.0)

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from required import require
 
 from ntk_dist.database import JobRecord, open_database
 from ntk_dist.jobs import lifecycle
@@ -86,7 +87,7 @@ class Scene:
     """One job for a cluster, its supervisor, and a clock."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        pytest.importorskip("ray")
+        require("ray")
         from ntk_dist.jobs.ray_jobs import RayLauncher
 
         self.now = datetime.now(UTC)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from required import require
 from sklearn.datasets import load_digits
 
 import ntk_dist
@@ -105,7 +106,7 @@ def ray_head() -> Iterator[Head]:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    pytest.importorskip("ray")
+    require("ray")
     with ray_head() as started:
         yield started
 

@@ -1,11 +1,10 @@
 """The main job gives the same answer whoever runs its tasks."""
 
-import importlib
-import os
 import tempfile
 
 import numpy as np
 import pytest
+from required import require
 from sklearn.datasets import load_digits
 
 from ntk_dist import NTKClassifier, stax
@@ -27,12 +26,7 @@ NET = stax.serial(
     ],
 )
 def executor(request):
-    library = {"dask": "distributed"}.get(request.param, request.param)
-    try:
-        importlib.import_module(library)
-    except ImportError:
-        required = request.param in os.environ.get("NTK_DIST_REQUIRE", "").split(",")
-        (pytest.fail if required else pytest.skip)(f"{library} is not installed")
+    require(request.param)
     with make_executor(f"{request.param}:2") as made:
         yield made
 

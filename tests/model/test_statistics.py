@@ -1,6 +1,5 @@
 """What is known of each sample alone is computed once, whoever asks for it and however often."""
 
-import importlib
 import json
 import os
 import pickle
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from required import require
 
 from ntk_dist import NTKRegressor, stax
 from ntk_dist.errors import UnreadableDataError
@@ -61,12 +61,8 @@ def test_a_fit_and_its_predictions_compute_every_sample_once(problem, count, tmp
 
 @pytest.mark.dask
 def test_workers_share_them(problem, count, tmp_path):
-    try:
-        importlib.import_module("distributed")
-        cloudpickle = importlib.import_module("cloudpickle")
-    except ImportError:
-        required = "dask" in os.environ.get("NTK_DIST_REQUIRE", "").split(",")
-        (pytest.fail if required else pytest.skip)("distributed is not installed")
+    require("dask")
+    cloudpickle = require("dask", "cloudpickle")
     x, y, new = problem
     module = sys.modules[__name__]
     cloudpickle.register_pickle_by_value(module)

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import psutil
 import pytest
+from required import require
 
 from ntk_dist import Client
 from ntk_dist.errors import ForbiddenError
@@ -23,7 +24,7 @@ N_BLOCKS = 20 * 21 // 2
 @pytest.fixture
 def cluster(tmp_path, wait_for):
     """The address of a scheduler with two workers, each a command of Dask's own."""
-    pytest.importorskip("distributed")
+    require("dask")
     log, started = tmp_path / "dask.log", []
 
     def start(*command):
@@ -52,7 +53,7 @@ def cluster(tmp_path, wait_for):
 
 def workers(address):
     """Processes of the workers that are there."""
-    distributed = pytest.importorskip("distributed")
+    distributed = require("dask")
     with distributed.Client(f"tcp://{address}", set_as_default=False, timeout=30) as client:
         return set(client.run(os.getpid).values())
 

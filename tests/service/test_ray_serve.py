@@ -1,6 +1,5 @@
 """The application as replicas of Ray Serve."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from required import require
 
 from ntk_dist import cli
 from ntk_dist.errors import InvalidInputError
@@ -36,16 +36,11 @@ finally:
 """
 
 
-def is_left_out() -> bool:
-    """Whether Ray came without what Serve needs beyond it, and nobody insists."""
-    is_required = "serve" in os.environ.get("NTK_DIST_REQUIRE", "").split(",")
-    return not is_required and not all(map(importlib.util.find_spec, ("ray", "grpc_reflection")))
-
-
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.skipif(is_left_out(), reason="Ray Serve is not installed (pip install 'ray[serve]')")
 def test_the_same_application_runs_under_ray_serve(tmp_path: Path, capsys):
+    require("serve", "ray")
+    require("serve")
     assert cli.run(["token", "create", "--scope", "read", "--workspace", str(tmp_path)]) == 0
     token = capsys.readouterr().out.strip()
     done = subprocess.run(

@@ -12,6 +12,7 @@ from threading import Barrier
 
 import numpy as np
 import pytest
+from required import require
 
 from ntk_dist import NTKRegressor, stax
 from ntk_dist.cli import run
@@ -315,16 +316,14 @@ def test_the_secret_is_nowhere(bucket, problem, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("engine", "library"),
+    "engine",
     [
-        pytest.param("dask", "distributed", marks=pytest.mark.dask),
-        pytest.param("ray", "ray", marks=[pytest.mark.ray, pytest.mark.slow]),
+        pytest.param("dask", marks=pytest.mark.dask),
+        pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow]),
     ],
 )
-def test_workers_of_other_processes_open_it_by_its_address(
-    bucket, problem, engine, library, monkeypatch
-):
-    pytest.importorskip(library)
+def test_workers_of_other_processes_open_it_by_its_address(bucket, problem, engine, monkeypatch):
+    require(engine)
     x, y, _ = problem
     # Of a short name, because Ray keeps sockets there.
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
