@@ -85,3 +85,8 @@ def test_a_landing_requires_all_but_the_program_of_prometheus():
     run = (TESTS.parent / ".ci" / "run").read_text(encoding="utf-8")
     (given,) = re.findall(r"^NTK_DIST_REQUIRE=(\S+) make test$", run, re.MULTILINE)
     assert set(given.split(",")) == required.NAMES - {"promtool"}
+
+
+def test_every_name_is_explained():
+    text = (TESTS.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == required.NAMES
