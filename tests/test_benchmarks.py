@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from required import require
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PEER = os.environ.get("NEURAL_TANGENTS_PYTHON")
@@ -85,6 +86,7 @@ def test_a_server_answers_as_the_model_and_bears_overload():
 
 @pytest.mark.dask
 def test_blocks_through_an_engine_are_the_same():
+    require("dask")
     small = ["--engines", "dask", "--features", "5", "--block-rows", "32", "--repeats", "1"]
     assert "all checks held" in run("bench_overhead.py", *small)
 
