@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ntk_dist.errors import InvalidInputError
-from ntk_dist.gram.block import working_bytes
+from ntk_dist.gram.cut import working_bytes
 from ntk_dist.gram.grid import BlockGrid
 from ntk_dist.gram.plan import default_block_rows
 from ntk_dist.gram.shard import GramShard

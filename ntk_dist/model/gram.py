@@ -17,7 +17,7 @@ from ntk_dist.errors import InvalidInputError
 from ntk_dist.events import EventSink, Phases, RepairCount, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
 from ntk_dist.executors.base import Item, Result
-from ntk_dist.gram.block import working_bytes
+from ntk_dist.gram.cut import working_bytes
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.plan import GramPlan, default_block_rows, plan_gram
 from ntk_dist.kernels.device import device_kind

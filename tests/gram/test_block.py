@@ -8,9 +8,9 @@ import pytest
 
 from ntk_dist import stax
 from ntk_dist.errors import MemoryBudgetError
-from ntk_dist.gram.block import CACHE_BYTES, compute_block, split_block, sub_batch_bytes
+from ntk_dist.gram.block import compute_block
+from ntk_dist.gram.cut import split_block
 from ntk_dist.kernels.dispatch import Kernel
-from ntk_dist.settings import get_settings
 
 FC = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1)).layer
 CONV = stax.serial(
@@ -88,32 +88,6 @@ def test_bits_do_not_depend_on_where_a_fused_block_is_cut(problem, dtype, rng):
             np.testing.assert_array_equal(other[name], values)
 
 
-def test_threads_without_room_stay_idle_and_the_cut_stays(problem, monkeypatch):
-    kernel, x = problem["conv"]
-    shape, budget = x.shape[1:], kernel.working_bytes(x.shape[1:], 9, 9, 8)
-    splits = []
-    for threads in ("1", "2", "9"):
-        monkeypatch.setenv("NTK_DIST_THREADS", threads)
-        get_settings.cache_clear()
-        splits.append(split_block(kernel, shape, 9, 9, max_bytes=budget, square=False))
-        assert splits[-1].working_bytes <= budget
-    assert [s.threads for s in splits] == [1, 2, 8]
-    assert {(s.rows1, s.rows2) for s in splits} == {(9, 9)}
-
-
-def test_threads_are_not_counted_down_one_by_one(problem, monkeypatch):
-    kernel, x = problem["conv"]
-    shape, asked = x.shape[1:], []
-    budget = kernel.working_bytes(shape, 9, 9, 700)
-    assert kernel.working_bytes(shape, 9, 9, 701) > budget
-    monkeypatch.setenv("NTK_DIST_THREADS", "4096")
-    get_settings.cache_clear()
-    plain = Kernel.working_bytes
-    monkeypatch.setattr(Kernel, "working_bytes", lambda *a: asked.append(a) or plain(*a))
-    assert split_block(kernel, shape, 9, 9, max_bytes=budget, square=False).threads == 700
-    assert len(asked) < 30
-
-
 def test_a_ragged_grid_compiles_nothing_that_its_first_block_did_not(problem, rng):
     kernel = Kernel(NOT_FUSED, ("ntk",))
     x = rng.normal(size=(37, 5))
@@ -137,11 +111,3 @@ def test_a_budget_below_one_pair_is_refused(problem):
     kernel, x = problem["conv"]
     with pytest.raises(MemoryBudgetError, match="NTK_DIST_BLOCK_MAX_BYTES"):
         compute_block(kernel, x, max_bytes=1)
-
-
-def test_sub_batches_fit_the_cache_of_a_cpu_and_fill_an_accelerator():
-    for small in (1, CACHE_BYTES):
-        assert {sub_batch_bytes(device, small) for device in ("cpu", "gpu", "tpu")} == {small}
-    large = CACHE_BYTES + 1
-    assert sub_batch_bytes("cpu", large) == CACHE_BYTES
-    assert sub_batch_bytes("gpu", large) == sub_batch_bytes("tpu", large) == large

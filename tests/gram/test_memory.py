@@ -13,7 +13,8 @@ MEASURE = """
 import ctypes, gc, json, sys
 import numpy as np
 from ntk_dist import stax
-from ntk_dist.gram.block import compute_block, compute_statistics, working_bytes
+from ntk_dist.gram.block import compute_block, compute_statistics
+from ntk_dist.gram.cut import working_bytes
 from ntk_dist.kernels.dispatch import Kernel
 
 def memory(name):
