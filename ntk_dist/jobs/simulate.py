@@ -22,7 +22,8 @@ from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.settings import SHARD_BYTES_ELSEWHERE, get_settings
 from ntk_dist.solver.low_rank import affordable_rank, building_bytes
 from ntk_dist.solver.preconditioners import LOW_RANK_PRECONDITIONERS
-from ntk_dist.store.dataset import collapse, fingerprint
+from ntk_dist.store.dataset import fingerprint
+from ntk_dist.store.repeats import collapse
 
 __all__ = ["LINK_RATE", "READ_RATE", "Scale", "hash_rate", "product_rate", "simulate_job"]
 

@@ -3,7 +3,7 @@
 The kernel of such a pair is known exactly from one row; computed from two it would lose half the
 digits of the derivative, because the arc cosine has an infinite slope at ±1. This looks at the
 pairs of one block; the rows that a data set repeats are merged long before, by
-``store.dataset.collapse``.
+``store.repeats.collapse``.
 """
 
 from __future__ import annotations

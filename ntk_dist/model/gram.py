@@ -26,9 +26,10 @@ from ntk_dist.model.growth import find_ancestor, side_of_ancestor
 from ntk_dist.model.report import GramReport
 from ntk_dist.settings import SHARD_BYTES_ELSEWHERE, Settings, available_memory
 from ntk_dist.store.base import AbstractBlockStore, AbstractRows, AbstractStatisticsStore
-from ntk_dist.store.dataset import Collapsed, MemoryRows, collapse
+from ntk_dist.store.dataset import MemoryRows
 from ntk_dist.store.location import Location
 from ntk_dist.store.manifest import Manifest
+from ntk_dist.store.repeats import Collapsed, collapse
 from ntk_dist.store.workspace import (
     AbstractWorkspace,
     MemoryWorkspace,

@@ -35,7 +35,8 @@ from ntk_dist.settings import Settings
 from ntk_dist.shards import ShardFactory
 from ntk_dist.store.base import AbstractRows
 from ntk_dist.store.checkpoint import Checkpoint
-from ntk_dist.store.dataset import MemoryRows, average_targets
+from ntk_dist.store.dataset import MemoryRows
+from ntk_dist.store.repeats import average_targets
 from ntk_dist.tasks import PredictTask, RowBatch
 
 __all__ = ["DualFit", "fit_dual", "pack_statistics", "predict_dual"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntk_dist.store.base import AbstractRows
-from ntk_dist.store.dataset import hash_rows, row_pieces
+from ntk_dist.store.dataset import row_pieces
+from ntk_dist.store.repeats import hash_rows
 
 __all__ = ["EarlierFit"]
 

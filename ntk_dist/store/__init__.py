@@ -10,10 +10,11 @@ Files that users bring are read by :func:`~ntk_dist.store.inputs.read_array`.
 
 This is the only folder that knows of Zarr and of file formats. Import its modules by name:
 ``base`` (the contracts) and ``manifest``, ``memory``, ``zarr`` and ``statistics`` (stores),
-``dataset`` (rows), ``arrays`` (named arrays of a model), ``checkpoint`` (work in progress),
-``checked`` (Zarr arrays with a checksum in every chunk), ``workspace``, ``location`` (opening a
-``place``: a ``folder``, or ``objects`` in a ``bucket``, which are ``zarr_objects`` to Zarr);
-``inputs`` with ``foreign`` (Zarr of others), ``tables`` (CSV, Parquet) and ``idx``.
+``dataset`` (rows) and ``repeats`` (those that are equal), ``arrays`` (named arrays of a model),
+``checkpoint`` (work in progress), ``checked`` (Zarr arrays with a checksum in every chunk),
+``workspace``, ``location`` (opening a ``place``: a ``folder``, or ``objects`` in a ``bucket``,
+which are ``zarr_objects`` to Zarr); ``inputs`` with ``foreign`` (Zarr of others), ``tables`` (CSV,
+Parquet) and ``idx``.
 """
 
 __all__: list[str] = []
