@@ -17,14 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
-from ntk_dist.errors import ArchitectureError, DataError, InvalidInputError, NonFiniteDataError
+from ntk_dist.errors import ArchitectureError, InvalidInputError
 from ntk_dist.kernels import architecture
 from ntk_dist.kernels.branching import Parallel, Serial
 from ntk_dist.kernels.layers import Layer
-from ntk_dist.settings import get_settings
 
 if TYPE_CHECKING:
     import jax
@@ -100,17 +98,10 @@ class Network:
             Samples hold NaN or infinity, or their kernel is too large for its precision.
         """
         names = _kernel_names(get)
-        left = _samples("x1", x1)
-        right = None if x2 is None else _samples("x2", x2)
-        double = np.float64 in (left.dtype, None if right is None else right.dtype)
-        dtype = "float64" if double else "float32"
-        with np.errstate(over="ignore"):
-            block = _evaluate(self.layer, names, dtype, left, right)
-        if not all(np.isfinite(values).all() for values in block.values()):
-            raise NonFiniteDataError(
-                f"expected a kernel of at most {np.finfo(dtype).max:.1e} ({dtype}), got more: "
-                f"scale the inputs down{'' if double else ', or pass them in float64'}"
-            )
+        # Imported late, so that reading and checking an architecture starts no JAX.
+        from ntk_dist.gram.pairs import kernels_between
+
+        block = kernels_between(self.layer, names, x1, x2)
         if isinstance(get, str):
             return block[get]
         return namedtuple("Kernels", names)(*(block[name] for name in names))
@@ -386,40 +377,6 @@ def _kernel_names(get: object) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise InvalidInputError(f"get: expected each kernel once, got {names}")
     return tuple(names)
-
-
-def _samples(name: str, x: npt.ArrayLike) -> np.ndarray:
-    """The samples as an array of finite numbers, those of eight bytes or more in native float64."""
-    samples = np.asarray(x)
-    if not np.can_cast(samples.dtype, np.float64, "same_kind"):
-        raise DataError(
-            f"{name}: expected real numbers, got dtype {samples.dtype}; convert them to float32 or "
-            "float64"
-        )
-    if samples.dtype.kind == "f" and samples.dtype.itemsize >= 8:
-        with np.errstate(over="ignore"):  # what float64 cannot hold is refused below
-            samples = samples.astype(np.float64, copy=False)
-    finite = np.isfinite(samples).all(axis=tuple(range(1, samples.ndim)))
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
-        shown = ", ".join(map(str, bad[:10])) + (", ..." if bad.size > 10 else "")
-        raise NonFiniteDataError(
-            f"{name}: expected finite numbers, got NaN or infinity in {bad.size} of {finite.size} "
-            f"rows: {shown}; remove or repair those rows"
-        )
-    return samples
-
-
-def _evaluate(
-    layer: Layer, names: tuple[str, ...], dtype: str, x1: np.ndarray, x2: np.ndarray | None
-) -> dict[str, np.ndarray]:
-    # Imported late, so that reading and checking an architecture starts no JAX.
-    from ntk_dist.gram.block import compute_block
-    from ntk_dist.kernels.dispatch import Kernel
-
-    return compute_block(
-        Kernel(layer, names, dtype), x1, x2, max_bytes=get_settings().block_max_bytes
-    )
 
 
 def _source(layer: Layer) -> str:

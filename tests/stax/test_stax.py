@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 
 from ntk_dist import stax
-from ntk_dist.errors import (
-    ArchitectureError,
-    DataError,
-    DataShapeError,
-    InvalidInputError,
-    NonFiniteDataError,
-)
+from ntk_dist.errors import ArchitectureError, InvalidInputError, NonFiniteDataError
 
 NET = stax.serial(
     stax.Conv(6, (3, 3), (1, 1), "SAME", 2**0.5, 0.1),
@@ -109,51 +103,9 @@ def test_only_networks_can_be_combined():
 DENSE = stax.serial(stax.Dense(1, W_std=1.4), stax.Relu(), stax.Dense(1))
 
 
-@pytest.mark.parametrize("dtype", [">f8", "longdouble"])
-def test_every_float_of_eight_bytes_or_more_is_computed_in_float64(dtype, rng):
-    x = rng.normal(size=(4, 3))
-    kernel = DENSE.kernel_fn(x.astype(dtype))
-    assert kernel.dtype == np.float64
-    assert np.array_equal(kernel, DENSE.kernel_fn(x))
-    assert np.array_equal(DENSE.kernel_fn(x.astype("float32"), x.astype(dtype)).dtype, np.float64)
-
-
-@pytest.mark.parametrize("dtype", [">f4", "float16", "int8", "bool", jnp.bfloat16])
-def test_other_real_numbers_are_computed_in_float32(dtype):
-    x = np.array([[1, 0, 1], [0, 1, 1]])
-    kernel = DENSE.kernel_fn(x.astype(dtype))
-    assert kernel.dtype == np.float32
-    assert np.array_equal(kernel, DENSE.kernel_fn(x.astype("float32")))
-
-
-@pytest.mark.parametrize("x", [np.ones((2, 3), complex), [["a", "b"]], [[None, 1.0]]])
-def test_samples_that_are_no_real_numbers_are_refused(x):
-    with pytest.raises(DataError, match=r"x1: expected real numbers, got dtype (complex|<U1|obj)"):
-        DENSE.kernel_fn(x)
-    with pytest.raises(DataError, match="x2: expected real numbers"):
-        DENSE.kernel_fn(np.ones((2, 3)), x)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_samples_that_are_not_finite_are_named(bad):
-    x = np.ones((20, 3))
-    x[3, 1] = x[7, 0] = bad
-    with pytest.raises(NonFiniteDataError, match=r"x1: .* in 2 of 20 rows: 3, 7; remove"):
-        DENSE.kernel_fn(x)
-    x[:, 2] = bad
-    with pytest.raises(NonFiniteDataError, match=r"x2: .* in 20 of 20 rows: 0, .*, 9, \.\.\.;"):
-        DENSE.kernel_fn(np.ones((2, 3)), x)
-    with pytest.raises(DataShapeError):
-        DENSE.kernel_fn(2.0)
-
-
-def test_a_kernel_that_overflows_is_refused():
-    large = np.full((2, 3), 1e25)
-    with pytest.raises(NonFiniteDataError, match=r"3\.4e\+38 \(float32\).*scale.*float64"):
-        DENSE.kernel_fn(large.astype("float32"))
-    assert np.isfinite(DENSE.kernel_fn(large)).all()
-    with pytest.raises(NonFiniteDataError, match=r"1\.8e\+308 \(float64\), got more: scale"):
-        DENSE.kernel_fn(large * 1e150)
+def test_samples_without_a_kernel_are_refused():
+    with pytest.raises(NonFiniteDataError, match=r"x2: .* in 1 of 2 rows: 1; remove"):
+        DENSE.kernel_fn([[1, 2]], [[1, 2], [np.inf, 2]])
 
 
 @pytest.mark.parametrize("get", [None, 3, ["ntk", 3], "cov1", (), ("ntk", "ntk")])
