@@ -19,14 +19,22 @@ Choose ``local`` on one machine, ``dask`` or ``ray`` for several processes on it
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ntk_dist.errors import InvalidInputError
 from ntk_dist.executors.base import AbstractExecutor, AbstractShards
 from ntk_dist.executors.retry import RetryPolicy
 
-__all__ = ["AbstractExecutor", "AbstractShards", "RetryPolicy", "make_executor", "parse_executor"]
+__all__ = [
+    "AbstractExecutor",
+    "AbstractShards",
+    "RetryPolicy",
+    "borrowed",
+    "make_executor",
+    "parse_executor",
+]
 
 _CHOICES = (
     "'local', 'local:THREADS', 'dask', 'dask:WORKERS', 'dask://HOST:PORT', 'tcp://HOST:PORT', "
@@ -75,6 +83,19 @@ def make_executor(
     from ntk_dist.executors.dask import DaskExecutor
 
     return DaskExecutor(**place, env=env)
+
+
+@contextmanager
+def borrowed(
+    spec: str | AbstractExecutor, env: Mapping[str, str] | None = None
+) -> Iterator[AbstractExecutor]:
+    """The executor ``spec`` names, closed afterwards only if it was made here."""
+    executor = make_executor(spec, env=env)
+    try:
+        yield executor
+    finally:
+        if executor is not spec:
+            executor.close()
 
 
 def parse_executor(spec: str) -> tuple[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from ntk_dist.errors import (
     EmptyDataError,
 )
 from ntk_dist.events import EventSink, FanOut, ignore
-from ntk_dist.executors import AbstractExecutor, make_executor
+from ntk_dist.executors import AbstractExecutor, borrowed
 from ntk_dist.gram.plan import GramPlan
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.artifact import read_artifact, replace_artifact, require_unchanged
@@ -39,7 +39,7 @@ from ntk_dist.store.checkpoint import Checkpoint
 from ntk_dist.store.inputs import check_rows
 from ntk_dist.store.workspace import open_workspace
 
-__all__ = ["AbstractNTKEstimator", "borrowed"]
+__all__ = ["AbstractNTKEstimator"]
 
 
 class AbstractNTKEstimator(BaseEstimator):
@@ -392,16 +392,3 @@ def _kernel(network: Network, name: str, dtype: str, input_shape: tuple[int, ...
     kernel = Kernel(network.layer, (name,), dtype)
     kernel.check(input_shape)
     return kernel
-
-
-@contextmanager
-def borrowed(
-    spec: str | AbstractExecutor, env: Mapping[str, str] | None = None
-) -> Iterator[AbstractExecutor]:
-    """The executor ``spec`` names, closed afterwards only if it was made here."""
-    executor = make_executor(spec, env=env)
-    try:
-        yield executor
-    finally:
-        if executor is not spec:
-            executor.close()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ntk_dist.errors import ExecutorError, InvalidInputError
-from ntk_dist.executors import make_executor, parse_executor
+from ntk_dist.executors import borrowed, make_executor, parse_executor
 
 
 @pytest.mark.parametrize(("spec", "n_workers"), [("local", 1), ("local:3", 3)])
@@ -61,6 +61,17 @@ def test_a_closed_executor_says_so() -> None:
         executor.map_unordered(abs, [1])
     with pytest.raises(ExecutorError, match="closed"):
         executor.shards(abs, [1])
+
+
+def test_what_was_lent_stays_open_and_what_was_made_here_is_closed() -> None:
+    with make_executor("local") as lent:
+        with borrowed(lent) as same:
+            assert same is lent
+        assert list(lent.map_unordered(abs, [])) == []
+    with borrowed("local") as made:
+        pass
+    with pytest.raises(ExecutorError, match="closed"):
+        made.map_unordered(abs, [1])
 
 
 def test_no_engine_is_imported_before_it_is_named() -> None:
