@@ -1,10 +1,12 @@
-"""Numbers with units, for people."""
+"""Numbers with units, and lists that may be long, for people."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import islice
 
-__all__ = ["format_bytes", "format_count", "format_seconds", "parse_bytes"]
+__all__ = ["first_few", "format_bytes", "format_count", "format_seconds", "parse_bytes"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGTP]?)(i?)B", re.ASCII)
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
@@ -45,3 +47,9 @@ def format_seconds(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
+
+
+def first_few(items: Iterable[object], most: int = 10) -> str:
+    """The first ``most`` of ``items``, and ``...`` where there are more: ``3, 7, 20, ...``."""
+    shown = [str(item) for item in islice(items, most + 1)]
+    return ", ".join([*shown[:most], "..."] if len(shown) > most else shown)

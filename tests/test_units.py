@@ -1,6 +1,6 @@
 import pytest
 
-from ntk_dist.units import format_bytes, format_count, format_seconds, parse_bytes
+from ntk_dist.units import first_few, format_bytes, format_count, format_seconds, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,16 @@ def test_sizes_from_people(text, n_bytes):
 def test_what_is_no_size(text):
     with pytest.raises(ValueError, match="expected a size such as 32GB"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [(0, ""), (1, "0"), (3, "0, 1, 2"), (4, "0, 1, 2, ..."), (10**9, "0, 1, 2, ...")],
+)
+def test_a_list_that_may_be_long(n, text):
+    assert first_few(range(n), 3) == text
+
+
+def test_ten_are_named_where_nobody_says_how_many():
+    assert first_few("abcdefghijk") == "a, b, c, d, e, f, g, h, i, j, ..."
+    assert first_few("abcdefghij") == "a, b, c, d, e, f, g, h, i, j"

@@ -21,6 +21,7 @@ from ntk_dist.errors import (
     RequestTooLargeError,
     ServiceTimeoutError,
 )
+from ntk_dist.units import first_few
 from ntk_dist.wire import Model
 
 __all__ = ["ModelHandle", "check_rows", "found_model", "pieces"]
@@ -225,10 +226,9 @@ def check_rows(given: Any, row_shape: Sequence[int]) -> np.ndarray:
     if x.dtype.kind == "f":
         bad = [row for rows in pieces(len(x), x.nbytes // len(x), 0) for row in _bad(x, rows)]
         if bad:
-            named = ", ".join(map(str, bad[:NAMED_ROWS])) + (", ..." if bad[NAMED_ROWS:] else "")
             raise NonFiniteDataError(
                 f"X: expected finite numbers, got NaN or infinity in {len(bad)} of {len(x)} rows: "
-                f"{named}"
+                f"{first_few(bad, NAMED_ROWS)}"
             )
     return x
 

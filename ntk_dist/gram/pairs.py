@@ -10,6 +10,7 @@ from ntk_dist.gram.block import compute_block
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.layers import Layer
 from ntk_dist.settings import get_settings
+from ntk_dist.units import first_few
 
 __all__ = ["kernels_between"]
 
@@ -59,9 +60,8 @@ def _samples(name: str, x: npt.ArrayLike) -> np.ndarray:
     finite = np.isfinite(samples).all(axis=tuple(range(1, samples.ndim)))
     if not finite.all():
         bad = np.flatnonzero(~finite)
-        shown = ", ".join(map(str, bad[:10])) + (", ..." if bad.size > 10 else "")
         raise NonFiniteDataError(
             f"{name}: expected finite numbers, got NaN or infinity in {bad.size} of {finite.size} "
-            f"rows: {shown}; remove or repair those rows"
+            f"rows: {first_few(bad)}; remove or repair those rows"
         )
     return samples

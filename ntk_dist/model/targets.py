@@ -10,6 +10,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, column_or_1d
 
 from ntk_dist.errors import LabelError
+from ntk_dist.units import first_few
 
 __all__ = ["encode_classes", "encode_targets", "one_line"]
 
@@ -84,9 +85,9 @@ def _require_finite(y: Any, what: str) -> None:
         return  # ragged: scikit-learn's own check says so
     if values.dtype.kind == "f" and values.ndim and not np.isfinite(values).all():
         rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
-        shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
         raise LabelError(
-            f"{what}: Input y contains NaN or infinity in {len(rows)} rows of {len(y)}: {shown}"
+            f"{what}: Input y contains NaN or infinity in {len(rows)} rows of {len(y)}: "
+            f"{first_few(rows)}"
         )
 
 

@@ -15,6 +15,7 @@ from ntk_dist.model.serving import ModelFacts
 from ntk_dist.store.arrays import read_arrays
 from ntk_dist.store.place import AbstractPlace
 from ntk_dist.store.workspace import NAME_PATTERN, Workspace
+from ntk_dist.units import first_few
 from ntk_dist.wire import Model
 
 __all__ = ["Catalog", "Entry"]
@@ -147,8 +148,7 @@ class Catalog:
     def _what_there_is(self, name: str, version: int | None, versions: tuple[int, ...]) -> str:
         if versions:
             return f"model {name}: expected one of the versions {list(versions)}, got {version}"
-        names = sorted(self._workspace.models())
-        shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        shown = first_few(sorted(self._workspace.models()), SHOWN)
         return f"expected the name of a model, got {name!r}; there are: {shown or 'none'}"
 
 

@@ -36,7 +36,7 @@ from ntk_dist.errors import (
 from ntk_dist.settings import ServiceSettings
 from ntk_dist.store.place import AbstractPlace
 from ntk_dist.store.workspace import NAME_PATTERN
-from ntk_dist.units import format_bytes
+from ntk_dist.units import first_few, format_bytes
 from ntk_dist.wire import JobState, Upload
 
 __all__ = ["SCHEME", "NewUpload", "Uploads"]
@@ -292,10 +292,9 @@ class Uploads:
     def _assemble(self, record: UploadRecord) -> None:
         missing = sorted(set(range(_n_parts(record))) - set(self._received(record)))
         if missing:
-            listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
             raise ConflictError(
-                f"upload {record.id}: expected all {_n_parts(record)} parts, got all but {listed}; "
-                "send those"
+                f"upload {record.id}: expected all {_n_parts(record)} parts, got all but "
+                f"{first_few(missing)}; send those"
             )
         self._file(record).write_pieces(self._checked(record), record.n_bytes)
 

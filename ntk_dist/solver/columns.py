@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntk_dist.errors import DataShapeError, NonFiniteDataError
+from ntk_dist.units import first_few
 
 __all__ = ["as_columns", "unit_columns"]
 
@@ -38,10 +39,9 @@ def as_columns(values: ArrayLike, n: int, name: str) -> NDArray[np.float64]:
     columns = array[:, None] if array.ndim == 1 else array
     bad = np.flatnonzero(~np.isfinite(columns).all(axis=1))
     if bad.size:
-        shown = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
         raise NonFiniteDataError(
-            f"{name}: expected finite numbers, got NaN or infinity in {bad.size} rows ({shown}); "
-            "remove or repair those rows"
+            f"{name}: expected finite numbers, got NaN or infinity in {bad.size} rows "
+            f"({first_few(bad, 5)}); remove or repair those rows"
         )
     return columns
 

@@ -31,6 +31,7 @@ from ntk_dist.store.idx import is_idx, read_idx
 from ntk_dist.store.location import is_remote, open_place
 from ntk_dist.store.place import AbstractPlace, refusals
 from ntk_dist.store.tables import read_csv, read_parquet, write_csv, write_parquet
+from ntk_dist.units import first_few
 
 __all__ = ["check_output", "check_rows", "read_array", "write_array"]
 
@@ -115,10 +116,9 @@ def check_rows(x: np.ndarray, what: str) -> None:
         ]
     )
     if len(bad):
-        listed = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
         raise NonFiniteDataError(
             f"{what}: expected finite numbers, got NaN or infinity in {len(bad)} of {len(x)} "
-            f"rows: {listed}; remove or impute them"
+            f"rows: {first_few(bad)}; remove or impute them"
         )
 
 

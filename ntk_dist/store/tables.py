@@ -16,6 +16,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
 from ntk_dist.errors import UnreadableDataError
+from ntk_dist.units import first_few
 
 __all__ = ["read_csv", "read_parquet", "write_csv", "write_parquet"]
 
@@ -94,7 +95,7 @@ def _column(table: Any, name: str, path: Path, *, text: bool) -> np.ndarray:
     if matches != 1:
         raise UnreadableDataError(
             f"{path}: expected one column {name!r}, got {matches}; "
-            f"the columns are {_shortened(table.column_names)}"
+            f"the columns are {first_few(table.column_names)}"
         )
     column = table.column(name)
     kind = column.type
@@ -112,8 +113,7 @@ def _column(table: Any, name: str, path: Path, *, text: bool) -> np.ndarray:
         if column.null_count:
             missing = np.flatnonzero(column.is_null().to_numpy())
             raise UnreadableDataError(
-                f"{path}: column {name!r} has no text in {len(missing)} rows: "
-                f"{_shortened(missing.tolist())}"
+                f"{path}: column {name!r} has no text in {len(missing)} rows: {first_few(missing)}"
             )
         return np.asarray(column.to_pylist(), dtype=np.str_)
     raise UnreadableDataError(
@@ -170,7 +170,3 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _shortened(items: list[Any]) -> str:
-    return ", ".join(map(str, items[:10])) + (", ..." if len(items) > 10 else "")
