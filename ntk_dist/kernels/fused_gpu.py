@@ -1,9 +1,9 @@
 """Blocks of convolutional kernels on an NVIDIA GPU, from the same layer programs as on CPU.
 
 Same numbers as ``recursion.py``. One block of threads computes one pair of samples from the inputs
-to the sum over positions (``gpu_segments.py``), and this module feeds it: columns go over in
-chunks, the next one while the last one is computed. Layers after Flatten or global pooling, and
-pairs too close for float32, are treated as in ``fused_cpu.py``.
+to the sum over positions (``gpu_segments.py``), and this module feeds it: columns go over
+launch by launch, the next ones while the last ones are computed. Layers after Flatten or global
+pooling, and pairs too close for float32, are treated as in ``fused_cpu.py``.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from ntk_dist.kernels.tail import tail_bytes, through_tail
 
 __all__ = ["available", "gpu_block", "working_bytes"]
 
-CHUNK_PAIRS = 1 << 16
-"""Pairs per launch: forty waves of the 1600 blocks that a large GPU holds at once, so that the last
-wave costs little, and few enough that the host prepares the next chunk meanwhile."""
+PAIRS_PER_LAUNCH = 1 << 16
+"""Forty waves of the 1600 blocks that a large GPU holds at once, so that the last wave costs
+little, and few enough that the host prepares the next launch meanwhile."""
 WORKSPACE_BYTES = 1 << 30
 """Most memory on the GPU for tensors between segments, and for planes too large for shared memory.
 At 32 x 32 positions before a 2 x 2 pooling a pair needs 512 KiB; 2048 such pairs at once fill any
@@ -65,12 +65,12 @@ def gpu_block(
     nngp, ntk = (np.zeros((len(left), len(others))) for _ in range(2))
 
     def all_pairs(columns: slice) -> np.ndarray:
-        rows, chunk = np.indices((len(left), columns.stop - columns.start), np.int32)
-        pairs = np.stack([rows.ravel(), chunk.ravel()], axis=1)
+        rows, places = np.indices((len(left), columns.stop - columns.start), np.int32)
+        pairs = np.stack([rows.ravel(), places.ravel()], axis=1)
         return pairs[pairs[:, 0] <= pairs[:, 1] + columns.start] if right is None else pairs
 
-    chunks = ((columns, all_pairs(columns)) for columns in _chunks(len(left), len(others)))
-    for columns, pairs, values in _computed(programs[dtype], left, others, chunks):
+    launches = ((columns, all_pairs(columns)) for columns in _launched(len(left), len(others)))
+    for columns, pairs, values in _computed(programs[dtype], left, others, launches):
         i, j = pairs[:, 0], pairs[:, 1] + columns.start
         nngp[i, j], ntk[i, j] = values.T
     if dtype == SINGLE:
@@ -81,15 +81,15 @@ def gpu_block(
 def working_bytes(programs: BlockPrograms, n1: int, n2: int, dtype: np.dtype[np.floating]) -> int:
     """Working memory of ``gpu_block`` on the host for n1 and n2 samples.
 
-    The GPU holds the samples too, but at most two chunks of columns at once, and
-    ``WORKSPACE_BYTES`` besides.
+    The GPU holds the samples too, but the columns of at most two launches at once,
+    and ``WORKSPACE_BYTES`` besides.
     """
     program = programs[dtype].program
     numbers = program.input_size
-    chunk = _chunks(n1, n2)[0].stop if n2 else 0
+    columns = _launched(n1, n2)[0].stop if n2 else 0
     # In float64 while they are prepared, in both precisions for close pairs.
     per_sample = 2 * DOUBLE.itemsize * (numbers + program.positions)
-    samples = (n1 + 2 * chunk) * per_sample + search_bytes(n1, n2, numbers)
+    samples = (n1 + 2 * columns) * per_sample + search_bytes(n1, n2, numbers)
     return samples + tail_bytes(program) * n1 * n2
 
 
@@ -99,9 +99,9 @@ def _simulated() -> bool:
     return bool(config.ENABLE_CUDASIM)
 
 
-def _chunks(n1: int, n2: int) -> list[slice]:
+def _launched(n1: int, n2: int) -> list[slice]:
     """Ranges of columns that go to the GPU together."""
-    columns = max(1, CHUNK_PAIRS // max(1, n1))
+    columns = max(1, PAIRS_PER_LAUNCH // max(1, n1))
     return [slice(start, min(start + columns, n2)) for start in range(0, n2, columns)]
 
 
@@ -112,8 +112,8 @@ def _compute_close_pairs(
     close = close_pairs(left.samples, None if right is None else right.samples)
     near = [(i, j) for i, columns in close.items() for j in columns]
     others = left if right is None else right
-    for start in range(0, len(near), CHUNK_PAIRS):
-        i, j = np.array(near[start : start + CHUNK_PAIRS]).T
+    for start in range(0, len(near), PAIRS_PER_LAUNCH):
+        i, j = np.array(near[start : start + PAIRS_PER_LAUNCH]).T
         rows, at1 = np.unique(i, return_inverse=True)
         columns, at2 = np.unique(j, return_inverse=True)
         everything = slice(0, len(columns))
@@ -136,7 +136,7 @@ class _Uploaded:
 
 @dataclass
 class _Running:
-    """A chunk on its way; what it refers to must stay until its stream is done."""
+    """A launch on its way; what it refers to must stay until its stream is done."""
 
     columns: slice
     pairs: np.ndarray
@@ -149,9 +149,9 @@ def _computed(
     program: BlockProgram,
     left: Side,
     right: Side,
-    chunks: Iterator[tuple[slice, np.ndarray]],
+    launches: Iterator[tuple[slice, np.ndarray]],
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Chunks of columns with their pairs, and both kernels of each pair: (n_pairs, 2), float64.
+    """Columns of each launch, their pairs, and both kernels of each pair: (n_pairs, 2), float64.
 
     Two streams take turns: while one computes, the other brings the next samples and takes away
     the last results.
@@ -171,12 +171,12 @@ def _computed(
     streams[0].synchronize()
     running: deque[_Running] = deque()
     for (columns, pairs), stream, area in zip(
-        chunks, itertools.cycle(streams), itertools.cycle(areas), strict=False
+        launches, itertools.cycle(streams), itertools.cycle(areas), strict=False
     ):
         if len(running) == len(streams):
             yield _finished(program, running.popleft())
-        chunk = _upload(program, right[columns], stream)
-        running.append(_launch(program, constants, rows, chunk, columns, pairs, area, stream))
+        uploaded = _upload(program, right[columns], stream)
+        running.append(_launch(program, constants, rows, uploaded, columns, pairs, area, stream))
     while running:
         yield _finished(program, running.popleft())
 
@@ -257,7 +257,7 @@ def _launch(
     areas: tuple[Any, Any, Any],
     stream: Any,
 ) -> _Running:
-    """Start all pairs of a chunk, and the way back of their results."""
+    """Start all pairs of a launch, and the way back of their results."""
     from numba import cuda
 
     from ntk_dist.kernels.gpu_segments import kernel

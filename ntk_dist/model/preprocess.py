@@ -1,7 +1,7 @@
 """What is done to inputs before the kernel sees them; fitted on training rows, kept with the model.
 
 A step is a pair of pure functions: ``fit(x, **options)`` returns the arrays it learned,
-``apply(x, state)`` transforms rows with them, one chunk at a time and in float64.
+``apply(x, state)`` transforms rows with them, one piece at a time and in float64.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ntk_dist.errors import DataShapeError, InvalidInputError, NonFiniteDataErro
 
 __all__ = ["STEPS", "Preprocessor", "Step", "normalize_steps"]
 
-CHUNK_BYTES = 64 * 2**20
+PIECE_BYTES = 64 * 2**20
 """Rows are converted to float64 this much at a time, so that uint8 images never grow eightfold."""
 
 State = Mapping[str, np.ndarray]
@@ -42,17 +42,17 @@ class Step:
         return {p.name: p.default for p in parameters}
 
 
-def _chunks(x: np.ndarray) -> Iterator[slice]:
-    rows = max(1, CHUNK_BYTES // max(1, 8 * x[:1].size))
+def _pieces(x: np.ndarray) -> Iterator[slice]:
+    rows = max(1, PIECE_BYTES // max(1, 8 * x[:1].size))
     for start in range(0, len(x), rows):
         yield slice(start, min(start + rows, len(x)))
 
 
 def _moments(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over ``axes``, in two passes of float64 chunks."""
+    """Mean and standard deviation over ``axes``, in two passes of float64 pieces."""
     count = np.prod([x.shape[a] for a in axes])
-    mean = sum(x[c].sum(axis=axes, dtype=np.float64) for c in _chunks(x)) / count
-    square = sum(((x[c].astype(np.float64) - mean) ** 2).sum(axis=axes) for c in _chunks(x))
+    mean = sum(x[p].sum(axis=axes, dtype=np.float64) for p in _pieces(x)) / count
+    square = sum(((x[p].astype(np.float64) - mean) ** 2).sum(axis=axes) for p in _pieces(x))
     std = np.sqrt(square / count)
     # A constant feature has a deviation of rounding size; dividing by it would amplify noise.
     constant = std <= 10 * np.finfo(np.float64).eps * np.abs(mean)
@@ -93,12 +93,11 @@ def _fit_zca(x: np.ndarray, ridge: float = 0.1) -> dict[str, np.ndarray]:
     Versus Infinite Neural Networks", arXiv:2007.15801).
     """
     features = x[:1].size
-    mean = sum(x[c].reshape(-1, features).sum(axis=0, dtype=np.float64) for c in _chunks(x)) / len(
-        x
-    )
+    total = sum(x[p].reshape(-1, features).sum(axis=0, dtype=np.float64) for p in _pieces(x))
+    mean = total / len(x)
     covariance = np.zeros((features, features))
-    for c in _chunks(x):
-        centred = x[c].reshape(-1, features) - mean
+    for piece in _pieces(x):
+        centred = x[piece].reshape(-1, features) - mean
         covariance += centred.T @ centred
     values, vectors = np.linalg.eigh(covariance / len(x))
     values = np.maximum(values, 0.0)
@@ -226,15 +225,15 @@ def _apply(
     x: np.ndarray, steps: Sequence[Mapping[str, Any]], states: Sequence[State], dtype: str
 ) -> np.ndarray:
     out = np.empty(x.shape, dtype)
-    for chunk in _chunks(x):
-        part = x[chunk].astype(np.float64)
+    for piece in _pieces(x):
+        part = x[piece].astype(np.float64)
         for spec, state in zip(steps, states, strict=True):
             part = STEPS[spec["name"]].apply(part, state)
         with np.errstate(over="ignore"):
-            out[chunk] = part
-        if not np.isfinite(out[chunk]).all():
+            out[piece] = part
+        if not np.isfinite(out[piece]).all():
             raise NonFiniteDataError(
-                f"rows {chunk.start} to {chunk.stop - 1}: values as large as "
+                f"rows {piece.start} to {piece.stop - 1}: values as large as "
                 f"{np.abs(part).max():.1e} do not fit {dtype}: scale the inputs"
             )
     return out

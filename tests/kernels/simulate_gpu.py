@@ -97,7 +97,7 @@ def say(name: str, dtype: str, found: Any, expected: Any) -> None:
 def main() -> None:
     as_on_a_gpu()
     gpu_program.WARP, gpu_program.MOST_THREADS, gpu_program.ROWS = 1, 3, 2
-    fused_gpu.CHUNK_PAIRS = 1
+    fused_gpu.PAIRS_PER_LAUNCH = 1
     assert fused_gpu.available() is None
     rng = np.random.default_rng(0)
     for name, (shape, layers) in NETS.items():

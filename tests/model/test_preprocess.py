@@ -62,11 +62,11 @@ def test_statistics_come_from_training_rows_only(rng):
     np.testing.assert_allclose(fitted.transform(test, "float64"), expected)
 
 
-def test_chunks_do_not_change_the_numbers(rng, monkeypatch):
+def test_pieces_do_not_change_the_numbers(rng, monkeypatch):
     x = rng.integers(0, 255, size=(60, 4, 4, 3)).astype(np.uint8)
     steps = ["standardize_channels", "zca"]
     whole = Preprocessor.fit(steps, x).transform(x, "float64")
-    monkeypatch.setattr(preprocess, "CHUNK_BYTES", 4000)
+    monkeypatch.setattr(preprocess, "PIECE_BYTES", 4000)
     np.testing.assert_allclose(Preprocessor.fit(steps, x).transform(x, "float64"), whole, atol=1e-9)
 
 
