@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class ShardFactory:
     """Build, on a worker, the object that owns some blocks and multiplies by them."""
 
-    compute: GramTask
+    task: GramTask
     """Computes a block again that is lost or damaged."""
     kernel_name: str
     """Which of the stored kernels: ``ntk`` or ``nngp``."""
@@ -44,18 +44,18 @@ class StoredShard(GramShard):
     """A shard of stored blocks; one that is lost or damaged is computed again, and reported."""
 
     def __init__(self, factory: ShardFactory, blocks: Sequence[BlockIndex]) -> None:
-        super().__init__(self._read, factory.compute.store.grid, blocks, factory.max_bytes)
+        super().__init__(self._read, factory.task.store.grid, blocks, factory.max_bytes)
         self._factory = factory
 
     def _read(self, index: BlockIndex) -> np.ndarray:
-        compute, kernel_name = self._factory.compute, self._factory.kernel_name
+        task, kernel_name = self._factory.task, self._factory.kernel_name
         try:
-            return compute.store.read(kernel_name, index)
+            return task.store.read(kernel_name, index)
         except (BlockCorruptError, BlockNotFoundError) as error:
             log.warning("recomputing block %s: %s", index, error)
             report(RepairEvent(item=str(index), reason=str(error)))
             # Not read again: another reader of the same damage may have deleted the new one.
-            return compute.compute(index)[kernel_name]
+            return task.compute(index)[kernel_name]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class RecomputedShardFactory:
     evaluated for every product.
     """
 
-    compute: GramTask
+    task: GramTask
     """Evaluates the stored Gram matrix, in whatever precision."""
     kernel_name: str
     """``ntk`` or ``nngp``."""
@@ -75,9 +75,9 @@ class RecomputedShardFactory:
 
     def __call__(self, blocks: Sequence[BlockIndex]) -> GramShard:
         """The shard that owns ``blocks``."""
-        stored = self.compute.kernel
+        stored = self.task.kernel
         kernel = Kernel(stored.architecture, stored.kernels, np.float64)
-        task = replace(self.compute, kernel=kernel)
+        task = replace(self.task, kernel=kernel)
 
         def evaluate(index: BlockIndex) -> np.ndarray:
             return task.evaluate(index)[self.kernel_name]

@@ -289,7 +289,7 @@ class GramTask:
 class AdoptTask:
     """Take one block from the Gram matrix of fewer rows, or compute it if it is damaged there."""
 
-    compute: GramTask
+    task: GramTask
     source: AbstractBlockStore
     """Has the same block at the same place."""
 
@@ -300,13 +300,13 @@ class AdoptTask:
         ------
         As ``GramTask``.
         """
-        ours = self.compute.store
+        ours = self.task.store
         try:
             blocks = {kernel: self.source.read(kernel, index) for kernel in ours.kernels}
         except (BlockCorruptError, BlockNotFoundError) as error:
             log.warning("computing block %s: %s", index, error)
             report(RepairEvent(item=str(index), reason=str(error)))
-            self.compute(index)
+            self.task(index)
             return False
         ours.write(index, blocks)
         return True

@@ -126,11 +126,11 @@ def solve_dual(
     if parameters.refine:
         # Blocks of both precisions share the memory of a worker.
         factory = replace(factory, max_bytes=factory.max_bytes // 2)
-    grid, executor = factory.compute.store.grid, resources.executor
+    grid, executor = factory.task.store.grid, resources.executor
     assignments = assign_blocks(grid, executor.n_workers)
     retry = RetryPolicy(timeout_s=resources.settings.task_timeout_s)
     with executor.shards(factory, assignments, retry=retry, on_event=phases.on_event) as shards:
-        dtype = factory.compute.kernel.dtype
+        dtype = factory.task.kernel.dtype
         gram = system.scaled(StoredGramOperator(shards, system.n_rows, dtype))
         y = system.scale * system.targets
         identity = _identity(system, y)
@@ -166,9 +166,7 @@ def solve_dual(
                 "on_step": phases.on_event,
             }
             if parameters.refine:
-                again = RecomputedShardFactory(
-                    factory.compute, factory.kernel_name, factory.max_bytes
-                )
+                again = RecomputedShardFactory(factory.task, factory.kernel_name, factory.max_bytes)
                 # Without a time limit: blocks that are not kept are all evaluated for each
                 # product, which takes as long as the Gram matrix did, and that may be hours.
                 fresh = stack.enter_context(
@@ -281,7 +279,7 @@ def driver_bytes(parameters: Parameters, n: int, rank: int, settings: Settings) 
 def _identity(system: DualSystem, y: np.ndarray) -> dict[str, str]:
     """What is solved."""
     return {
-        "gram": system.factory.compute.store.manifest.key,
+        "gram": system.factory.task.store.manifest.key,
         "kernel": system.factory.kernel_name,
         "targets": fingerprint(y),
         "counts": fingerprint(system.counts),
