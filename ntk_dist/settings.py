@@ -28,6 +28,7 @@ from ntk_dist.job_file import parse_yaml
 
 __all__ = [
     "MOST_CPUS",
+    "SHARD_BYTES_ELSEWHERE",
     "ServiceSettings",
     "Settings",
     "available_memory",

@@ -19,6 +19,7 @@ from ntk_dist.gram.grid import BlockGrid, BlockIndex
 from ntk_dist.units import format_bytes
 
 __all__ = [
+    "PREDICT_ROWS",
     "GramPlan",
     "assign_blocks",
     "default_block_rows",

@@ -29,6 +29,9 @@ from ntk_dist.settings import SHARD_BYTES_ELSEWHERE, get_settings
 from ntk_dist.store.place import refusals
 
 __all__ = [
+    "LOG_BYTES",
+    "SPEC_FILE",
+    "STOP_S",
     "AbstractLauncher",
     "DriverState",
     "ProcessLauncher",

@@ -31,7 +31,7 @@ from ntk_dist.wire import IDEMPOTENCY_KEY, KEY_PATTERN, Blocks, Job, JobPage, Jo
 if TYPE_CHECKING:
     from ntk_dist.database.opened import Database
 
-__all__ = ["HasLogs", "JobQueue", "News", "utc_now"]
+__all__ = ["MAX_PAGE", "HasLogs", "JobQueue", "News", "utc_now"]
 
 MAX_PAGE = 200
 RETRY_AFTER_S = 30.0

@@ -14,7 +14,7 @@ from ntk_dist.jobs.parts import Parts, parts_of
 from ntk_dist.standing import Standing, advance
 from ntk_dist.store.place import AbstractPlace
 
-__all__ = ["Follower", "Position", "latest", "read_part"]
+__all__ = ["POLL_S", "Follower", "Position", "latest", "read_part"]
 
 POLL_S = 0.5
 """Lines are written twice a second, so looking more often shows nothing new."""

@@ -17,6 +17,7 @@ from numba import cuda
 from numba.core import config
 
 __all__ = [
+    "ZERO",
     "Index",
     "apply",
     "at",

@@ -27,7 +27,7 @@ from ntk_dist.kernels.gpu_planes import (
     total_rows,
 )
 
-__all__ = ["kernel"]
+__all__ = ["REGISTERS", "kernel"]
 
 ALIGNMENT = 16
 """An NNGP and an NTK are then one load of 64 or 128 bits."""

@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 from ntk_dist.errors import InvalidInputError
 from ntk_dist.events import EventSink, Phases, RepairCount, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
-from ntk_dist.executors.base import Item, Result
 from ntk_dist.gram.cut import working_bytes
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.gram.plan import GramPlan, default_block_rows, plan_gram
@@ -49,6 +49,9 @@ __all__ = [
     "open_gram",
     "plan_rows",
 ]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from zarr.abc.store import Store
 
 from ntk_dist.errors import StoreError, StoreFullError, StoreUnreachableError
 
-__all__ = ["AbstractPlace", "Draft", "numbers_in", "refusals"]
+__all__ = ["ORPHAN_AGE_S", "AbstractPlace", "Draft", "numbers_in", "refusals"]
 
 ORPHAN_AGE_S = 3600.0
 """What was last written to so long ago has no writer any more: blocks take seconds."""

@@ -33,6 +33,7 @@ from ntk_dist.store.place import AbstractPlace, Draft
 from ntk_dist.store.zarr import ZarrBlockStore, is_gram
 
 __all__ = [
+    "NAME_PATTERN",
     "AbstractWorkspace",
     "MemoryWorkspace",
     "Workspace",
