@@ -7,7 +7,7 @@ for ``preconditioner`` and ``seed`` for ``random_state``.
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -69,7 +69,8 @@ def _ridges(given: Any) -> float | tuple[float, ...]:
 
 def _is_ridge(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
+    # Also of an integer that no float64 can hold.
+    return number and 0 <= value <= sys.float_info.max
 
 
 Ridges: TypeAlias = Annotated[float | tuple[float, ...], BeforeValidator(_ridges)]

@@ -59,6 +59,8 @@ def test_ridges_to_choose_from_are_plain_numbers(given):
         ("ridge", [True]),
         ("ridge", [[1.0]]),
         ("ridge", np.array([1.0, np.inf])),
+        ("ridge", 10**400),
+        ("ridge", [0.1, 10**400]),
         ("warm_start", 1),
         ("ridge", float("nan")),
         ("tol", 1),
