@@ -18,6 +18,8 @@ __all__ = ["no_key_twice", "parse_yaml", "read_job_file"]
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it, to which ``1e-6``, which has no dot, would be text.
 
+    ``1:20`` is text here, and not the 80 of a number in base 60.
+
     Of a key that is there twice PyYAML would take the last, and say nothing.
     """
 
@@ -36,9 +38,22 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [one for one in known if one[0] not in {_INT, _FLOAT}]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    _INT,
+    re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(
+        r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$"
+        r"|[-+]?[0-9]+[eE][-+]?[0-9]+$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    ),
     list("-+.0123456789"),
 )
 

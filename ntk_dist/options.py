@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 __all__ = [
+    "Count",
     "GramOptions",
     "KernelName",
     "Method",
@@ -31,6 +32,7 @@ __all__ = [
     "Rank",
     "Record",
     "Refine",
+    "Seed",
     "SolverOptions",
 ]
 
@@ -50,6 +52,17 @@ def _reachable(tol: float) -> float:
         )
     return tol
 
+
+def _whole(given: Any) -> Any:
+    is_whole = isinstance(given, float) and given.is_integer()
+    return int(given) if is_whole else given
+
+
+Count: TypeAlias = Annotated[PositiveInt, BeforeValidator(_whole)]
+"""So many, at least one; ``1e4`` is a whole number, too."""
+
+Seed: TypeAlias = Annotated[NonNegativeInt, BeforeValidator(_whole)]
+"""Of random choices."""
 
 Tolerance: TypeAlias = Annotated[float, Field(gt=0, lt=1), AfterValidator(_reachable)]
 """A true relative residual that can be asked for."""
@@ -87,7 +100,7 @@ def _has_a_use(rank: int | Literal["auto"], info: ValidationInfo) -> int | Liter
     return rank
 
 
-Rank: TypeAlias = Annotated[PositiveInt | Literal["auto"], AfterValidator(_has_a_use)]
+Rank: TypeAlias = Annotated[Count | Literal["auto"], AfterValidator(_has_a_use)]
 """Of a preconditioner that has one; declared after the preconditioner's name."""
 
 
@@ -100,21 +113,28 @@ def _has_an_effect(refine: bool | int, info: ValidationInfo) -> bool | int:
     return refine
 
 
-Refine: TypeAlias = Annotated[bool | NonNegativeInt, AfterValidator(_has_an_effect)]
+Refine: TypeAlias = Annotated[
+    bool | Annotated[NonNegativeInt, BeforeValidator(_whole)], AfterValidator(_has_an_effect)
+]
 """Whether to refine, or how many rounds at most; declared after the method and the dtype."""
 
 
 class Record(BaseModel):
-    """Fields that were checked: no other key is taken, and nothing changes afterwards."""
+    """Fields that were checked: no other key is taken, and nothing changes afterwards.
+
+    Text is no number and ``True`` is no 1: ``block_rows: yes`` would be blocks of one row.
+    """
 
     # Docstrings of fields become the descriptions in the published schema.
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
 
 
 class GramOptions(Record):
     """How the Gram matrix is cut and kept."""
 
-    block_rows: PositiveInt | None = None
+    block_rows: Count | None = None
     """Side of a block; None chooses from the data and the architecture."""
     dtype: Literal["float32", "float64"] = "float32"
 
@@ -125,6 +145,6 @@ class SolverOptions(Record):
     ridge: Ridges = 0.0
     """Several are compared on held-out training rows, and the best is taken."""
     tol: Tolerance = 1e-6
-    max_steps: PositiveInt | None = None
+    max_steps: Count | None = None
     warm_start: bool = False
     """Start from the coefficients of an earlier fit; a job, from the latest model of its name."""

@@ -7,7 +7,15 @@ from typing import Any, Protocol
 
 __all__ = ["UNION_ARMS", "describe_problems"]
 
-UNION_ARMS = {"str", "list[any]", "constrained-int", "int", "bool", "literal['auto']"}
+UNION_ARMS = {
+    "str",
+    "list[any]",
+    "constrained-int",
+    "function-before[_whole(), constrained-int]",
+    "int",
+    "bool",
+    "literal['auto']",
+}
 """How pydantic names the alternatives of a union in the place of a problem."""
 
 

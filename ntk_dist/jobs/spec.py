@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     ValidationError,
 )
 
 from ntk_dist.errors import JobSpecError
 from ntk_dist.job_file import read_job_file
 from ntk_dist.options import (
+    Count,
     GramOptions,
     KernelName,
     Method,
@@ -26,6 +25,7 @@ from ntk_dist.options import (
     Rank,
     Record,
     Refine,
+    Seed,
     SolverOptions,
 )
 from ntk_dist.settings import MOST_CPUS
@@ -67,17 +67,17 @@ class SolverSpec(SolverOptions):
     preconditioner: PreconditionerSpec = PreconditionerSpec()
     refine: Refine = False
     """Correct the answer from float64 residuals: whether, or how many rounds at most."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 class ResourcesSpec(Record):
     """What the driver of a submitted job gets; its tasks are the matter of the executor."""
 
-    driver_cpus: Annotated[int, Field(ge=1, le=MOST_CPUS)] | None = None
+    driver_cpus: Annotated[Count, Field(le=MOST_CPUS)] | None = None
     """CPUs of one machine, also for the tasks of a ``local`` executor. None takes what there is;
     on a Ray cluster that is the head node, beside what else runs there. The tasks of a ``ray``
     executor get the CPUs that are left, at least one."""
-    driver_memory_bytes: PositiveInt | None = None
+    driver_memory_bytes: Count | None = None
     """Memory that a Ray cluster keeps free for the driver, in bytes."""
 
 

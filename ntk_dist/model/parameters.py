@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, NonNegativeInt, ValidationError
+from pydantic import ValidationError
 
 from ntk_dist.errors import InvalidInputError
 from ntk_dist.options import (
@@ -16,6 +16,7 @@ from ntk_dist.options import (
     PreconditionerName,
     Rank,
     Refine,
+    Seed,
     SolverOptions,
 )
 from ntk_dist.validation import UNION_ARMS, describe_problems
@@ -26,14 +27,12 @@ __all__ = ["Parameters"]
 class Parameters(SolverOptions, GramOptions):
     """How a model is fitted; what each means stands with the estimators, which take the same."""
 
-    model_config = ConfigDict(strict=True)
-
     kernel: KernelName = "ntk"
     solver: Method = "cg"
     preconditioner: PreconditionerName = "rpcholesky"
     rank: Rank = "auto"
     refine: Refine = False
-    random_state: NonNegativeInt = 0
+    random_state: Seed = 0
 
     @property
     def exact_dtype(self) -> Literal["float32", "float64"]:

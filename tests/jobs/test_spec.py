@@ -21,6 +21,13 @@ executor: dask://scheduler:8786
 workspace: ./ws
 """
 
+MINIMAL = {
+    "name": "a",
+    "task": "regression",
+    "data": {"x": "x.npy", "y": "y.npy"},
+    "architecture": ["Dense"],
+}
+
 
 @pytest.fixture
 def write(tmp_path):
@@ -87,7 +94,7 @@ def test_what_is_an_address_is_left_for_the_store_to_judge(write, address):
         (
             "kernel: ntk",
             "resources: {driver_cpus: 0, gpus: 1}",
-            r"driver_cpus: .*greater than or equal to 1.*, got 0; resources.gpus: unknown key",
+            r"driver_cpus: .*greater than 0.*, got 0; resources.gpus: unknown key",
         ),
         (
             "kernel: ntk",
@@ -100,6 +107,64 @@ def test_every_mistake_is_named_with_its_place(write, line, instead, words):
     assert line in JOB
     with pytest.raises(JobSpecError, match=words):
         load_job(write(JOB.replace(line, instead)))
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"gram": {"block_rows": True}},
+        {"gram": {"block_rows": "1000"}},
+        {"gram": {"block_rows": 1.5}},
+        {"solver": {"seed": True}},
+        {"solver": {"seed": "1"}},
+        {"solver": {"tol": "1e-6"}},
+        {"solver": {"tol": True}},
+        {"solver": {"max_steps": True}},
+        {"solver": {"warm_start": "yes"}},
+        {"solver": {"warm_start": 1}},
+        {"solver": {"refine": "2"}},
+        {"solver": {"ridge": 10**400}},
+        {"solver": {"preconditioner": {"rank": True}}},
+        {"solver": {"preconditioner": {"rank": "5"}}},
+        {"resources": {"driver_cpus": True}},
+        {"resources": {"driver_memory_bytes": "1000"}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["job.yaml", "job.json"])
+def test_text_and_truths_are_no_numbers(write, section, name):
+    place, value = "", section
+    while isinstance(value, dict):
+        ((key, value),) = value.items()
+        place = f"{place}.{key}".removeprefix(".")
+    text = json.dumps(MINIMAL | section)
+    with pytest.raises(JobSpecError, match=rf"{place}: .*expected.*, got {value!r}"):
+        load_job(write(text, name))
+
+
+def test_yes_is_no_number_of_rows_and_a_time_is_none_either(write):
+    for given, got in (("yes", "True"), ("1:20", "'1:20'"), ("1:20.5", "'1:20.5'")):
+        with pytest.raises(JobSpecError, match=f"block_rows: .*valid integer, got {got}"):
+            load_job(write(JOB.replace("block_rows: 1000", f"block_rows: {given}")))
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [("16.0", 16), ("1e1", 10), ("1_000", 1000), ("0x10", 16), ("0b11", 3), ("+7", 7), ("010", 8)],
+)
+def test_whole_numbers_however_they_are_written(write, written, number):
+    text = JOB.replace("block_rows: 1000", f"block_rows: {written}")
+    text = text.replace("rank: auto}", f"rank: {written}}}, seed: {written}, refine: {written}")
+    job = load_job(write(text))
+    found = (job.gram.block_rows, job.solver.seed, job.solver.refine)
+    assert (*found, job.solver.preconditioner.rank) == (number,) * 4
+    assert {type(one) for one in found} == {int}
+
+
+@pytest.mark.parametrize("written", [".inf", "-.inf", ".nan"])
+def test_what_is_no_finite_number_is_read_as_such(write, written):
+    with pytest.raises(JobSpecError, match=r"ridge: .*finite number.*, got -?(inf|nan)"):
+        load_job(write(JOB.replace("ridge: 0.0", f"ridge: {written}")))
 
 
 @pytest.mark.parametrize("name", ["job.yaml", "job.json"])
@@ -165,7 +230,6 @@ def test_what_python_writes_as_json_is_read_as_it_was(write):
 
 
 def test_what_a_job_leaves_out_is_what_an_estimator_takes_for_it():
-    minimal = {"name": "a", "task": "classification", "data": {"x": "x.npy", "y": "y.npy"}}
-    job = JobSpec.model_validate({**minimal, "architecture": stax.Dense(1).to_json()})
+    job = JobSpec.model_validate(MINIMAL | {"architecture": stax.Dense(1).to_json()})
     for estimator in (NTKClassifier(), job_estimator(job)):
         assert Parameters.checked(estimator.get_params(deep=False)) == Parameters()
