@@ -30,6 +30,7 @@ from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.projection import Projection
 from ntk_dist.model import FitReport, GramReport, NTKClassifier, NTKRegressor
 from ntk_dist.model.artifact import write_artifact
+from ntk_dist.model.load import load_model
 from ntk_dist.model.parameters import Parameters
 from ntk_dist.model.portable import pack
 from ntk_dist.model.preprocess import normalize_steps
@@ -136,7 +137,13 @@ def _fit_and_publish(
 ) -> tuple[NTKClassifier | NTKRegressor, Draft, float | None]:
     model, workspace = job_estimator(job), Workspace(job.workspace)
     if job.solver.warm_start and job.name in workspace.models():
-        earlier = type(model).load(str(workspace.model_place(job.name)))
+        earlier = load_model(place := workspace.model_place(job.name))
+        if type(earlier) is not type(model):
+            raise JobSpecError(
+                f"solver.warm_start: expected a {type(model).__name__} to start from, got a "
+                f"{type(earlier).__name__}, {place}: give the job a name of its own, or leave out "
+                "warm_start"
+            )
         model = earlier.set_params(**model.get_params(deep=False))
     x, y = read_array(job.data.x), read_array(job.data.y)
     # Read before the work starts: a typo in a file name must not show after hours.

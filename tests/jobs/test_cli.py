@@ -174,6 +174,18 @@ def test_a_job_chooses_a_ridge_and_starts_from_the_model_before(job, tmp_path, r
     assert "had for 100 of 100 rows" in run("fit", job).stdout
 
 
+def test_a_warm_start_from_a_model_of_another_task_names_it(job, tmp_path, run):
+    assert run("fit", job).returncode == 0
+    edit("job.yaml", "task: regression", "task: classification")(tmp_path)
+    edit("job.yaml", "gram:", "solver: {warm_start: true}\ngram:")(tmp_path)
+    refused = run("fit", job)
+    assert refused.returncode == 2
+    assert (
+        "warm_start: expected a NTKClassifier to start from, got a NTKRegressor" in refused.stderr
+    )
+    assert str(tmp_path / "ws" / "models" / "waves" / "1") in refused.stderr.replace("\n", "")
+
+
 def test_a_job_is_described_with_what_it_takes_here(job, tmp_path, run):
     told = run("info", job)
     assert told.returncode == 0, told.stderr
