@@ -15,6 +15,7 @@ from ntk_dist.store.checked import chunk_keys
 __all__ = ["choose_array", "read_foreign_zarr"]
 
 _BLOSC_HEADER_BYTES = 16
+_METADATA = ("zarr.json", ".zarray", ".zgroup")
 
 
 def read_foreign_zarr(path: Path, name: str | None) -> np.ndarray:
@@ -25,8 +26,14 @@ def read_foreign_zarr(path: Path, name: str | None) -> np.ndarray:
     Raises
     ------
     UnreadableDataError
-        No such array, one of which chunks are missing, or one that cannot be read safely.
+        No Zarr here or no such array, one of which chunks are missing, or one that cannot be read
+        safely.
     """
+    if not any((path / file).is_file() for file in _METADATA):
+        raise UnreadableDataError(
+            f"expected a data file or a Zarr folder, got {path}, a folder without "
+            f"{', '.join(_METADATA[:-1])} or {_METADATA[-1]}: name a file in it"
+        )
     node = zarr.open(path, mode="r")
     if isinstance(node, zarr.Group):
         if name is None or name not in node:
