@@ -26,6 +26,7 @@ from typing import Any
 from ntk_dist.errors import InvalidInputError
 from ntk_dist.executors.base import AbstractExecutor, AbstractShards
 from ntk_dist.executors.retry import RetryPolicy
+from ntk_dist.settings import MOST_CPUS
 
 __all__ = [
     "AbstractExecutor",
@@ -104,7 +105,8 @@ def parse_executor(spec: str) -> tuple[str, dict[str, Any]]:
     Raises
     ------
     InvalidInputError
-        ``spec`` is none that :func:`make_executor` knows.
+        ``spec`` is none that :func:`make_executor` knows, or wants more threads or workers than
+        any machine has CPUs.
     """
     text = spec if isinstance(spec, str) else ""
     if text == "ray:auto":
@@ -113,5 +115,13 @@ def parse_executor(spec: str) -> tuple[str, dict[str, Any]]:
         engine = "ray" if address[1] == "ray" else "dask"  # tcp and tls are how Dask is spoken to
         return engine, {"address": text}
     if counted := _COUNTED.fullmatch(text):
-        return counted[1], {"n_workers": int(counted[2]) if counted[2] else None}
+        # The first digits are enough to see that there are too many.
+        n_workers = int(counted[2][:9]) if counted[2] else None
+        if n_workers is not None and n_workers > MOST_CPUS:
+            what = "threads" if counted[1] == "local" else "workers on this machine"
+            raise InvalidInputError(
+                f"executor: expected at most {MOST_CPUS} {what}, got {spec!r}: as many as there "
+                "are CPUs is enough"
+            )
+        return counted[1], {"n_workers": n_workers}
     raise InvalidInputError(f"executor: expected one of {_CHOICES}, got {spec!r}")

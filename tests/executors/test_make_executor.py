@@ -53,6 +53,21 @@ def test_what_is_named_is_one_of_three_engines(
     assert parse_executor(spec) == (engine, place)
 
 
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("local:4097", "4096 threads, got 'local:4097'"),
+        ("local:99999999", "4096 threads, got 'local:99999999'"),
+        ("dask:5000", "4096 workers on this machine"),
+        (f"ray:{'9' * 5000}", "4096 workers on this machine"),
+    ],
+    ids=["local", "many", "dask", "ray"],
+)
+def test_more_workers_than_any_machine_has_cpus_are_refused(spec: str, words: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"executor: expected at most {words}"):
+        make_executor(spec)
+
+
 def test_a_closed_executor_says_so() -> None:
     executor = make_executor("local")
     executor.close()
