@@ -14,7 +14,7 @@ from pathlib import Path
 
 from zarr.storage import LocalStore
 
-from ntk_dist.errors import StoreUnreachableError
+from ntk_dist.errors import InvalidInputError, StoreUnreachableError
 from ntk_dist.store.place import ORPHAN_AGE_S, AbstractPlace, Draft, numbers_in, refusals
 
 __all__ = ["Folder"]
@@ -30,13 +30,13 @@ class Folder(AbstractPlace):
 
     Raises
     ------
-    StoreUnreachableError
+    InvalidInputError
         The text can be no path.
     """
 
     def __init__(self, location: str) -> None:
         if not location or "\0" in location:
-            raise StoreUnreachableError(
+            raise InvalidInputError(
                 f"expected a folder of this machine, got {location!r}; give a path"
             )
         self.folder: Path = Path(location).expanduser().absolute()

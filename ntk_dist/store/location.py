@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zarr.abc.store import Store
 
-from ntk_dist.errors import InvalidInputError, MissingDependencyError, StoreUnreachableError
+from ntk_dist.errors import InvalidInputError, MissingDependencyError
 from ntk_dist.store.folder import Folder
 from ntk_dist.store.place import AbstractPlace
 
@@ -30,11 +30,9 @@ def open_place(location: Location) -> AbstractPlace:
     Raises
     ------
     InvalidInputError
-        The location is neither text nor a Path.
+        The location is neither text nor a Path, or means no place of a kind that is known here.
     MissingDependencyError
         The library for object storage is not installed.
-    StoreUnreachableError
-        The place is of a kind that cannot be opened.
     """
     if isinstance(location, AbstractPlace):
         return location
@@ -49,7 +47,7 @@ def open_place(location: Location) -> AbstractPlace:
         return Folder(text)
     if scheme[1] != "s3" or isinstance(location, Path):
         # The rest is not quoted: people write credentials into addresses.
-        raise StoreUnreachableError(
+        raise InvalidInputError(
             "expected a folder of this machine, or s3://BUCKET/PREFIX as text, got an address "
             f"that begins with {scheme[0]!r}{' as a Path' if isinstance(location, Path) else ''}"
         )
@@ -68,7 +66,7 @@ def absolute(location: Location) -> str:
 
     Raises
     ------
-    InvalidInputError, MissingDependencyError, StoreUnreachableError
+    InvalidInputError, MissingDependencyError
         As for :func:`open_place`.
     """
     return open_place(location).location
@@ -79,7 +77,9 @@ def open_zarr_store(location: Location, *, create: bool = False) -> Store:
 
     Raises
     ------
+    InvalidInputError, MissingDependencyError
+        As for :func:`open_place`.
     StoreUnreachableError
-        The place cannot be opened, or is not there and ``create`` is false.
+        The place is not there and ``create`` is false.
     """
     return open_place(location).zarr_store(create=create)

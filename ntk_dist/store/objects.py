@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from ntk_dist.errors import StoreUnreachableError
+from ntk_dist.errors import InvalidInputError, StoreUnreachableError
 from ntk_dist.store.bucket import Bucket
 from ntk_dist.store.place import ORPHAN_AGE_S, AbstractPlace, Draft, numbers_in
 from ntk_dist.store.zarr_objects import ZarrObjects
@@ -34,7 +34,7 @@ class Objects(AbstractPlace):
 
     Raises
     ------
-    StoreUnreachableError
+    InvalidInputError
         The text is no such address.
     """
 
@@ -45,7 +45,7 @@ class Objects(AbstractPlace):
         parts = match[2].split("/") if match and match[2] else []
         if match is None or {"", ".", ".."} & set(parts) or "\0" in location:
             # Not quoted: people write credentials into addresses.
-            raise StoreUnreachableError(
+            raise InvalidInputError(
                 "expected an address of object storage as s3://BUCKET/PREFIX, with nothing else "
                 "before the bucket and no empty name, '.' or '..' in the prefix, got another one"
             )

@@ -121,9 +121,9 @@ class Workspace(AbstractWorkspace):
     Raises
     ------
     InvalidInputError
-        The location is neither text nor a Path.
+        The location is neither text nor a Path, or means no place of a kind that is known here.
     StoreUnreachableError
-        The location cannot be made or written, or is of a kind that cannot be opened.
+        The location cannot be made or written.
     """
 
     def __init__(self, location: Location, *, read_only: bool = False) -> None:
@@ -253,9 +253,9 @@ def open_workspace(location: Location | None) -> AbstractWorkspace:
     Raises
     ------
     InvalidInputError
-        The location is neither text nor a Path.
+        The location is neither text nor a Path, or means no place of a kind that is known here.
     StoreUnreachableError
-        The location cannot be made or written, or is of a kind that cannot be opened.
+        The location cannot be made or written.
     """
     return MemoryWorkspace() if location is None else Workspace(location)
 
@@ -273,8 +273,10 @@ def find_gram(location: Location | None, manifest: Manifest) -> ZarrBlockStore |
 
     Raises
     ------
+    InvalidInputError
+        The location means no place of a kind that is known here.
     StoreUnreachableError
-        The location is of a kind that cannot be opened, or what is there is damaged.
+        What is there is damaged.
     """
     if location is None:
         return None

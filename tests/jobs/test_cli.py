@@ -277,6 +277,8 @@ def edit(name, old, new):
         (edit("job.yaml", "arch.json", "no.json"), 2, "invalid_architecture", "no.json"),
         (edit("arch.json", "Relu", "Reul"), 2, "invalid_architecture", "Relu"),
         (edit("arch.json", "W_std", "w_std"), 2, "invalid_architecture", "W_std"),
+        (edit("job.yaml", "data.npz:x,", "http://host/x.npy,"), 2, "invalid_input", "begins with"),
+        (edit("job.yaml", "./ws", "s3:/a"), 2, "invalid_input", "s3://BUCKET/PREFIX"),
         (edit("job.yaml", "./ws", "./arch.json/ws"), 4, "store_unreachable", "arch.json"),
         (
             edit("job.yaml", "workspace:", "executor: dask://127.0.0.1:9\nworkspace:"),
@@ -297,6 +299,13 @@ def test_bad_input_gets_one_line_and_its_exit_code(
     assert not (tmp_path / "ws/models").exists()
     assert words in error["message"]
     assert "Traceback" not in told.stderr
+
+
+def test_no_place_at_all_is_bad_input(job, run):
+    for arguments in (("info", ""), ("fit", job, "--workspace", "")):
+        told = run(*arguments)
+        assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+        assert "got ''" in told.stderr
 
 
 def test_errors_for_people_are_one_line(job, tmp_path, run):

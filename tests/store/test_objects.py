@@ -239,10 +239,10 @@ def test_a_data_file_that_is_not_there(bucket):
 
 @pytest.mark.parametrize(
     "address",
-    ["s3://", "s3:///x", "s3://key:hidden@bucket/x", "s3://bucket//x", "s3://bucket/../x"],
+    ["s3://", "s3:///x", "s3://key:hidden@bucket/x", "s3:/a", "s3://bucket//x", "s3://bucket/../x"],
 )
 def test_addresses_that_are_none_are_refused_without_a_quote(bucket, address):
-    with pytest.raises(StoreUnreachableError, match="s3://BUCKET/PREFIX") as caught:
+    with pytest.raises(InvalidInputError, match="s3://BUCKET/PREFIX") as caught:
         Workspace(address)
     assert "hidden" not in str(caught.value)
 

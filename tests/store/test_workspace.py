@@ -102,9 +102,16 @@ def test_a_workspace_is_known_by_what_it_holds(tmp_path):
     assert [str(p) for p in workspace.grams()] == [stored.location]
 
 
+@pytest.mark.parametrize("location", ["gs://bucket/prefix", "http://host/ws", "", "a\0b"])
+def test_what_means_no_place_is_bad_input(location):
+    with pytest.raises(InvalidInputError, match="expected a folder of this machine") as caught:
+        open_workspace(location)
+    assert caught.value.exit_code == 2
+
+
 @pytest.mark.parametrize(
     "location",
-    ["gs://bucket/prefix", "", "a\0b", "{file}", "{file}/below", "/proc/nothing/here", "x" * 300],
+    ["{file}", "{file}/below", "/proc/nothing/here", "x" * 300],
 )
 def test_impossible_locations_are_unreachable_in_words(tmp_path, monkeypatch, location):
     monkeypatch.chdir(tmp_path)
