@@ -349,6 +349,15 @@ class AbstractNTKEstimator(BaseEstimator):
             x: np.ndarray = validate_data(
                 self, X, reset=reset, allow_nd=True, dtype="numeric", ensure_all_finite=False
             )
+        except TypeError as error:
+            if not hasattr(X, "dtypes"):  # no table: scikit-learn's rules ask for a TypeError
+                raise
+            if isinstance(error, np.exceptions.DTypePromotionError):
+                raise DataShapeError(
+                    "X: expected real numbers in every column, got some that are none, such as "
+                    "dates: convert them or leave them out"
+                ) from error
+            raise DataShapeError(f"X: {one_line(error)}") from error
         except ValueError as error:
             empty = "minimum of 1 is required" in str(error)
             raise (EmptyDataError if empty else DataShapeError)(one_line(error)) from error

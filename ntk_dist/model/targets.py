@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -83,17 +84,32 @@ def _require_finite(y: Any, what: str) -> None:
         values = np.asarray(y)
     except ValueError:
         return  # ragged: scikit-learn's own check says so
-    if values.dtype.kind == "f" and values.ndim and not np.isfinite(values).all():
-        rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if not values.ndim or values.dtype.kind not in "fO":
+        return
+    if values.dtype.kind == "f":
+        usable = np.isfinite(values)
+    else:  # text of a table is objects, those that are missing among them
+        usable = np.array([not _is_missing(value) for value in values.flat]).reshape(values.shape)
+    if not usable.all():
+        rows = np.flatnonzero(~usable.reshape(len(values), -1).all(axis=1))
+        kind = "NaN or infinity" if values.dtype.kind == "f" else "NaN, None or another NA"
         raise LabelError(
-            f"{what}: Input y contains NaN or infinity in {len(rows)} rows of {len(y)}: "
+            f"{what}: Input y contains {kind} in {len(rows)} rows of {len(values)}: "
             f"{first_few(rows)}"
         )
 
 
+def _is_missing(value: object) -> bool:
+    # Those of pandas by name: it need not be there.
+    of_pandas = type(value).__name__ in {"NAType", "NaTType"}
+    return value is None or of_pandas or (isinstance(value, float) and math.isnan(value))
+
+
 def one_line(error: Exception) -> str:
     """An error of scikit-learn's in one line, without the arrays that it prints."""
-    return " ".join(re.sub(r"array=.*?\]\.", "", str(error), flags=re.DOTALL).split())
+    text = re.sub(r"array=.*?\]\.", "", str(error), flags=re.DOTALL)
+    text = re.sub(r"(Complex data not supported).*", r"\1", text, flags=re.DOTALL)
+    return " ".join(text.split())
 
 
 def _match(targets: np.ndarray, n_rows: int) -> None:

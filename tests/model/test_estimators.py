@@ -190,6 +190,22 @@ def test_ridges_that_memory_cannot_judge_are_named_and_not_chosen(problem, monke
         NTKRegressor(FC, ridge=[0.0, 1e3], preconditioner="none").fit(x, y)
 
 
+def test_tables_with_columns_that_are_no_numbers_are_refused(problem):
+    pandas = pytest.importorskip("pandas")
+    x, y, _ = problem
+    table = pandas.DataFrame(x).add_prefix("x")
+    table["when"] = pandas.date_range("2020", periods=len(x))
+    with pytest.raises(DataShapeError, match=r"X: expected real numbers in every column.*dates"):
+        NTKRegressor(FC).fit(table, y)
+    table["when"] = pandas.array(["1", pandas.NA] * (len(x) // 2), dtype="string")
+    with pytest.raises(DataShapeError, match=r"X: .* a real number"):
+        NTKRegressor(FC).fit(table, y)
+    with pytest.raises(DataShapeError, match="X: Feature names are only supported"):
+        NTKRegressor(FC).fit(pandas.DataFrame(x).rename(columns={0: "a"}), y)
+    with pytest.raises(DataShapeError, match=r"Complex data not supported$"):
+        NTKRegressor(FC).fit(x + 1j, y)
+
+
 def test_a_warm_start_takes_fewer_steps_to_the_same_answer(problem):
     x, y, new = problem
     settings = {"dtype": "float64", "preconditioner": "none", "tol": 1e-9}

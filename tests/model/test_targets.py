@@ -31,6 +31,9 @@ def test_object_labels_become_plain_ones():
         (None, 3, "requires y to be passed"),
         ([0.5, 1.7, 2.2], 3, "continuous"),
         ([0.0, np.nan, 1.0], 3, "NaN"),
+        (np.array(["a", None, "b"], dtype=object), 3, "labels: .* NA in 1 rows of 3: 1$"),
+        (np.array(["a", "b", np.nan, "b"], dtype=object), 4, "labels: .* NA in 1 rows of 4: 2$"),
+        (np.array([0, 1j, 0]), 3, "labels: Complex data not supported$"),
     ],
 )
 def test_labels_that_define_no_problem_are_refused(labels, n_rows, words):
@@ -46,11 +49,22 @@ def test_labels_that_define_no_problem_are_refused(labels, n_rows, words):
         (["a", "b"], 2, "targets"),
         (np.zeros((2, 2, 2)), 2, "targets"),
         (None, 2, "requires y"),
+        ([1.0, None], 2, "targets: .* NA in 1 rows of 2: 1$"),
+        (np.array([0.1 + 1j, 2]), 2, "targets: Complex data not supported$"),
     ],
 )
 def test_targets_that_are_no_numbers_are_refused(targets, n_rows, words):
     with pytest.raises(LabelError, match=words):
         encode_targets(targets, n_rows)
+
+
+def test_columns_of_a_table_with_missing_entries_are_refused_with_their_rows():
+    pandas = pytest.importorskip("pandas")
+    for kind in ("string", "category", object):
+        column = pandas.Series(["a", "b", pandas.NA, "b"], dtype=kind)
+        with pytest.raises(LabelError, match=r"labels: Input y contains .* in 1 rows of 4: 2$"):
+            encode_classes(column, 4)
+    assert list(encode_classes(pandas.Series(["b", "a"], dtype="string"), 2)[0]) == ["a", "b"]
 
 
 def test_targets_keep_their_shape():
