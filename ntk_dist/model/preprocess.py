@@ -139,7 +139,12 @@ def normalize_steps(steps: Sequence[str | Mapping[str, Any]]) -> list[dict[str, 
                 f"preprocess: expected a name or a mapping for each step, got {given!r}"
             )
         spec: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
-        name = spec.pop("name", None)
+        if "name" not in spec:
+            raise InvalidInputError(
+                "preprocess: expected a mapping {name: STEP, OPTION: VALUE} with a step among "
+                f"{', '.join(STEPS)}, got the keys {', '.join(map(repr, spec)) or 'of none'}"
+            )
+        name = spec.pop("name")
         if not isinstance(name, str) or name not in STEPS:
             close = difflib.get_close_matches(str(name), STEPS, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""

@@ -81,7 +81,9 @@ def test_no_steps_only_convert(rng):
     ("steps", "words"),
     [
         (["standardise"], "did you mean 'standardize'"),
-        ([{"option": 1}], "expected a step among"),
+        ([{"zca": 1}], "{name: STEP, .* a step among standardize, .* got the keys 'zca'$"),
+        ([{"nam": "zca", "ridge": 1}], "got the keys 'nam', 'ridge'$"),
+        ([{}], "got the keys of none$"),
         ([{"name": "zca", "epsilon": 1}], "zca has no option 'epsilon'; it has: ridge"),
         ("standardize", "expected a list"),
         (5, "expected a list"),
