@@ -39,7 +39,7 @@ NO_READER = 141
 MANY = click.IntRange(1, 10**9)
 """Of whatever is simulated: no matrix of more rows would fit all disks there are."""
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object on standard output."
+    "--json", "as_json", is_flag=True, help="One JSON document on standard output."
 )
 executor_option = click.option(
     "--executor", metavar="WHO", help="local, dask, dask://HOST:PORT, ray or ray://HOST:PORT."
