@@ -66,11 +66,13 @@ class Folder(AbstractPlace):
 
     def is_file(self) -> bool:
         """Whether there is a file."""
-        return self.folder.is_file()
+        with refusals(self):
+            return self.folder.is_file()
 
     def is_folder(self) -> bool:
         """Whether there is a folder."""
-        return self.folder.is_dir()
+        with refusals(self):
+            return self.folder.is_dir()
 
     def read_bytes(self) -> bytes:
         """The whole file."""
@@ -190,7 +192,8 @@ class Folder(AbstractPlace):
         A process that is killed between the two leaves nothing here; the old and the new are whole
         beside it, each as ``.NAME.HEX.draft``, and stay at least until something is here again.
         """
-        here = self.folder.resolve()  # what a link means is replaced, not the link
+        with refusals(self):
+            here = self.folder.resolve()  # what a link means is replaced, not the link
         draft, old = (here.with_name(_draft_name(here.name)) for _ in range(2))
         with refusals(self):
             draft.mkdir(parents=True)

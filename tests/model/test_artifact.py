@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ntk_dist import NTKClassifier, NTKRegressor, stax
-from ntk_dist.errors import ArtifactError
+from ntk_dist.errors import ArtifactError, StoreUnreachableError
 from ntk_dist.model.load import find_model, load_model
 
 FC = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1))
@@ -42,6 +42,13 @@ def test_nothing_that_is_no_part_of_a_model_is_deleted(problem, saved):
     with pytest.raises(ArtifactError, match=r"notes\.txt"):
         NTKRegressor(FC).fit(x, y).save(saved)
     assert (saved / "notes.txt").read_text() == "keep me"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "y/" + "x" * 300, "x" * 300 + "/y"])
+def test_a_name_that_no_folder_can_have_is_refused_in_words(problem, tmp_path, name):
+    x, y, _ = problem
+    with pytest.raises(StoreUnreachableError, match="File name too long"):
+        NTKRegressor(FC).fit(x, y).save(tmp_path / name)
 
 
 def test_saving_through_a_link_replaces_what_it_means(problem, saved, tmp_path):
