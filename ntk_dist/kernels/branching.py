@@ -11,6 +11,9 @@ from ntk_dist.kernels.shapes import Place, Signal, State, only_signal, refuse
 
 __all__ = ["FanInSum", "FanOut", "Parallel", "Serial"]
 
+MOST_DEEP = 200
+"""Combinations inside each other: at 250, Python's stack had no room to send them to workers."""
+
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class FanOut(Layer):
@@ -77,6 +80,11 @@ class _Combination(Layer):
         for layer in self.layers:
             if not isinstance(layer, Layer):
                 raise ArchitectureError(f"{name}: expected layers, got {layer!r}")
+        if _depth(self) > MOST_DEEP:
+            raise ArchitectureError(
+                f"{name}: expected layers nested at most {MOST_DEEP} levels deep, got more; layers "
+                "in a row are one serial(layer, layer, ...)"
+            )
         self.flow(None, ())
 
     def __repr__(self) -> str:
@@ -114,6 +122,11 @@ class Parallel(_Combination):
             layer.flow(branch, (*place, f"branch {i}, {type(layer).__name__}"))
             for i, (layer, branch) in enumerate(zip(self.layers, state, strict=True), start=1)
         )
+
+
+def _depth(layer: Layer) -> int:
+    """How many combinations are inside each other."""
+    return 1 + max(map(_depth, layer.layers)) if isinstance(layer, _Combination) else 0
 
 
 def _same_shape(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from ntk_dist.errors import DataShapeError
 from ntk_dist.kernels.activations import evaluate
 from ntk_dist.kernels.branching import FanInSum, FanOut, Parallel, Serial
 from ntk_dist.kernels.layers import (
@@ -55,9 +56,15 @@ def init(layer: Layer, key: Array, input_shape: tuple[int, ...]) -> tuple[Shapes
     Raises
     ------
     ArchitectureError, DataShapeError
-        The layers do not take samples of this shape.
+        It is no shape of a batch, or the layers do not take samples of this shape.
     """
-    batch, *sizes = input_shape
+    batch, *sizes = input_shape or (-1,)
+    whole = all(isinstance(size, int | np.integer) for size in input_shape)
+    if not sizes or not whole or min(sizes) < 1:
+        raise DataShapeError(
+            "input_shape: expected that of a batch, (n, features) or (n, height, width, channels), "
+            f"got {input_shape}; n may be -1"
+        )
     state, parameters = _init(
         layer, key, Signal(spatial=tuple(sizes[:-1]), channels=sizes[-1], measured=True)
     )

@@ -1,4 +1,5 @@
 import inspect
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -112,6 +113,28 @@ def test_samples_without_a_kernel_are_refused():
 def test_a_kernel_must_be_named(get):
     with pytest.raises(InvalidInputError, match="expected"):
         DENSE.kernel_fn(np.ones((2, 3)), get=get)
+
+
+def test_layers_nested_deeper_than_the_stack_goes_are_refused(rng):
+    net = stax.Dense(1)
+    for _ in range(200):
+        net = stax.serial(net)
+    assert stax.from_json(net.to_json()) == net
+    assert pickle.loads(pickle.dumps(net)) == net
+    assert net.kernel_fn(rng.normal(size=(2, 3))).shape == (2, 2)
+    with pytest.raises(ArchitectureError, match="serial: expected layers nested at most 200"):
+        stax.serial(net)
+    with pytest.raises(ArchitectureError, match="parallel: expected layers nested at most 200"):
+        stax.parallel(net, stax.Identity())
+    text = '["serial", ' * 300 + '["Relu"]' + "]" * 300
+    with pytest.raises(ArchitectureError, match="serial: expected layers nested at most 200"):
+        stax.from_json(text)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 0), (2, -1), (2, 3.5), (2, None)])
+def test_a_finite_network_needs_the_shape_of_a_batch(shape):
+    with pytest.raises(DataShapeError, match="input_shape: expected that of a batch"):
+        DENSE.init_fn(jax.random.key(0), shape)
 
 
 def test_brackets_nested_without_end_are_refused():
