@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from ntk_dist import stax
-from ntk_dist.errors import ArchitectureError, InvalidInputError, NonFiniteDataError
+from ntk_dist.errors import (
+    ArchitectureError,
+    DataShapeError,
+    InvalidInputError,
+    NonFiniteDataError,
+)
 
 NET = stax.serial(
     stax.Conv(6, (3, 3), (1, 1), "SAME", 2**0.5, 0.1),
