@@ -43,6 +43,5 @@ def test_names_that_other_modules_import_are_offered():
         for name, module, names in taken()
         if offers[module] is not None and not names <= offers[module]
     }
-    # Parts of the client share what its exchange alone knows.
-    assert {each for each in strays if each[1] != "ntk_dist.client.exchange"} == set()
+    assert strays == set()
     assert sum(offer is not None for offer in offers.values()) > 200

@@ -8,11 +8,11 @@ import pytest
 from ntk_dist import stax
 from ntk_dist.errors import InvalidInputError
 from ntk_dist.events import MemoryEvent, RepairEvent, collected
+from ntk_dist.gram.block import compute_statistics
 from ntk_dist.gram.grid import BlockIndex
 from ntk_dist.kernels.device import device_kind
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.gram import gram_task
-from ntk_dist.model.pipeline import pack_statistics
 from ntk_dist.settings import Settings
 from ntk_dist.shards import RecomputedShardFactory, ShardFactory
 from ntk_dist.store.dataset import MemoryRows
@@ -136,11 +136,16 @@ def test_recomputed_shards_multiply_by_the_float64_kernel_and_store_nothing(x, m
     assert not store.present()
 
 
+def statistics_of(kernel, x):
+    layout = kernel.statistics_layout(x.shape[1:])
+    return MemoryRows(layout.pack(compute_statistics(kernel, x)))
+
+
 def test_predictions_never_need_all_training_rows_at_once(x, rng):
     new, dual_coef = rng.normal(size=(7, 3)), rng.normal(size=(25, 2))
     kernel = Kernel(NET.layer, ("ntk",), "float64")
     rows = MemoryRows(x)
-    task = PredictTask(kernel, rows, pack_statistics(kernel, rows), MemoryRows(dual_coef), 4, MIB)
+    task = PredictTask(kernel, rows, statistics_of(kernel, x), MemoryRows(dual_coef), 4, MIB)
     values = task(RowBatch(30, new))
     np.testing.assert_allclose(values, NET.kernel_fn(new, x) @ dual_coef, rtol=1e-12)
     assert str(RowBatch(30, new)) == "rows 30 to 36"
@@ -204,7 +209,7 @@ def test_rows_of_statistics_are_read_across_batches(x, manifest):
     store = MemoryBlockStore(manifest)
     rows = task_of(x, store).statistics
     kernel = Kernel(NET.layer, ("nngp", "ntk"), "float64")
-    whole = pack_statistics(kernel, MemoryRows(x)).read(slice(0, 25))
+    whole = statistics_of(kernel, x).read(slice(0, 25))
     np.testing.assert_allclose(rows.read(slice(7, 24)), whole[7:24], rtol=1e-14)
     assert rows.read(slice(9, 10)).shape == (1, rows.shape[1])
     assert rows.read(slice(4, 4)).shape == (0, rows.shape[1])

@@ -237,7 +237,7 @@ def _process(handle: Mapping[str, Any]) -> psutil.Process | None:
 def _is_same(process: psutil.Process, handle: Mapping[str, Any]) -> bool:
     if "ticks" in handle and (born := _birth(process.pid)):
         return all(handle[key] == value for key, value in born.items())
-    # Not on Linux, or a record of a version that kept no ticks.
+    # Not on Linux, which alone tells the ticks.
     return bool(abs(process.create_time() - handle["created"]) < SAME_PROCESS_S)
 
 

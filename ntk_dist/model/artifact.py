@@ -60,8 +60,8 @@ class Artifact:
     arrays: dict[str, np.ndarray]
     rows: AbstractRows
     dual_coef: np.ndarray
-    statistics: AbstractRows | None
-    """Of the rows, packed; None in models written before these were kept."""
+    statistics: AbstractRows
+    """Of the rows, packed."""
 
 
 def write_artifact(location: Location, artifact: Artifact) -> None:
@@ -76,10 +76,8 @@ def write_artifact(location: Location, artifact: Artifact) -> None:
     write_arrays(place / "arrays", artifact.arrays)
     write_rows(place / "rows", artifact.rows.read(slice(0, len(artifact.rows))))
     write_rows(place / "dual_coef", artifact.dual_coef)
-    statistics = None
-    if artifact.statistics is not None:
-        values = artifact.statistics.read(slice(0, len(artifact.statistics)))
-        statistics = write_rows(place / "statistics", values)
+    values = artifact.statistics.read(slice(0, len(artifact.statistics)))
+    statistics = write_rows(place / "statistics", values)
     record = {
         "format": FORMAT,
         "package_version": __version__,
@@ -115,18 +113,18 @@ def _fingerprints(
     arrays: Mapping[str, np.ndarray],
     rows: AbstractRows,
     dual_coef: np.ndarray,
-    statistics: AbstractRows | None,
+    statistics: AbstractRows,
 ) -> dict[str, str]:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].shape} {arrays[name].dtype.str}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    parts = {
+    return {
         "arrays": digest.hexdigest()[:32],
         "rows": rows.fingerprint,
         "dual_coef": fingerprint(dual_coef),
+        "statistics": statistics.fingerprint,
     }
-    return parts if statistics is None else {**parts, "statistics": statistics.fingerprint}
 
 
 def _checksum(record: Mapping[str, Any]) -> str:
@@ -135,7 +133,7 @@ def _checksum(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def require_unchanged(*parts: AbstractRows | None) -> None:
+def require_unchanged(*parts: AbstractRows) -> None:
     """Refuse rows on disk that were replaced since they were opened.
 
     Raises
@@ -211,8 +209,7 @@ def read_artifact(location: Location) -> Artifact:
         arrays = read_arrays(place / "arrays")
         rows, stored = _part(place / "rows"), _part(place / "dual_coef")
         dual_coef = stored.read(slice(0, len(stored)))
-        known = "statistics" in record["parts"]
-        statistics = _part(place / "statistics") if known else None
+        statistics = _part(place / "statistics")
     except DataError as error:
         raise ArtifactError(f"the model at {location} is damaged: {error}") from error
     found = _fingerprints(arrays, rows, dual_coef, statistics)

@@ -26,7 +26,7 @@ from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.artifact import read_artifact, replace_artifact, require_unchanged
 from ntk_dist.model.gram import Resources, gram_of_rows, plan_rows
 from ntk_dist.model.parameters import Parameters
-from ntk_dist.model.pipeline import fit_dual, pack_statistics, predict_dual
+from ntk_dist.model.pipeline import fit_dual, predict_dual
 from ntk_dist.model.portable import pack, unpack
 from ntk_dist.model.preprocess import Preprocessor
 from ntk_dist.model.report import GramReport
@@ -230,7 +230,7 @@ class AbstractNTKEstimator(BaseEstimator):
         self.network_, self.parameters_ = self.network, parameters
         self.preprocessor_ = preprocessor
         self.rows_: AbstractRows = fitted.rows
-        self.statistics_: AbstractRows | None = fitted.statistics
+        self.statistics_: AbstractRows = fitted.statistics
         self.dual_coef_: np.ndarray = fitted.dual_coef
         self.report_ = fitted.report
         self.ridge_ = fitted.report.solve.ridge
@@ -313,8 +313,6 @@ class AbstractNTKEstimator(BaseEstimator):
         dtype = self.parameters_.exact_dtype
         x = self.preprocessor_.transform(self._validated(X, reset=False), dtype)
         kernel = _kernel(self.network_, self.parameters_.kernel, dtype, x.shape[1:])
-        if self.statistics_ is None:
-            self.statistics_ = pack_statistics(kernel, self.rows_, on_event)
         with borrowed(self.executor) as executor:
             return predict_dual(
                 kernel,

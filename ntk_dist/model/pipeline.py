@@ -17,8 +17,7 @@ from ntk_dist.errors import (
 )
 from ntk_dist.events import CompileTime, EventSink, Phases, RepairCount, ignore
 from ntk_dist.executors import AbstractExecutor, RetryPolicy
-from ntk_dist.gram.block import compute_statistics
-from ntk_dist.gram.plan import PREDICT_ROWS, default_block_rows, predict_rows
+from ntk_dist.gram.plan import default_block_rows, predict_rows
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.gram import Resources, compute_gram, distinct, gram_task, open_gram
 from ntk_dist.model.parameters import Parameters
@@ -39,7 +38,7 @@ from ntk_dist.store.dataset import MemoryRows
 from ntk_dist.store.repeats import average_targets
 from ntk_dist.tasks import PredictTask, RowBatch
 
-__all__ = ["DualFit", "fit_dual", "pack_statistics", "predict_dual"]
+__all__ = ["DualFit", "fit_dual", "predict_dual"]
 
 
 @dataclass(frozen=True)
@@ -210,17 +209,3 @@ def predict_dual(
             f"overflow {kernel.dtype}: they are far larger than the training rows"
         )
     return values
-
-
-def pack_statistics(kernel: Kernel, rows: AbstractRows, on_event: EventSink = ignore) -> MemoryRows:
-    """The statistics of training rows that come without them, as models of older versions do."""
-    layout = kernel.statistics_layout(rows.shape[1:])
-    parts = [
-        slice(start, min(start + PREDICT_ROWS, len(rows)))
-        for start in range(0, len(rows), PREDICT_ROWS)
-    ]
-    packed = np.empty((len(rows), layout.width))
-    with Phases(on_event).phase("statistics"):
-        for part in parts:
-            packed[part] = layout.pack(compute_statistics(kernel, rows.read(part)))
-    return MemoryRows(packed)

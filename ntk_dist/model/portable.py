@@ -34,14 +34,13 @@ def pack(model: AbstractNTKEstimator) -> Artifact:
     }
     if hasattr(model, "feature_names_in_"):
         arrays["feature_names_in"] = model.feature_names_in_.astype(str)
-    known = {"input_range": list(model.input_range_)} if hasattr(model, "input_range_") else {}
     record = {
-        **known,
         "estimator": type(model).__name__,
         "architecture": json.loads(model.network_.to_json()),
         "parameters": model.parameters_.model_dump(),
         "preprocess": list(preprocessor.steps),
         "input_shape": list(preprocessor.input_shape),
+        "input_range": list(model.input_range_),
         "n_features_in": model.n_features_in_,
         "report": model.report_.to_dict(),
         "target": model.target_record(),
@@ -85,9 +84,8 @@ def unpack(
         model.n_features_in_ = record["n_features_in"]
         if "feature_names_in" in arrays:
             model.feature_names_in_ = arrays["feature_names_in"].astype(object)
-        if "input_range" in record:  # not in models written before it was kept
-            low, high = record["input_range"]
-            model.input_range_ = (float(low), float(high))
+        low, high = record["input_range"]
+        model.input_range_ = (float(low), float(high))
         model.rows_ = artifact.rows
         model.statistics_ = artifact.statistics
         model.dual_coef_ = artifact.dual_coef

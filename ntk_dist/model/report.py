@@ -32,11 +32,8 @@ class GramReport:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> GramReport:
-        """The report that was turned into ``record``, also by an earlier version."""
-        known = dict(record)
-        if "n_mended" in known:  # its name until models were saved with "n_repaired"
-            known["n_repaired"] = known.pop("n_mended")
-        return cls(**known)
+        """The report that was turned into ``record``."""
+        return cls(**record)
 
 
 @dataclass(frozen=True, kw_only=True)

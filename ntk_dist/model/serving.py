@@ -17,7 +17,6 @@ from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.kernels.statistics import Statistics
 from ntk_dist.model.classifier import NTKClassifier
 from ntk_dist.model.parameters import Parameters
-from ntk_dist.model.pipeline import pack_statistics
 from ntk_dist.model.regressor import NTKRegressor
 from ntk_dist.model.report import FitReport
 from ntk_dist.settings import get_settings
@@ -47,8 +46,8 @@ class ModelFacts:
     parameters: Parameters
     architecture: list[Any]
     row_shape: tuple[int, ...]
-    input_range: tuple[float, float] | None
-    """Smallest and largest number in the training inputs; None where that was not kept."""
+    input_range: tuple[float, float]
+    """Smallest and largest number in the training inputs."""
     n_rows: int
     """Distinct training inputs."""
     n_targets: int
@@ -76,13 +75,13 @@ class ModelFacts:
             kernel = Kernel(network.layer, (parameters.kernel,), parameters.exact_dtype)
             kernel.check(row_shape)
             n_targets = len(report.residuals)
-            known = record.get("input_range")
+            low, high = record["input_range"]
             return cls(
                 task=task,
                 parameters=parameters,
                 architecture=record["architecture"],
                 row_shape=row_shape,
-                input_range=None if known is None else (float(known[0]), float(known[1])),
+                input_range=(float(low), float(high)),
                 n_rows=report.n_unique,
                 n_targets=n_targets,
                 n_bytes=_serving_bytes(kernel, row_shape, report.n_unique, n_targets),
@@ -131,13 +130,12 @@ class ServingModel:
 
     def __init__(self, model: NTKClassifier | NTKRegressor) -> None:
         self._model = model
-        parameters = Parameters.checked(model.get_params(deep=False))
         self.row_shape: tuple[int, ...] = model.preprocessor_.input_shape
-        self.dtype = parameters.exact_dtype
-        self._kernel = Kernel(model.network.layer, (parameters.kernel,), self.dtype)
+        self.dtype = model.parameters_.exact_dtype
+        kernel_name = model.parameters_.kernel
+        self._kernel = Kernel(model.network_.layer, (kernel_name,), self.dtype)
         self._kernel.check(self.row_shape)
         rows, packed = model.rows_, model.statistics_
-        packed = packed or pack_statistics(self._kernel, rows)
         layout = self._kernel.statistics_layout(self.row_shape)
         self._parts = []
         for start in range(0, len(rows), COLUMNS_AT_ONCE):

@@ -1,6 +1,5 @@
 """What is known of each sample alone is computed once, whoever asks for it and however often."""
 
-import json
 import os
 import pickle
 import shutil
@@ -107,22 +106,6 @@ def test_a_saved_model_brings_them(problem, count, tmp_path):
     assert count() - before == N_NEW
     loaded.save(tmp_path / "copy")
     np.testing.assert_array_equal(NTKRegressor.load(tmp_path / "copy").predict(new), expected)
-
-
-def test_a_model_saved_without_them_computes_them_once(problem, count, tmp_path):
-    x, y, new = problem
-    model = NTKRegressor(NET).fit(x, y)
-    model.statistics_ = None
-    model.save(tmp_path / "model")
-    assert not (tmp_path / "model" / "statistics").exists()
-    record = json.loads((tmp_path / "model" / "model.json").read_text())
-    assert sorted(record["parts"]) == ["arrays", "dual_coef", "rows"]
-    before = count()
-    loaded = NTKRegressor.load(tmp_path / "model")
-    first = loaded.predict(new)
-    np.testing.assert_array_equal(loaded.predict(new), first)
-    assert count() - before == N + 2 * N_NEW
-    np.testing.assert_allclose(first, NTKRegressor(NET).fit(x, y).predict(new), rtol=1e-12)
 
 
 def test_damaged_ones_of_a_model_are_refused(problem, tmp_path):
