@@ -27,7 +27,7 @@ from ntk_dist.solver.certificate import (
     rounding_share,
     warn_of_rounding,
 )
-from ntk_dist.solver.columns import as_columns, unit_columns
+from ntk_dist.solver.columns import as_columns, scaled_start, unit_columns
 from ntk_dist.solver.direct import spectral_cut_off
 from ntk_dist.solver.operators import AbstractOperator, RidgedOperator
 from ntk_dist.solver.preconditioners import AbstractPreconditioner, IdentityPreconditioner
@@ -119,7 +119,7 @@ def solve_cg(
         raise DataShapeError(f"expected x0 of shape {y.shape}, got {guess.shape}")
     keeper = StateKeeper(CGState, checkpoint, checkpoint_every_s, on_step)
     found = keeper.find((operator.n, y.shape[1]))
-    state = found or start(y, preconditioner, None if guess is None else guess / unit)
+    state = found or start(y, preconditioner, None if guess is None else scaled_start(guess, unit))
     try:
         while state.live.size:
             with np.errstate(all="ignore"):  # a product that is not finite gets a verdict

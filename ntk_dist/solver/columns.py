@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntk_dist.errors import DataShapeError, NonFiniteDataError
 from ntk_dist.units import first_few
 
-__all__ = ["as_columns", "unit_columns"]
+__all__ = ["as_columns", "scaled_start", "unit_columns"]
+
+log = logging.getLogger(__name__)
 
 
 def as_columns(values: ArrayLike, n: int, name: str) -> NDArray[np.float64]:
@@ -69,3 +73,22 @@ def unit_columns(y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     norms = np.linalg.norm(scaled, axis=0)
     norms[norms == 0] = 1.0
     return scaled / norms, largest * norms
+
+
+def scaled_start(x0: NDArray[np.float64], lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A start for columns of length 1, of one for those that had ``lengths``.
+
+    Columns that no float64 holds any more, because the start is that of targets larger by 1e308,
+    are zeros: there is no start for them.
+    """
+    with np.errstate(over="ignore"):
+        start = x0 / lengths
+    lost = np.flatnonzero(~np.isfinite(start).all(axis=0))
+    if lost.size:
+        log.warning(
+            "%d of %d targets start from zero: what they were to start from is too large for them",
+            lost.size,
+            lengths.size,
+        )
+        start[:, lost] = 0.0
+    return start

@@ -226,8 +226,8 @@ def _check(
     true_r = y[:, targets] - product[:, here]
     true = np.linalg.norm(true_r, axis=0)
     before, steps = state.best[targets], state.steps[targets]
-    # A guess with a larger residual than zero has is no place to start from.
-    worse = (steps == 0) & (true > before)
+    # A guess with a larger residual than zero has, or one that is no number, is none to start from.
+    worse = (steps == 0) & ~(true <= before)
     x = state.x.copy()
     x[:, here[worse]] = 0.0
     true_r[:, worse] = y[:, targets[worse]]

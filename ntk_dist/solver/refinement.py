@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from ntk_dist.events import Event, EventSink, StepEvent, ignore
 from ntk_dist.solver.certificate import residual_floor, rounding_share, warn_of_rounding
 from ntk_dist.solver.cg import solve_cg
-from ntk_dist.solver.columns import as_columns, unit_columns
+from ntk_dist.solver.columns import as_columns, scaled_start, unit_columns
 from ntk_dist.solver.operators import AbstractOperator
 from ntk_dist.solver.preconditioners import AbstractPreconditioner
 from ntk_dist.solver.result import Solution, SolveReport, SolveStatus, describe
@@ -98,7 +98,7 @@ def solve_refined(
         preconditioner,
         tol=_inner_tolerance(tol, 1.0),
         max_steps=max_steps,
-        x0=None if x0 is None else as_columns(x0, exact.n, "x0") / unit,
+        x0=None if x0 is None else scaled_start(as_columns(x0, exact.n, "x0"), unit),
         checkpoint=checkpoint,
         checkpoint_every_s=checkpoint_every_s,
         on_step=on_step,

@@ -25,6 +25,27 @@ def test_other_shapes_are_refused(shape):
         as_columns(np.ones(shape), 3, "y")
 
 
+@pytest.mark.parametrize("largest", [1e300, 1e-100])  # no number any more; 1e200, its products none
+@pytest.mark.parametrize("refined", [False, True])
+def test_a_start_too_large_for_the_targets_is_none(systems, caplog, largest, refined):
+    matrix = systems.kernel(30)
+    operator = DenseOperator(matrix)
+    y = np.random.default_rng(0).standard_normal((30, 2)) * [1e-300, 1.0]
+    answer = solve_direct(matrix, y).x
+    start = np.column_stack([np.full(30, largest), answer[:, 1]])
+
+    def solved(**options):
+        if refined:
+            return solve_refined(operator, operator, y, **options)
+        return solve_cg(operator, y, **options)
+
+    warm, cold = solved(x0=start), solved()
+    assert warm.report.status is SolveStatus.CONVERGED
+    np.testing.assert_allclose(warm.x[:, 0], cold.x[:, 0], rtol=1e-3)
+    np.testing.assert_allclose(warm.x[:, 1], answer[:, 1], rtol=1e-3)
+    assert ("1 of 2 targets start from zero" in caplog.text) == (largest == 1e300)
+
+
 def test_rows_that_are_not_finite_are_named():
     values = np.ones((20, 2))
     values[[3, 5], 1] = np.nan
