@@ -151,12 +151,12 @@ class Folder(AbstractPlace):
                     _sweep_draft(Path(root, name), before)
 
     def versions(self) -> tuple[int, ...]:
-        """Numbered folders here: a draft has its number from the moment it is whole."""
-        return numbers_in(self.names())
+        """Numbered folders with something in them: a draft has its number once it is whole."""
+        return tuple(n for n in numbers_in(self.names()) if _is_filled(self.folder / str(n)))
 
     def next_version(self) -> int:
-        """The number after the last."""
-        return max(self.versions(), default=0) + 1
+        """The number after the last, whatever has it."""
+        return max(numbers_in(self.names()), default=0) + 1
 
     @contextmanager
     def new_version(self) -> Iterator[Draft]:
@@ -214,6 +214,15 @@ class Folder(AbstractPlace):
                     draft.rename(here)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
+
+
+def _is_filled(path: Path) -> bool:
+    """Whether there is a folder with something in it, for all that can be seen."""
+    try:
+        with os.scandir(path) as entries:
+            return any(entries)
+    except OSError as error:
+        return not isinstance(error, _ABSENT)
 
 
 def _draft_name(replaced: str = "") -> str:

@@ -156,6 +156,20 @@ def test_models_get_versions_and_the_latest_is_the_default(tmp_path):
     assert (workspace.model_place("cifar", 2) / "model.txt").read_bytes() == b"1"
 
 
+def test_numbers_that_are_no_folders_with_something_in_them_are_no_versions(tmp_path):
+    workspace = Workspace(tmp_path)
+    publish(workspace, "m", "")
+    (tmp_path / "models/m/2").touch()
+    (tmp_path / "models/m/99").mkdir()
+    (tmp_path / "models/none").mkdir()
+    (tmp_path / "models/none/7").touch()
+    assert workspace.models() == {"m": (1,)}
+    assert workspace.model_place("m").name == "1"
+    with pytest.raises(ArtifactError, match=r"versions \[1\], got 99"):
+        workspace.model_place("m", 99)
+    assert publish(workspace, "m", "") == 100  # no number that something has
+
+
 def test_a_model_is_seen_only_when_it_is_whole(tmp_path):
     workspace = Workspace(tmp_path)
     with workspace.new_model("m") as draft:
