@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["draw_fit", "plot_ridges"]
 
 RIGHT, WRONG, PLAIN = "#1b7f4d", "#c0392b", "#2b5c8a"
+WIDEST = 1e150
+"""A logarithmic axis with its margins has to end within float64: not so one to 1e300."""
 LOG_FROM = 20
 """Errors that differ by more than this factor are drawn on a logarithmic axis, else none but the
 largest could be told from zero."""
@@ -105,7 +107,7 @@ def plot_ridges(fit: _ComparedRidges | Sequence[RidgeScore], ax: Axes | None = N
     Raises
     ------
     InvalidInputError
-        No ridges were compared.
+        No ridges were compared, or one of them is too small or too large for an axis.
     MissingDependencyError
         matplotlib is not installed.
     """
@@ -115,6 +117,11 @@ def plot_ridges(fit: _ComparedRidges | Sequence[RidgeScore], ax: Axes | None = N
         raise InvalidInputError(
             "expected a fit that compared several ridges, got one with a single ridge; "
             "fit with ridge=[0.001, 0.1, 10]"
+        )
+    if strange := [s.ridge for s in scores if s.ridge and not 1 / WIDEST <= s.ridge <= WIDEST]:
+        raise InvalidInputError(
+            f"expected ridges of 0 or between {1 / WIDEST:g} and {WIDEST:g} to draw, got "
+            f"{strange[0]:g}: leave its score out"
         )
     axes = _figure(6, 4).subplots() if ax is None else ax
     edge = _left_edge(scores)

@@ -60,6 +60,18 @@ def test_ridges_that_were_not_solved_are_hollow_and_never_chosen():
     assert list(none.texts) == []
 
 
+@pytest.mark.parametrize("ridge", [5e-324, 1e-300, 1e300, 1.7e308])
+def test_ridges_beyond_any_axis_are_refused_in_words(ridge):
+    with pytest.raises(InvalidInputError, match=r"between 1e-150 and 1e\+150 to draw, got "):
+        plot_ridges([*SCORES, score(ridge, 0.5)])
+
+
+def test_ridges_far_apart_are_drawn(tmp_path):
+    axes = plot_ridges([score(0.0, 0.5), score(1e-150, 0.4), score(1e150, 0.3)])
+    assert sorted(points(axes)) == [1e-151, 1e-150, 1e150]
+    axes.figure.savefig(tmp_path / "ridges.png")
+
+
 def test_errors_of_many_sizes_have_a_logarithmic_axis():
     assert plot_ridges(SCORES).get_yscale() == "linear"
     assert plot_ridges([score(0.0, 1e6), *SCORES[2:]]).get_yscale() == "log"
