@@ -64,14 +64,19 @@ def fit(
     """
     x = np.concatenate([[-1.0], np.sin(np.linspace(-np.pi / 2, np.pi / 2, POINTS))[1:]])
     exact = kernels_at(largest / 2 * (x + 1))
+    if exact[0, 0] == 0:
+        return None  # without weights there is no deviation to divide by; layers give the zeros
     exact = exact / exact[0, 0]
     for degree in DEGREES:
         nodes = np.concatenate([[-1.0], chebyshev.chebpts1(degree + 1)])
         values = kernels_at(largest / 2 * (nodes + 1))
         values = values[:, 1:] / values[0, 0]
         fitted = chebyshev.chebfit(nodes[1:], values.T, degree)
-        powers = np.stack([chebyshev.cheb2poly(column) for column in fitted.T])
-        coefficients = np.ascontiguousarray(powers[:, ::-1], dtype)
+        coefficients = np.zeros((2, degree + 1), dtype)
+        for powers, column in zip(coefficients, fitted.T, strict=True):
+            lowest_first = chebyshev.cheb2poly(column)
+            # Zeros at its end are cut off: of the NTK of frozen layers a single one is left.
+            powers[degree + 1 - len(lowest_first) :] = lowest_first[::-1]
         error = np.abs(_evaluate(coefficients, x.astype(dtype)) - exact)
         if (error <= LARGEST_ERRORS[dtype] * np.maximum(np.abs(exact), SMALL)).all():
             return Curves(coefficients, largest, lead)

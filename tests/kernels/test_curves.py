@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ntk_dist import stax
+from ntk_dist import NTKRegressor, stax
 from ntk_dist.kernels.curves import fit
 from ntk_dist.kernels.dense_program import compile_dense
 from ntk_dist.kernels.dispatch import Kernel
+from ntk_dist.kernels.evaluations import Recursion
 from ntk_dist.kernels.fused_dense import _curves, dense_block
+from ntk_dist.kernels.statistics import Side
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -31,6 +33,45 @@ def test_curves_go_through_smooth_kernels(dtype: np.dtype[np.floating], error: f
 
 def test_what_is_too_bent_keeps_its_layers() -> None:
     assert fit(lambda t: np.exp(-np.stack([t, 400 * np.sin(t / 2)])), SINGLE) is None
+
+
+FROZEN = stax.Dense(1, 1.2, trainable=False)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        FROZEN,
+        stax.serial(FROZEN, stax.Relu()),
+        stax.serial(FROZEN, stax.Relu(), FROZEN),
+        stax.Identity(),
+        stax.Flatten(),
+        stax.serial(stax.Dense(1, 0.0), stax.Relu(), stax.Dense(1)),
+        stax.serial(stax.Dense(1), stax.ABRelu(0, 0), stax.Dense(1)),
+    ],
+    ids=repr,
+)
+@pytest.mark.filterwarnings("error")
+def test_kernels_may_be_zero_everywhere(net: stax.Network, rng: np.random.Generator) -> None:
+    x, y = rng.standard_normal((5, 4)), rng.standard_normal((3, 4))
+    both = Recursion(net.layer, (4,))
+    sides = [
+        Side(each, tuple(both.each_with_itself(each, want_ntk=True, threads=1)[1]))
+        for each in (x, y)
+    ]
+    expected = both.block(*sides, DOUBLE, ("nngp", "ntk"), 1)
+    assert not expected["ntk"].any()
+    for dtype, tolerance in ((SINGLE, 1e-6), (DOUBLE, 1e-12)):
+        for names in (("nngp",), ("ntk",), ("nngp", "ntk")):
+            found = Kernel(net.layer, names, dtype).block(x, y)
+            for name in names:
+                np.testing.assert_allclose(found[name], expected[name], rtol=tolerance, atol=1e-7)
+
+
+def test_a_regressor_of_frozen_layers(rng: np.random.Generator) -> None:
+    x, y = rng.standard_normal((5, 9)), rng.standard_normal(5)
+    model = NTKRegressor(stax.serial(FROZEN, stax.Relu(), FROZEN), kernel="nngp").fit(x, y)
+    np.testing.assert_allclose(model.predict(x), y, atol=1e-4)
 
 
 @pytest.mark.parametrize("depth", [2, 4, 8])
