@@ -1,40 +1,82 @@
-"""Which rows of two sets are so nearly equal or opposite that float32 planes are not enough."""
+"""Which pairs of samples the layers see so nearly equal or opposite that float32 is not enough.
+
+Samples may be close themselves, or biases make them so. With A² the share of a sample's variance
+that comes from the sample, and not from biases, a pair of correlation c has::
+
+    A A' c + √(1 - A²) √(1 - A'²)
+
+behind the layers, were these linear. Their kinks bring pairs of samples nearer by less than the
+third that they take from uncorrelated ones.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
 import numpy as np
+
+from ntk_dist.kernels.activations import Family, family
+from ntk_dist.kernels.arc_cosine import SAME
+from ntk_dist.kernels.branching import FanInSum, FanOut, Parallel, Serial
+from ntk_dist.kernels.layers import Activation, Conv, Dense, Layer, LayerNorm
+from ntk_dist.kernels.program import Program
+from ntk_dist.kernels.statistics import Side
 
 __all__ = ["close_pairs", "search_bytes"]
 
 CLOSE = 0.999
-"""Cosine between samples beyond which float32 planes lose more than 1e-6 of the NTK: the slope of
-the arc cosine turns a rounding of 6e-8 into 6e-8 / 2π√g, with g = 1 - 0.999."""
+"""Correlation beyond which float32 planes lose more than 1e-6 of the NTK: the slope of the arc
+cosine turns a rounding of 6e-8 into 6e-8 / 2π√g, with g = 1 - 0.999. Without a sum over pairs of
+positions, where Flatten ends the planes, no average makes it less."""
+STEEP = 30.0
+"""``2 b² v`` of Erf, and v of Gelu, from where they are kinks: gaps begin at its reciprocal.
+With 200 and biases that make all pairs one, Erf erred by 2e-6, Gelu with 1e6 by 2e-5."""
+BLANK = 1e-14
+"""Of a variance: what is left beside biases by rounding."""
+SAMPLES_AT_ONCE = 64
+"""Half a megabyte per array for 32 x 32 positions."""
+MAYBE_EQUAL = 1 - 1e-4
+"""Cosines of equal rows are larger in float32, whatever the order of a sum of 10^8 terms."""
 
 
-def close_pairs(x1: np.ndarray, x2: np.ndarray | None) -> dict[int, np.ndarray]:
-    """For each row of ``x1``, which rows of ``x2`` are so near that float32 is not enough for them.
+def close_pairs(program: Program, left: Side, right: Side | None) -> dict[int, np.ndarray]:
+    """For each sample on the left, for which ones on the right float32 is not enough: int32.
 
-    Equal and opposite rows are not among them: their kernel is known. ``x2=None`` pairs ``x1`` with
-    itself, and each pair is named once.
+    Equal and opposite samples are not among them, but for zeros: their kernel is known.
+
+    Parameters
+    ----------
+    program
+        What is to be computed.
+    left, right
+        The samples; ``right=None`` pairs those on the left with themselves, each pair once.
     """
-    a = _directions(x1)
-    b = a if x2 is None else _directions(x2)
-    cosines = np.abs(a @ b.T)
+    others = left if right is None else right
+    a = _directions(left.samples)
+    b = a if right is None else _directions(others.samples)
+    own1, biases1 = _shares(program, left)
+    own2, biases2 = (own1, biases1) if right is None else _shares(program, others)
     near: dict[int, np.ndarray] = {}
-    for i in (cosines > CLOSE).any(axis=1).nonzero()[0]:
-        columns = (cosines[i] > CLOSE).nonzero()[0]
-        if x2 is None:
-            columns = columns[columns > i]
-        others = (x1 if x2 is None else x2)[columns]
-        axes = tuple(range(1, others.ndim))
-        unknown = (others != x1[i]).any(axes) & (others != -x1[i]).any(axes)
-        if unknown.any():
-            near[int(i)] = columns[unknown]
+    for i, cosines in enumerate(a @ b.T):
+        size = np.abs(cosines)
+        behind = (own1[i] * own2) * cosines + biases1[i] * biases2
+        is_near = np.maximum(size, behind) > CLOSE
+        if right is None:
+            is_near[: i + 1] = False
+        maybe = (is_near & (size > MAYBE_EQUAL)).nonzero()[0]
+        # Not of all that are near: biases may make every pair so, and rows are long.
+        one, some = left.samples[i], others.samples[maybe]
+        axes = tuple(range(1, some.ndim))
+        is_near[maybe] = (some != one).any(axes) & (some != -one).any(axes)
+        if is_near.any():
+            near[i] = is_near.nonzero()[0].astype(np.int32)
     return near
 
 
 def search_bytes(n1: int, n2: int, input_size: int) -> int:
-    """Working memory of ``close_pairs``: rows, their directions and squares; twice the cosines."""
+    """Working memory of ``close_pairs``: rows, their directions and squares; cosines and pairs."""
     return np.float32().itemsize * (3 * (n1 + n2) * input_size + 2 * n1 * n2)
 
 
@@ -45,3 +87,101 @@ def _directions(x: np.ndarray) -> np.ndarray:
     directions = np.zeros_like(rows)
     np.divide(rows, lengths, out=directions, where=lengths > 0)
     return directions
+
+
+def _shares(program: Program, side: Side) -> tuple[np.ndarray, np.ndarray]:
+    """A and √(1 - A²) of each sample, at the kink where A is least: float32, (n,) each."""
+    walk = _Walk(iter(side.variances), np.ones(len(side)))
+    walk.through(program.tail, walk.through(program.head, _Share(np.ones(len(side)), 0.0)))
+    own = walk.least
+    return own.astype(np.float32), np.sqrt(1 - own * own).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What is known of the variance of each sample at one place of a network."""
+
+    own: np.ndarray
+    """A at the last activation or LayerNorm: (n,), in [0, 1]."""
+    biases: float
+    """Variance that biases have added since."""
+
+
+_State: TypeAlias = "_Share | tuple[_State, ...]"
+
+
+@dataclass
+class _Walk:
+    """Through the layers, in the order in which the recursion meets variances."""
+
+    variances: Iterator[np.ndarray]
+    least: np.ndarray
+    """The least A before a kink so far: (n,)."""
+
+    def through(self, layer: Layer, state: _State) -> _State:
+        match layer:
+            case Serial(layers=layers):
+                for each in layers:
+                    state = self.through(each, state)
+                return state
+            case Parallel(layers=layers) if isinstance(state, tuple):
+                return tuple(self.through(a, b) for a, b in zip(layers, state, strict=True))
+            case FanOut(num=num):
+                return (state,) * num
+            case FanInSum() if isinstance(state, tuple):
+                branches = [branch for branch in state if isinstance(branch, _Share)]
+                # The least of them, for nobody knows how large each branch is.
+                least = np.minimum.reduce([branch.own for branch in branches])
+                return _Share(least, sum(branch.biases for branch in branches))
+        assert isinstance(state, _Share)
+        match layer:
+            case Dense() | Conv():
+                return _Share(state.own, layer.W_std**2 * state.biases + (layer.b_std or 0) ** 2)
+            case Activation() | LayerNorm():
+                return self._met(layer, state)
+        return state  # poolings are left out: they bring nearer what differs, biases do not
+
+    def _met(self, layer: Activation | LayerNorm, state: _Share) -> _Share:
+        variance = next(self.variances)
+        variance = variance.reshape(len(variance), -1)
+        own = state.own * _own_share(variance, state.biases) if state.biases else state.own
+        if isinstance(layer, Activation):
+            self.least = np.where(_bends(layer, variance), np.minimum(self.least, own), self.least)
+        return _Share(own, 0.0)
+
+
+def _own_share(variance: np.ndarray, biases: float) -> np.ndarray:
+    """What is not from biases in the deviations at all positions, as a harmonic mean: (n,).
+
+    Errors are as the reciprocals of roots of gaps. Positions with nothing of their own are left
+    out: there are no gaps between them.
+
+    Parameters
+    ----------
+    variance : (n, positions)
+        What enters an activation or LayerNorm, float64.
+    biases
+        How much of that is from biases.
+    """
+    share = np.zeros(len(variance))
+    for start in range(0, len(variance), SAMPLES_AT_ONCE):
+        some = slice(start, start + SAMPLES_AT_ONCE)
+        squares = 1 - biases / variance[some]
+        inverses = 1 / np.sqrt(np.maximum(squares, SAME[32]))
+        # Nothing but rounding: the gap to another such position is none, too.
+        own = squares > BLANK
+        total = (inverses * own).sum(1)
+        np.divide(own.sum(1), total, out=share[some], where=total > 0)
+    return share
+
+
+def _bends(layer: Activation, variance: np.ndarray) -> np.ndarray | bool:
+    """For which samples the activation is a kink: (n,), or one for all."""
+    match family(layer):
+        case Family.PIECEWISE_LINEAR, (below, above):
+            return below != above
+        case Family.ERF, (_, b, _):
+            return 2 * b * b * variance.mean(1) > STEEP  # type: ignore[no-any-return]
+        case Family.GELU, _:
+            return variance.mean(1) > STEEP  # type: ignore[no-any-return]
+    return False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -109,7 +108,8 @@ def working_bytes(
         columns = min(n2, CLOSE_COLUMNS)
         row = spatial_bytes(programs[DOUBLE], 1, columns, DOUBLE.itemsize, 1)
         row += DOUBLE.itemsize * columns * (numbers + program.positions)
-        peak = max(peak, threads * row, search_bytes(n1, n2, numbers))
+        pairs = n1 * n2 * np.int32().itemsize
+        peak = max(peak, threads * row + pairs, search_bytes(n1, n2, numbers))
     return max(sums + peak, tail_bytes(program) * n1 * (n2 + program.lanes))
 
 
@@ -156,21 +156,19 @@ def _compute_close_pairs(
 ) -> None:
     """Put pairs of close samples in their places, computed by a program in float64."""
     others = left if right is None else right
-
-    def one_row(row: int, columns: np.ndarray) -> None:
-        nngp[row, columns], ntk[row, columns] = spatial_part(
-            program, left[row : row + 1], others[columns], DOUBLE, threads=1
-        )
-
-    close = close_pairs(left.samples, None if right is None else right.samples)
-    pieces = [
+    pieces = (
         (row, columns[start : start + CLOSE_COLUMNS])
-        for row, columns in close.items()
+        for row, columns in close_pairs(program, left, right).items()
         for start in range(0, len(columns), CLOSE_COLUMNS)
-    ]
-    with ThreadPoolExecutor(threads) as pool:
-        # Consuming the results raises what a row raised.
-        list(pool.map(lambda piece: one_row(*piece), pieces))
+    )
+
+    def work(pieces: Iterator[tuple[int, np.ndarray]]) -> None:
+        for row, columns in pieces:
+            nngp[row, columns], ntk[row, columns] = spatial_part(
+                program, left[row : row + 1], others[columns], DOUBLE, threads=1
+            )
+
+    in_threads(threads, work, pieces)
 
 
 def _pieces(

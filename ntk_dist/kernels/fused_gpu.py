@@ -87,9 +87,9 @@ def working_bytes(programs: BlockPrograms, n1: int, n2: int, dtype: np.dtype[np.
     program = programs[dtype].program
     numbers = program.input_size
     columns = _launched(n1, n2)[0].stop if n2 else 0
-    # In float64 while they are prepared, in both precisions for close pairs.
+    # In float64 while they are prepared, in both precisions for close pairs, whose rows are copied.
     per_sample = 2 * DOUBLE.itemsize * (numbers + program.positions)
-    samples = (n1 + 2 * columns) * per_sample + search_bytes(n1, n2, numbers)
+    samples = 2 * (n1 + columns) * per_sample + search_bytes(n1, n2, numbers)
     return samples + tail_bytes(program) * n1 * n2
 
 
@@ -109,18 +109,25 @@ def _compute_close_pairs(
     program: BlockProgram, left: Side, right: Side | None, nngp: np.ndarray, ntk: np.ndarray
 ) -> None:
     """Put pairs of close samples in their places, computed by a program in float64."""
-    close = close_pairs(left.samples, None if right is None else right.samples)
-    near = [(i, j) for i, columns in close.items() for j in columns]
+    close = close_pairs(program.program, left, right)
+    if not close:
+        return
     others = left if right is None else right
-    for start in range(0, len(near), PAIRS_PER_LAUNCH):
-        i, j = np.array(near[start : start + PAIRS_PER_LAUNCH]).T
-        rows, at1 = np.unique(i, return_inverse=True)
-        columns, at2 = np.unique(j, return_inverse=True)
-        everything = slice(0, len(columns))
-        pairs = np.stack([at1, at2], axis=1).astype(np.int32)
-        ((_, _, values),) = _computed(
-            program, left[rows], others[columns], iter([(everything, pairs)])
-        )
+    place = np.fromiter(close, np.int32)
+    rows = np.repeat(np.arange(len(close), dtype=np.int32), [len(j) for j in close.values()])
+    columns = np.concatenate(list(close.values()))
+    by_column = np.argsort(columns, kind="stable")
+    rows, columns = rows[by_column], columns[by_column]
+
+    def launches() -> Iterator[tuple[slice, np.ndarray]]:
+        # As many columns at once as before: biases may make all pairs close.
+        for some in _launched(len(left), len(others)):
+            here = slice(*np.searchsorted(columns, (some.start, some.stop)))
+            if here.start < here.stop:
+                yield some, np.stack([rows[here], columns[here] - some.start], axis=1)
+
+    for some, pairs, values in _computed(program, left[place], others, launches()):
+        i, j = place[pairs[:, 0]], pairs[:, 1] + some.start
         nngp[i, j], ntk[i, j] = values.T
 
 
