@@ -195,9 +195,14 @@ def prepared(
         for at, numbers in enumerate((statistic.weight * first if weighted else first, second)):
             deviations[:, here, at] = numbers.reshape(len(x), -1)
         start = here.stop
-    # Divided here, where errors are as random as the samples: 1/3 in float32 is too large.
+    # Divided here, where errors are as random as the samples: 1/3 in float32 is too large. And in
+    # the better precision of both: close pairs in float32 would keep the errors they come with.
     inputs = np.divide(
-        x, x.shape[-1] if weighted else 1, out=np.empty(x.shape, dtype), casting="same_kind"
+        x,
+        x.shape[-1] if weighted else 1,
+        out=np.empty(x.shape, dtype),
+        dtype=np.result_type(x, dtype),
+        casting="same_kind",
     )
     return Prepared(inputs.reshape(len(x), -1), deviations.reshape(len(x), -1))
 

@@ -284,3 +284,16 @@ def test_close_pairs_are_computed_in_float64() -> None:
     known = np.eye(len(x), dtype=bool)
     for a, b in zip(single, double, strict=True):
         np.testing.assert_allclose(a[~known], b[~known], rtol=1e-6)
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-5])
+def test_close_samples_in_float32_are_divided_by_channels_in_float64(distance: float) -> None:
+    layers = [stax.Conv(1, (3, 3), padding="SAME", W_std=2**0.5), stax.Relu()] * 2
+    layer = stax.serial(*layers, stax.Flatten(), stax.Dense(1)).layer
+    numbers = np.random.default_rng(0).standard_normal((5, 6, 6, 3))
+    x = (numbers[:1] + distance * numbers).astype(np.float32)
+    names = ("nngp", "ntk")
+    single = Kernel(layer, names, "float32").block(x)
+    double = Kernel(layer, names, "float64").block(x.astype(np.float64))
+    for name in names:
+        np.testing.assert_allclose(single[name], double[name], rtol=2e-7)
