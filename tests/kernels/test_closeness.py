@@ -66,7 +66,7 @@ def test_biases_bring_small_samples_near(b_std: float) -> None:
         (net(conv(300.0), RELU, stax.Flatten()), 15),
         (net(stax.Flatten(), stax.Dense(1, 1.0, 300.0), RELU), 15),
         (net(stax.Flatten(), stax.Dense(1, 1.0, 300.0)), 0),  # no kink comes after it
-        (stax.serial(conv(300.0), stax.Sin(), stax.Flatten()), 0),
+        (stax.serial(conv(300.0), stax.ABRelu(1, 1), stax.Flatten()), 0),
         (stax.serial(conv(300.0), stax.LayerNorm(), RELU, stax.Flatten()), 15),
         (stax.serial(conv(300.0), conv(), RELU, stax.Flatten()), 15),
         (stax.serial(conv(1.0), stax.Erf(), stax.Flatten()), 0),
@@ -84,6 +84,22 @@ def test_biases_bring_small_samples_near(b_std: float) -> None:
 def test_biases_count_from_where_they_are_to_kinks(network: Network, n: int) -> None:
     x = np.random.default_rng(5).standard_normal((6, 4, 4, 3))
     assert n_close(network, x) == n
+
+
+@ENDS
+@pytest.mark.parametrize("activation", [stax.Sin(1, 10, 0), stax.Cos(1, 10, 0.3), stax.Rbf(50.0)])
+def test_sines_of_large_exponents(activation: Network, end: Network) -> None:
+    network = stax.serial(conv(0.1), activation, conv(), activation, end, stax.Dense(1))
+    x = np.random.default_rng(0).standard_normal((5, 6, 6, 3))
+    x = (x[:1] + 0.02 * x).astype(np.float32)
+    assert n_close(network, x) == n_close(network, -0.9 * x) == 10
+    single = Kernel(network.layer, BOTH, SINGLE).block(x)
+    double = Kernel(network.layer, BOTH, DOUBLE).block(x.astype(np.float64))
+    for name in BOTH:
+        np.testing.assert_allclose(single[name], double[name], rtol=1e-6)
+    spread = np.random.default_rng(0).standard_normal((5, 6, 6, 3))
+    for mild in (stax.Sin(), stax.Cos(), stax.Rbf()):
+        assert n_close(stax.serial(conv(0.1), mild, end), spread) == 0
 
 
 @ENDS
