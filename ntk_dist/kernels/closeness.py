@@ -108,8 +108,10 @@ class _Seen(NamedTuple):
 
 def _seen(program: Program, side: Side) -> _Seen:
     walk = _Walk(iter(side.variances), np.ones(len(side)), np.zeros(len(side)))
-    walk.through(program.tail, walk.through(program.head, _Share(np.ones(len(side)), 0.0)))
+    end = walk.through(program.head, _Share(np.ones(len(side)), 0.0))
+    # Biases of the tail, which is in float64, make errors of the planes less as they do gaps.
     own = walk.least
+    walk.through(program.tail, end)
     found = own, np.sqrt(1 - own * own), walk.exponents
     return _Seen(*(each.astype(np.float32) for each in found))
 
