@@ -34,9 +34,9 @@ import psutil
 from machine import describe_machine, keep_to_threads
 
 from ntk_dist import NTKRegressor, stax
+from ntk_dist.gram.block import compute_statistics
 from ntk_dist.kernels.dispatch import Kernel
 from ntk_dist.model.artifact import write_artifact
-from ntk_dist.model.pipeline import pack_statistics
 from ntk_dist.model.portable import pack
 from ntk_dist.model.serving import ServingModel
 from ntk_dist.store.dataset import MemoryRows
@@ -63,7 +63,8 @@ def model_of(rows: int, rng: np.random.Generator) -> NTKRegressor:
     model = NTKRegressor(network).fit(few, rng.standard_normal((len(few), TARGETS)))
     model.rows_ = MemoryRows(x)
     kernel = Kernel(network.layer, ("ntk",), "float32")
-    model.statistics_ = pack_statistics(kernel, model.rows_)
+    layout = kernel.statistics_layout((FEATURES,))
+    model.statistics_ = MemoryRows(layout.pack(compute_statistics(kernel, x)))
     model.dual_coef_ = rng.standard_normal((rows, TARGETS)) / rows
     model.report_ = replace(model.report_, n_rows=rows, n_unique=rows)
     return model

@@ -4,6 +4,7 @@ import pickle
 import warnings
 
 import numpy as np
+import pandas
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -191,7 +192,6 @@ def test_ridges_that_memory_cannot_judge_are_named_and_not_chosen(problem, monke
 
 
 def test_tables_with_columns_that_are_no_numbers_are_refused(problem):
-    pandas = pytest.importorskip("pandas")
     x, y, _ = problem
     table = pandas.DataFrame(x).add_prefix("x")
     table["when"] = pandas.date_range("2020", periods=len(x))

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas
 import pytest
 
 from ntk_dist.errors import LabelError
@@ -59,7 +60,6 @@ def test_targets_that_are_no_numbers_are_refused(targets, n_rows, words):
 
 
 def test_columns_of_a_table_with_missing_entries_are_refused_with_their_rows():
-    pandas = pytest.importorskip("pandas")
     for kind in ("string", "category", object):
         column = pandas.Series(["a", "b", pandas.NA, "b"], dtype=kind)
         with pytest.raises(LabelError, match=r"labels: Input y contains .* in 1 rows of 4: 2$"):

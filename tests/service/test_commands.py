@@ -115,7 +115,7 @@ def test_a_token_is_good_in_the_database_it_was_made_in(run, tmp_path, make_call
         (["--host", "192.0.2.1"], 4, "expected to listen on 192.0.2.1:8080"),
         (["--port", "99999"], 2, "99999"),
         (["--database", "mysql://anna:hunter2@host/name"], 2, "database: expected sqlite"),
-        (["--workspace", "ftp://host/x"], 4, "begins with 'ftp:/'"),
+        (["--workspace", "ftp://host/x"], 2, "begins with 'ftp:/'"),
     ],
 )
 def test_a_service_that_cannot_start_says_why(run, tmp_path, options, code, words):
