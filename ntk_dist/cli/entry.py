@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 AGAIN_S = 0.05
 """Until an interruption that Python has dropped comes again."""
 _is_told_to_end = threading.Event()
-"""Whatever goes wrong after that is a consequence."""
+"""Set by the handler of signals, since what it raises may be dropped or made another error of."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,21 +70,8 @@ def run(arguments: list[str]) -> int:
     try:
         _log_to_screen(get_settings().log_level.upper())
         code = cli.main(arguments, prog_name="ntk-dist", standalone_mode=False)
-    except click.ClickException as error:
-        return _fail("usage", error.format_message(), BAD_INPUT, as_json)
-    except (KeyboardInterrupt, click.Abort):
-        return _interrupted(as_json)
-    except NTKDistError as error:
-        if _is_told_to_end.is_set():
-            return _interrupted(as_json)
-        return _fail(error.code, _with_notes(error), error.exit_code, as_json)
-    except SystemExit:  # click's word for a pipe that is closed
-        return _interrupted(as_json) if _is_told_to_end.is_set() else NO_READER
-    except Exception as error:
-        # An extension that is interrupted while it is imported makes an ImportError of it.
-        if _is_told_to_end.is_set():
-            return _interrupted(as_json)
-        return _fail("defect", _explain_defect(error), DEFECT, as_json)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        return _end(error, as_json)
     return int(code or OK)
 
 
@@ -127,9 +114,21 @@ def _interrupt_again(unraisable: UnraisableHookArgs) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _interrupted(as_json: bool) -> int:
-    message = "interrupted; finished blocks are kept: run the same command again to go on"
-    return _fail("interrupted", message, INTERRUPTED, as_json)
+def _end(error: BaseException, as_json: bool) -> int:
+    """Tell in one line what went wrong; the exit code that it makes."""
+    # After that whatever goes wrong is a consequence: of an extension that is interrupted while it
+    # is imported comes an ImportError.
+    if _is_told_to_end.is_set() or isinstance(error, KeyboardInterrupt | click.Abort):
+        message = "interrupted; finished blocks are kept: run the same command again to go on"
+        return _fail("interrupted", message, INTERRUPTED, as_json)
+    match error:
+        case click.ClickException():
+            return _fail("usage", error.format_message(), BAD_INPUT, as_json)
+        case NTKDistError():
+            return _fail(error.code, _with_notes(error), error.exit_code, as_json)
+        case SystemExit():  # click's word for a pipe that is closed
+            return NO_READER
+    return _fail("defect", _explain_defect(error), DEFECT, as_json)
 
 
 def _fail(code: str, message: str, exit_code: int, as_json: bool) -> int:
@@ -149,7 +148,7 @@ def _with_notes(error: NTKDistError) -> str:
     return "; ".join([str(error), *(note for note in notes if "\n" not in note)])
 
 
-def _explain_defect(error: Exception) -> str:
+def _explain_defect(error: BaseException) -> str:
     """One line for the screen, with the place of the traceback."""
     path = Path(tempfile.gettempdir()) / f"ntk-dist-{uuid.uuid4().hex[:8]}.log"
     path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

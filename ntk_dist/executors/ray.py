@@ -40,7 +40,7 @@ except ImportError as error:
         "pip install 'ntk_dist[ray]', or choose executor 'local'"
     ) from error
 
-from ntk_dist.executors.ray_shards import RayShards, RayTry
+from ntk_dist.executors.ray_shards import RayShards, RayTry, rooms
 
 __all__ = ["RayExecutor"]
 
@@ -153,18 +153,18 @@ class RayExecutor(AbstractExecutor):
 
     def _prepare(self, n_workers: int | None, env: Mapping[str, str]) -> None:
         """Divide the cluster: how many workers, and what each may use."""
+        gpus, cpus = rooms("GPU"), rooms("CPU")
         self._asked = n_workers
-        gpus = sum(_rooms("GPU").values())
         self._device: Literal["CPU", "GPU"] = "GPU" if gpus else "CPU"
-        self._n_workers = self._n_slots = 1
-        self._count()
-        nodes = max(1, len(_rooms(self._device)))
-        here = -(-self._n_workers // nodes)
-        threads = int(min(_rooms("CPU").values(), default=1))
+        self._n_workers = 1
+        self._looked = time.monotonic()
+        self._count(gpus or cpus)
+        here = -(-self._n_workers // max(1, len(gpus or cpus)))
+        threads = int(min(cpus.values(), default=1))
         if self._starts_here:
             threads = get_settings().threads
         # Ray deals devices itself (CUDA_VISIBLE_DEVICES); a task and a shard share one by halves.
-        self._gpu_share = min(1.0, int(1e4 * gpus / self._n_workers) / 1e4) / 2
+        self._gpu_share = min(1.0, int(1e4 * sum(gpus.values()) / self._n_workers) / 1e4) / 2
         variables = worker_environment(here, threads, extra=env)
         if gpus:
             variables.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * self._gpu_share:.3f}")
@@ -180,10 +180,9 @@ class RayExecutor(AbstractExecutor):
             "runtime_env": runtime_env,
         }
 
-    def _count(self) -> None:
-        """Look how many workers the cluster has room for now."""
-        self._looked = time.monotonic()
-        self._n_slots = self._asked or max(1, int(sum(_rooms(self._device).values())))
+    def _count(self, found: Mapping[str, float]) -> None:
+        """Say how many workers there is room for now."""
+        self._n_slots = self._asked or max(1, int(sum(found.values())))
         # A node that is gone may come back, and as many shards as before give the same bytes.
         self._n_workers = max(self._n_workers, self._n_slots)
 
@@ -207,9 +206,10 @@ class RayExecutor(AbstractExecutor):
     def _look(self) -> None:
         is_due = time.monotonic() - self._looked >= _LOOK_S
         if is_due and not (self._asked or self._starts_here or self._closed):
+            self._looked = time.monotonic()
             # Whoever needs an answer will meet what keeps Ray from giving this one.
             with suppress(OSError, RuntimeError, ray_errors.RayError):
-                self._count()
+                self._count(rooms(self._device))
 
     @property
     def closed(self) -> bool:
@@ -308,13 +308,6 @@ def _own_sigterm() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _rooms(device: str) -> dict[str, float]:
-    """CPUs or GPUs of the nodes that have some, by their ids."""
-    nodes = (node for node in ray.nodes() if node["Alive"])  # Ray remembers those that are gone
-    has = {node["NodeID"]: float(node["Resources"].get(device, 0)) for node in nodes}
-    return {node: n for node, n in has.items() if n}
 
 
 def _first_line(error: BaseException) -> str:

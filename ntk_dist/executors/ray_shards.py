@@ -17,7 +17,7 @@ from ntk_dist.executors.outcome import Outcome, attempt_remotely
 from ntk_dist.executors.retry import RetryPolicy
 from ntk_dist.executors.tree import add_in_pairs
 
-__all__ = ["RayShards", "RayTry", "share_out"]
+__all__ = ["RayShards", "RayTry", "rooms", "share_out"]
 
 Assignment = TypeVar("Assignment")
 
@@ -89,9 +89,7 @@ class RayShards(AbstractShards):
         work.
         """
         if not self._nodes:
-            nodes = [node for node in ray.nodes() if node["Alive"]]
-            has = {node["NodeID"]: node["Resources"].get(self._device, 0) for node in nodes}
-            self._nodes = share_out(len(self), {node: n for node, n in has.items() if n})
+            self._nodes = share_out(len(self), rooms(self._device))
         if not self._nodes:  # in a cluster that grows on demand
             return "SPREAD"
         return NodeAffinitySchedulingStrategy(self._nodes[index], soft=True)
@@ -110,6 +108,13 @@ class RayShards(AbstractShards):
         if not self._executor.closed:
             for actor in actors.values():
                 ray.kill(actor)
+
+
+def rooms(device: Literal["CPU", "GPU"]) -> dict[str, float]:
+    """CPUs or GPUs of the nodes that have some, by their ids."""
+    nodes = (node for node in ray.nodes() if node["Alive"])  # Ray remembers those that are gone
+    has = {node["NodeID"]: float(node["Resources"].get(device, 0)) for node in nodes}
+    return {node: n for node, n in has.items() if n}
 
 
 def share_out(n: int, rooms: Mapping[str, float]) -> list[str]:

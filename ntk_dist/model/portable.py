@@ -63,14 +63,14 @@ def unpack(
     if record.get("estimator") != kind.__name__:
         raise ArtifactError(f"expected a {kind.__name__}, got a {record.get('estimator')}")
     try:
+        parameters = Parameters.checked(record["parameters"])
         model = kind(
             from_json(json.dumps(record["architecture"])),
             preprocess=record["preprocess"],
             executor=executor,
-            **Parameters.checked(record["parameters"]).model_dump(),
+            **parameters.model_dump(),
         )
-        model.network_ = model.network
-        model.parameters_ = Parameters.checked(record["parameters"])
+        model.network_, model.parameters_ = model.network, parameters
         steps = tuple(record["preprocess"])
         states = tuple(
             {

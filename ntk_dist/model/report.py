@@ -30,11 +30,6 @@ class GramReport:
     n_repaired: int = 0
     """Stored blocks, and batches of statistics, found lost or damaged and computed again."""
 
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> GramReport:
-        """The report that was turned into ``record``."""
-        return cls(**record)
-
 
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
@@ -91,7 +86,7 @@ class FitReport:
                 **record,
                 "solve": SolveReport.from_dict(record["solve"]),
                 "ridge_scores": tuple(RidgeScore(**s) for s in record.get("ridge_scores", ())),
-                "gram": GramReport.from_dict(record["gram"]),
+                "gram": GramReport(**record["gram"]),
             }
         )
 

@@ -7,7 +7,7 @@ passes, so whoever writes it down can go on from there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ntk_dist.solver.preconditioners import AbstractPreconditioner
 from ntk_dist.solver.result import SolveStatus
+from ntk_dist.solver.resume import arrays_of, values_of
 from ntk_dist.solver.ritz import LanczosTrace
 
 __all__ = ["CGRules", "CGState", "advance", "start"]
@@ -121,9 +122,8 @@ class CGState:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything by its name, to be written down."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "trace"}
-        named |= {"alphas": self.trace.alphas, "betas": self.trace.betas}
-        return {name: np.asarray(value) for name, value in named.items()}
+        trace = {"alphas": self.trace.alphas, "betas": self.trace.betas}
+        return arrays_of(self, without="trace") | trace
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> CGState:
@@ -134,12 +134,8 @@ class CGState:
         KeyError, ValueError
             A part is missing, or has the shape of another system.
         """
-        named: dict[str, Any] = {
-            f.name: arrays[f.name] if arrays[f.name].ndim else arrays[f.name].item()
-            for f in fields(cls)
-            if f.name != "trace"
-        }
-        state = cls(**named, trace=LanczosTrace(arrays["alphas"], arrays["betas"]))
+        trace = LanczosTrace(arrays["alphas"], arrays["betas"])
+        state = cls(**values_of(cls, arrays, without="trace"), trace=trace)
         wide = {state.x.shape, state.r.shape, state.p.shape, state.lead_x.shape}
         if state.best_x.shape != shape or wide != {(shape[0], state.live.size)}:
             raise ValueError(f"expected a state of shape {shape}, got {state.best_x.shape}, {wide}")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ntk_dist.errors import StoreError
 from ntk_dist.events import CheckpointEvent, EventSink
 from ntk_dist.store.checkpoint import Checkpoint
 
-__all__ = ["CHECKPOINT_EVERY_S", "StateKeeper"]
+__all__ = ["CHECKPOINT_EVERY_S", "StateKeeper", "arrays_of", "values_of"]
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,26 @@ class SolverState(Protocol):
         LookupError, TypeError, ValueError
             The arrays are not those of such a state.
         """
+
+
+def arrays_of(state: Any, without: str = "") -> dict[str, NDArray[Any]]:
+    """The fields of a dataclass as arrays by their names, but the one of ``without``."""
+    names = [field.name for field in fields(state) if field.name != without]
+    return {name: np.asarray(getattr(state, name)) for name in names}
+
+
+def values_of(
+    kind: type[Any], arrays: Mapping[str, NDArray[Any]], without: str = ""
+) -> dict[str, Any]:
+    """The inverse of :func:`arrays_of`: what the fields of ``kind`` were.
+
+    Raises
+    ------
+    KeyError
+        One of them is not there.
+    """
+    found = {f.name: arrays[f.name] for f in fields(kind) if f.name != without}
+    return {name: value if value.ndim else value.item() for name, value in found.items()}
 
 
 State = TypeVar("State", bound=SolverState)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ntk_dist.solver.operators import AbstractOperator
 from ntk_dist.solver.result import Solution
+from ntk_dist.solver.resume import arrays_of, values_of
 
 __all__ = ["GAIN", "Rounds"]
 
@@ -87,7 +88,7 @@ class Rounds:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything by its name, to be written down."""
-        return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+        return arrays_of(self)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> Rounds:
@@ -98,11 +99,7 @@ class Rounds:
         KeyError, ValueError
             A part is missing, or has the shape of another system.
         """
-        named: dict[str, Any] = {
-            f.name: arrays[f.name] if arrays[f.name].ndim else arrays[f.name].item()
-            for f in fields(cls)
-        }
-        rounds = cls(**named)
+        rounds = cls(**values_of(cls, arrays))
         got = {rounds.x.shape, rounds.residual.shape, rounds.best_x.shape}
         if got != {shape} or rounds.best.shape != shape[1:] or not rounds.history.size:
             raise ValueError(f"expected rounds of shape {shape}, got {got} and {rounds.best.shape}")
